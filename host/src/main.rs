@@ -1,0 +1,3 @@
+//! The `dingtalk-host` command.
+
+fn main() {}

@@ -1,0 +1,341 @@
+//! DingTalk's answer → success, or the reason why not.
+//!
+//! DingTalk answers refusals with HTTP 200; only `errcode` in the body tells. Everything that is not a
+//! result is an error of its own here, because each has been taken for success by some client: HTML from a
+//! proxy, the throttle page without an `errcode`, an empty body.
+//!
+//! Codes: DingTalk open platform, "custom robots" and "global error codes", and answers seen by users of
+//! other clients (documentation: docs/errors.md).
+
+use std::time::Duration;
+
+use serde_json::Value;
+use serde_json::error::Category;
+
+use crate::error::{AnswerError, Error, Rejection, RejectionClass, SecurityCheck};
+
+/// The longest answer that is read. A result has 50 to 500 bytes; 64 KiB leaves room for the throttle page
+/// without letting a hostile server fill the instance's memory.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// "Above 20 messages a minute the robot is limited for 10 minutes."
+const ROBOT_PENALTY: Duration = Duration::from_secs(600);
+/// "Wait one second."
+const APP_THROTTLE: Duration = Duration::from_secs(1);
+/// The address stays blocked for five minutes.
+const ADDRESS_PENALTY: Duration = Duration::from_secs(300);
+
+/// What the transport received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// At most [`MAX_BODY`] + 1 bytes, the last one only to know that there was more.
+    pub body: Vec<u8>,
+    /// Whether the body arrived to its end.
+    pub complete: bool,
+}
+
+/// DingTalk took the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// DingTalk's text, usually "ok".
+    pub errmsg: String,
+}
+
+/// Decides what an answer means. `redact` is applied to every text of the answer that is repeated.
+pub fn classify(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, Error> {
+    if answer.status != 200 {
+        return Err(Error::UnexpectedAnswer(AnswerError::Status(answer.status)));
+    }
+    result(answer, redact).map_err(|error| match error {
+        NoResult::Answer(error) => Error::UnexpectedAnswer(error),
+        NoResult::Rejection(rejection) => Error::Rejected(rejection),
+    })
+}
+
+enum NoResult {
+    Answer(AnswerError),
+    Rejection(Rejection),
+}
+
+fn result(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, NoResult> {
+    let malformed = |what: &str| NoResult::Answer(AnswerError::Malformed(what.into()));
+    if answer.body.len() > MAX_BODY {
+        return Err(NoResult::Answer(AnswerError::Oversized(MAX_BODY as u64)));
+    }
+    if is_html(&answer.body) {
+        return Err(NoResult::Answer(AnswerError::Html));
+    }
+    if !answer.complete {
+        return Err(NoResult::Answer(AnswerError::Truncated));
+    }
+    if answer.body.trim_ascii().is_empty() {
+        return Err(malformed("it is empty"));
+    }
+    let value: Value = serde_json::from_slice(&answer.body).map_err(|error| match error.classify() {
+        Category::Eof => NoResult::Answer(AnswerError::Truncated),
+        _ => malformed("it is not JSON"),
+    })?;
+    let Value::Object(object) = value else { return Err(malformed("it is JSON, but not an object")) };
+    let errcode = match object.get("errcode") {
+        Some(Value::Number(number)) => number.as_i64(),
+        // DingTalk's own documentation prints the number as a string.
+        Some(Value::String(text)) => text.trim().parse().ok(),
+        None if object.get("status").is_some_and(|status| integer(status) == Some(1111)) => {
+            return Err(NoResult::Answer(AnswerError::Throttled(ADDRESS_PENALTY)));
+        }
+        None | Some(Value::Null) => return Err(NoResult::Answer(AnswerError::MissingErrcode)),
+        Some(_) => None,
+    };
+    let errcode = errcode.ok_or_else(|| malformed("its errcode is not a whole number"))?;
+    let errmsg = object.get("errmsg").and_then(Value::as_str).unwrap_or_default();
+    if errcode == 0 {
+        return Ok(Accepted { errmsg: redact(errmsg) });
+    }
+    let Meaning { class, check, retry_after } = meaning(errcode, errmsg);
+    Err(NoResult::Rejection(Rejection { errcode, errmsg: redact(errmsg), class, check, retry_after }))
+}
+
+fn integer(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+fn is_html(body: &[u8]) -> bool {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    body.trim_ascii_start().first() == Some(&b'<')
+}
+
+/// What an error code asks of the caller.
+struct Meaning {
+    class: RejectionClass,
+    check: Option<SecurityCheck>,
+    retry_after: Option<Duration>,
+}
+
+fn meaning(errcode: i64, errmsg: &str) -> Meaning {
+    use RejectionClass as Class;
+    let check = (errcode == 310_000).then(|| security_check(errmsg)).flatten();
+    let class = match errcode {
+        -1 => Class::Busy,
+        // The one code for a message that cannot be parsed and for a token that is missing.
+        40_035 if errmsg.contains("access_token") => Class::Configuration,
+        // Message type, parameters, size, forbidden content.
+        40_008 | 40_035 | 101_002 | 400_105 | 460_101 | 430_101..=430_104 => Class::Content,
+        // Missing members of text, link, markdown, actionCard and feedCard messages.
+        400_201 | 400_202 | 400_302..=400_304 | 400_402 | 400_403 | 400_503 | 400_602 => Class::Content,
+        90_002 | 90_018 | 130_101 | 410_100 => Class::RateLimited,
+        90_020 | 90_030 => Class::Quota,
+        310_000 if check == Some(SecurityCheck::Keyword) => Class::Content,
+        // Access, method, headers, token, group or robot gone, security settings.
+        88 | 40_014 | 41_001 | 43_002..=43_005 | 43_009 | 300_001 | 300_005 | 310_000 => Class::Configuration,
+        400_013 | 400_101 | 400_102 | 400_106 => Class::Configuration,
+        _ => Class::Unknown,
+    };
+    let retry_after = match errcode {
+        130_101 | 410_100 => Some(ROBOT_PENALTY),
+        90_002 | 90_018 => Some(APP_THROTTLE),
+        _ => None,
+    };
+    Meaning { class, check, retry_after }
+}
+
+/// Which setting refused, from the English texts of the documentation and the Chinese ones of today's
+/// servers.
+fn security_check(errmsg: &str) -> Option<SecurityCheck> {
+    let has = |parts: &[&str]| parts.iter().any(|part| errmsg.contains(part));
+    // "expired" before "mismatch": the solution in the text of an expired signature speaks of signatures too.
+    if has(&["keywords not in content", "关键词"]) {
+        Some(SecurityCheck::Keyword)
+    } else if has(&["invalid timestamp", "签名过期", "timestampms"]) {
+        Some(SecurityCheck::Timestamp)
+    } else if has(&["sign not match", "签名不匹配"]) {
+        Some(SecurityCheck::Signature)
+    } else if has(&["not in whitelist", "白名单"]) {
+        Some(SecurityCheck::IpAddress)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use RejectionClass as Class;
+    use proptest::prelude::*;
+
+    fn answer(body: &str) -> Answer {
+        Answer { status: 200, body: body.into(), complete: true }
+    }
+
+    fn outcome(body: &str) -> Result<Accepted, Error> {
+        classify(&answer(body), str::to_owned)
+    }
+
+    fn rejection(errcode: i64, errmsg: &str) -> Rejection {
+        match outcome(&serde_json::json!({"errcode": errcode, "errmsg": errmsg}).to_string()) {
+            Err(Error::Rejected(rejection)) => rejection,
+            other => panic!("{errcode}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn success_in_both_documented_spellings() {
+        for body in [r#"{"errcode":0,"errmsg":"ok"}"#, r#"{"errcode":"0","errmsg":"ok"}"#] {
+            assert_eq!(outcome(body), Ok(Accepted { errmsg: "ok".into() }), "{body}");
+        }
+        assert_eq!(outcome(r#"{"errcode":0}"#), Ok(Accepted { errmsg: String::new() }));
+    }
+
+    #[test]
+    fn what_is_no_result_is_never_success() {
+        use AnswerError::*;
+        let malformed = |what: &str| Malformed(what.into());
+        for (body, expected) in [
+            ("", malformed("it is empty")),
+            (" \n", malformed("it is empty")),
+            ("ok", malformed("it is not JSON")),
+            ("null", malformed("it is JSON, but not an object")),
+            ("[0]", malformed("it is JSON, but not an object")),
+            ("{}", MissingErrcode),
+            (r#"{"errcode":null}"#, MissingErrcode),
+            (r#"{"errmsg":"ok"}"#, MissingErrcode),
+            (r#"{"errcode":true}"#, malformed("its errcode is not a whole number")),
+            (r#"{"errcode":0.5}"#, malformed("its errcode is not a whole number")),
+            (r#"{"errcode":"zero"}"#, malformed("its errcode is not a whole number")),
+            (r#"{"errcode":0,"errm"#, Truncated),
+            ("<html>", Html),
+            ("\u{feff} <!DOCTYPE html>", Html),
+            (r#"{"status":1111,"wait":5,"source":"x5","punish":"deny"}"#, Throttled(ADDRESS_PENALTY)),
+            (r#"{"status":"1111"}"#, Throttled(ADDRESS_PENALTY)),
+            (r#"{"status":1112}"#, MissingErrcode),
+        ] {
+            assert_eq!(outcome(body), Err(Error::UnexpectedAnswer(expected)), "{body}");
+        }
+    }
+
+    #[test]
+    fn status_size_and_completeness() {
+        let ok = r#"{"errcode":0,"errmsg":"ok"}"#;
+        for status in [100, 199, 201, 204, 302, 307, 404, 429, 500, 503] {
+            let answer = Answer { status, ..answer(ok) };
+            let expected = Error::UnexpectedAnswer(AnswerError::Status(status));
+            assert_eq!(classify(&answer, str::to_owned), Err(expected));
+        }
+        let cut = Answer { complete: false, ..answer(ok) };
+        assert_eq!(classify(&cut, str::to_owned), Err(Error::UnexpectedAnswer(AnswerError::Truncated)));
+        let padded = |len: usize| Answer { body: [ok.as_bytes(), &vec![b' '; len - ok.len()]].concat(), ..answer("") };
+        assert!(classify(&padded(MAX_BODY), str::to_owned).is_ok());
+        let oversized = Error::UnexpectedAnswer(AnswerError::Oversized(65_536));
+        assert_eq!(classify(&padded(MAX_BODY + 1), str::to_owned), Err(oversized));
+    }
+
+    #[test]
+    fn every_documented_code_has_its_class() {
+        const MIN10: Option<u64> = Some(600);
+        const SEC1: Option<u64> = Some(1);
+        for (errcode, class, retry_after) in [
+            (-1, Class::Busy, None),
+            (88, Class::Configuration, None),
+            (40_008, Class::Content, None),
+            (40_014, Class::Configuration, None),
+            (40_035, Class::Content, None),
+            (41_001, Class::Configuration, None),
+            (43_002, Class::Configuration, None),
+            (43_003, Class::Configuration, None),
+            (43_004, Class::Configuration, None),
+            (43_005, Class::Configuration, None),
+            (43_009, Class::Configuration, None),
+            (90_002, Class::RateLimited, SEC1),
+            (90_018, Class::RateLimited, SEC1),
+            (90_020, Class::Quota, None),
+            (90_030, Class::Quota, None),
+            (101_002, Class::Content, None),
+            (130_101, Class::RateLimited, MIN10),
+            (300_001, Class::Configuration, None),
+            (300_005, Class::Configuration, None),
+            (310_000, Class::Configuration, None),
+            (400_013, Class::Configuration, None),
+            (400_101, Class::Configuration, None),
+            (400_102, Class::Configuration, None),
+            (400_105, Class::Content, None),
+            (400_106, Class::Configuration, None),
+            (400_201, Class::Content, None),
+            (400_202, Class::Content, None),
+            (400_302, Class::Content, None),
+            (400_303, Class::Content, None),
+            (400_304, Class::Content, None),
+            (400_402, Class::Content, None),
+            (400_403, Class::Content, None),
+            (400_503, Class::Content, None),
+            (400_602, Class::Content, None),
+            (410_100, Class::RateLimited, MIN10),
+            (430_101, Class::Content, None),
+            (430_102, Class::Content, None),
+            (430_103, Class::Content, None),
+            (430_104, Class::Content, None),
+            (450_101, Class::Unknown, None),
+            (460_101, Class::Content, None),
+            (660_026, Class::Unknown, None),
+            (12_345, Class::Unknown, None),
+        ] {
+            let rejection = rejection(errcode, "text");
+            assert_eq!(
+                (rejection.class, rejection.retry_after.map(|d| d.as_secs())),
+                (class, retry_after),
+                "{errcode}"
+            );
+        }
+        assert_eq!(rejection(40_035, "缺少参数 access_token").class, Class::Configuration);
+        assert_eq!(rejection(40_035, "缺少参数 json").class, Class::Content);
+    }
+
+    #[test]
+    fn the_four_meanings_of_310000() {
+        use SecurityCheck::*;
+        for (errmsg, check) in [
+            ("keywords not in content", Some(Keyword)),
+            ("keywords not in content, more: [https://ding-doc.dingtalk.com/doc#/serverapi2/qf2nxq]", Some(Keyword)),
+            (
+                "description:关键词不匹配;solution:请联系群管理员查看此机器人的关键词，并在发送的信息中包含此关键词;",
+                Some(Keyword),
+            ),
+            ("错误描述:关键词不匹配;解决方案:请联系群管理员", Some(Keyword)),
+            ("sign not match", Some(Signature)),
+            (
+                "description:机器人发送签名不匹配;solution:请确认签名和生成签名的时间戳必须都放在调用的网址中，请确认机器人的密钥加密和填写正确;",
+                Some(Signature),
+            ),
+            ("invalid timestamp", Some(Timestamp)),
+            (
+                "description:机器人发送签名过期;solution:签名生成时间和发送时间请保持在 timestampms 以内;",
+                Some(Timestamp),
+            ),
+            ("ip 1.2.3.4 not in whitelist", Some(IpAddress)),
+            ("description:ip 不在白名单中;solution:请联系对应群的管理员，设置机器人安全ip地址段", Some(IpAddress)),
+            ("something new", None),
+        ] {
+            let rejection = rejection(310_000, errmsg);
+            assert_eq!(rejection.check, check, "{errmsg}");
+            let class = if check == Some(Keyword) { Class::Content } else { Class::Configuration };
+            assert_eq!(rejection.class, class, "{errmsg}");
+        }
+        assert_eq!(rejection(400_102, "sign not match").check, None);
+    }
+
+    proptest! {
+        /// Nothing but an object with errcode 0 (number or text) is success.
+        #[test]
+        fn success_needs_errcode_zero(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let answer = Answer { status: 200, body, complete: true };
+            prop_assert!(classify(&answer, str::to_owned).is_err());
+        }
+
+        #[test]
+        fn any_errcode_comes_back(errcode: i64, errmsg in ".{0,50}") {
+            prop_assume!(errcode != 0);
+            let found = rejection(errcode, &errmsg);
+            prop_assert_eq!((found.errcode, found.errmsg), (errcode, errmsg));
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Everything that can go wrong, as in wit/types.wit, and the one place where it becomes text.
+//!
+//! The texts begin as Dapr's own binding begins them ("dingtalk webhook error: ", "send msg failed. …"), so
+//! that alerts which look for those keep working; what Dapr leaves out (code, class, what to do) follows.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Why a call failed; each variant is one decision for the caller. Mirrors `error` in wit/types.wit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// `invoke` before a successful `init`.
+    NotInitialized,
+    /// A property is missing or cannot be used.
+    Configuration {
+        /// The property in its documented spelling.
+        property: String,
+        /// What is wrong and what to write instead.
+        reason: String,
+    },
+    /// The operation does not exist; these do.
+    UnsupportedOperation(Vec<String>),
+    /// Data or metadata cannot become a message; nothing was sent.
+    InvalidMessage(String),
+    /// The network failed, the destination was refused, or the time was up.
+    Unreachable {
+        /// What happened; names the host, never the URL.
+        reason: String,
+        /// What became of the message.
+        outcome: Outcome,
+    },
+    /// The answer is no DingTalk result.
+    UnexpectedAnswer(AnswerError),
+    /// DingTalk refused the message.
+    Rejected(Rejection),
+    /// "get" without a reader of this `id`.
+    NotReading(String),
+}
+
+/// Whether a message may have arrived although the call failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Sending again is safe.
+    NotSent,
+    /// DingTalk may have posted the message.
+    Unknown,
+}
+
+/// An answer that is no DingTalk result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnswerError {
+    /// An HTTP status other than 200.
+    Status(u16),
+    /// An HTML page.
+    Html,
+    /// Ended before it was complete.
+    Truncated,
+    /// Longer than this many bytes.
+    Oversized(u64),
+    /// Neither JSON nor HTML, or JSON of another shape.
+    Malformed(String),
+    /// A JSON object without `errcode`.
+    MissingErrcode,
+    /// The per-address throttle; wait this long.
+    Throttled(Duration),
+}
+
+/// DingTalk received the message and refused it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// DingTalk's error code.
+    pub errcode: i64,
+    /// DingTalk's text, redacted.
+    pub errmsg: String,
+    /// What the code means for the caller.
+    pub class: RejectionClass,
+    /// The security setting that refused, where the text tells.
+    pub check: Option<SecurityCheck>,
+    /// How long to wait, where DingTalk documents it.
+    pub retry_after: Option<Duration>,
+}
+
+/// What a rejection means for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RejectionClass {
+    /// Robot, URL, secret or security settings.
+    Configuration,
+    /// This message.
+    Content,
+    /// Too many in a short time.
+    RateLimited,
+    /// The month's allowance.
+    Quota,
+    /// DingTalk is busy.
+    Busy,
+    /// Not documented for robots.
+    Unknown,
+}
+
+impl RejectionClass {
+    /// The name in WIT, metadata and documentation.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Configuration => "configuration",
+            Self::Content => "content",
+            Self::RateLimited => "rate-limited",
+            Self::Quota => "quota",
+            Self::Busy => "busy",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The robot's security setting that refused a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecurityCheck {
+    /// None of the keywords occurs.
+    Keyword,
+    /// The signature does not match.
+    Signature,
+    /// The signature's time is too far off.
+    Timestamp,
+    /// The sending address is not allowed.
+    IpAddress,
+}
+
+impl SecurityCheck {
+    /// The name in WIT, metadata and documentation.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Keyword => "keyword",
+            Self::Signature => "signature",
+            Self::Timestamp => "timestamp",
+            Self::IpAddress => "ip-address",
+        }
+    }
+
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Keyword => "put one of the robot's keywords into the message",
+            Self::Signature => "check the property \"secret\" against the robot's settings",
+            Self::Timestamp => "set this machine's clock; it may be off by one hour at most",
+            Self::IpAddress => "add this machine's address to the robot's allow-list",
+        }
+    }
+}
+
+impl Error {
+    /// A configuration error of `property`.
+    pub fn configuration(property: &str, reason: impl Into<String>) -> Self {
+        Self::Configuration { property: property.into(), reason: reason.into() }
+    }
+
+    /// The error's kind in metadata and documentation: the WIT case, and for answers the case below it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NotInitialized => "not-initialized",
+            Self::Configuration { .. } => "configuration",
+            Self::UnsupportedOperation(_) => "unsupported-operation",
+            Self::InvalidMessage(_) => "invalid-message",
+            Self::Unreachable { .. } => "unreachable",
+            Self::UnexpectedAnswer(answer) => match answer {
+                AnswerError::Status(_) => "unexpected-answer.status",
+                AnswerError::Html => "unexpected-answer.html",
+                AnswerError::Truncated => "unexpected-answer.truncated",
+                AnswerError::Oversized(_) => "unexpected-answer.oversized",
+                AnswerError::Malformed(_) => "unexpected-answer.malformed",
+                AnswerError::MissingErrcode => "unexpected-answer.missing-errcode",
+                AnswerError::Throttled(_) => "unexpected-answer.throttled",
+            },
+            Self::Rejected(_) => "rejected",
+            Self::NotReading(_) => "not-reading",
+        }
+    }
+
+    /// What a program needs to decide what to do, as metadata: `error` always, the rest where it applies
+    /// (`property`, `outcome`, `statusCode`, `errcode`, `errmsg`, `class`, `check`, `retryAfter` in
+    /// milliseconds).
+    pub fn metadata(&self) -> Vec<(String, String)> {
+        let mut metadata = vec![("error", self.name().to_owned())];
+        match self {
+            Self::Configuration { property, .. } => metadata.push(("property", property.clone())),
+            Self::Unreachable { outcome, .. } => {
+                let outcome = match outcome {
+                    Outcome::NotSent => "not-sent",
+                    Outcome::Unknown => "unknown",
+                };
+                metadata.push(("outcome", outcome.into()));
+            }
+            Self::UnexpectedAnswer(AnswerError::Status(status)) => metadata.push(("statusCode", status.to_string())),
+            Self::UnexpectedAnswer(AnswerError::Throttled(wait)) => {
+                metadata.push(("statusCode", "200".into()));
+                metadata.push(("retryAfter", wait.as_millis().to_string()));
+            }
+            Self::UnexpectedAnswer(_) => metadata.push(("statusCode", "200".into())),
+            Self::Rejected(rejection) => {
+                metadata.push(("statusCode", "200".into()));
+                metadata.push(("errcode", rejection.errcode.to_string()));
+                metadata.push(("errmsg", rejection.errmsg.clone()));
+                metadata.push(("class", rejection.class.name().into()));
+                metadata.extend(rejection.check.map(|check| ("check", check.name().into())));
+                metadata.extend(rejection.retry_after.map(|wait| ("retryAfter", wait.as_millis().to_string())));
+            }
+            Self::NotInitialized | Self::UnsupportedOperation(_) | Self::InvalidMessage(_) | Self::NotReading(_) => {}
+        }
+        metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::Configuration { property, reason } = self {
+            return write!(f, "dingtalk configuration error: property {property:?}: {reason}");
+        }
+        f.write_str("dingtalk webhook error: ")?;
+        match self {
+            Self::Configuration { .. } => Ok(()),
+            Self::NotInitialized => f.write_str("the binding has no configuration; call init first"),
+            Self::UnsupportedOperation(supported) => {
+                write!(f, "unsupported operation. supported operations: {}", supported.join(" "))
+            }
+            Self::InvalidMessage(reason) => write!(f, "invalid message: {reason}. Nothing was sent"),
+            Self::Unreachable { reason, outcome: Outcome::NotSent } => write!(f, "{reason}. Nothing was sent"),
+            Self::Unreachable { reason, outcome: Outcome::Unknown } => {
+                write!(f, "{reason}. The message may have been posted; send it again only with the same msgUuid")
+            }
+            Self::UnexpectedAnswer(answer) => answer.fmt(f),
+            Self::Rejected(rejection) => rejection.fmt(f),
+            Self::NotReading(id) => {
+                write!(f, "invalid component metadata.id {id}: nothing reads from the binding with this id")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for AnswerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status @ 300..400) => write!(
+                f,
+                "post failed. status:{status} (a redirect, which is not followed; set the property \"url\" to the final address)"
+            ),
+            Self::Status(status) => write!(f, "post failed. status:{status}"),
+            Self::Html => f.write_str(
+                "the answer is an HTML page, not a result: a proxy or gateway answered, or DingTalk throttles this address",
+            ),
+            Self::Truncated => f.write_str("the answer ended before it was complete; the message may have been posted"),
+            Self::Oversized(cap) => write!(f, "the answer is longer than {cap} bytes, which no result is"),
+            Self::Malformed(what) => write!(f, "the answer is not a result: {what}"),
+            Self::MissingErrcode => {
+                f.write_str("the answer has no errcode; check that the property \"url\" is a robot's webhook")
+            }
+            Self::Throttled(wait) => {
+                write!(f, "DingTalk throttles this address; send again after {} s", wait.as_secs())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "send msg failed. {} (errcode {}, {}", self.errmsg, self.errcode, self.class.name())?;
+        if let Some(check) = self.check {
+            write!(f, ", {} check: {}", check.name(), check.advice())?;
+        }
+        if let Some(wait) = self.retry_after {
+            write!(f, ", send again after {} s", wait.as_secs())?;
+        }
+        f.write_str(")")
+    }
+}

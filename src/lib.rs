@@ -1,0 +1,13 @@
+//! The DingTalk group robot binding.
+//!
+//! Compiled to WebAssembly, this library is the component: `exports` and `transport` are its edges towards
+//! WIT and wasi:http. Everything else is pure functions over bytes and time, compiled and tested natively
+//! too, and used by the host where it needs the same rule.
+
+pub mod answer;
+pub mod duration;
+pub mod endpoint;
+pub mod error;
+pub mod secret;
+pub mod settings;
+pub mod signature;
