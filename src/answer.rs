@@ -9,10 +9,10 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use serde_json::error::Category;
 
 use crate::error::{AnswerError, Error, Rejection, RejectionClass, SecurityCheck};
+use crate::json::{self, Members};
 
 /// The longest answer that is read. A result has 50 to 500 bytes; 64 KiB leaves room for the throttle page
 /// without letting a hostile server fill the instance's memory.
@@ -73,23 +73,21 @@ fn result(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, 
     if answer.body.trim_ascii().is_empty() {
         return Err(malformed("it is empty"));
     }
-    let value: Value = serde_json::from_slice(&answer.body).map_err(|error| match error.classify() {
+    let json = std::str::from_utf8(&answer.body).map_err(|_| malformed("it is not UTF-8"))?;
+    let members: Members<'_> = serde_json::from_str(json).map_err(|error| match error.classify() {
         Category::Eof => NoResult::Answer(AnswerError::Truncated),
-        _ => malformed("it is not JSON"),
+        Category::Data => malformed("it is JSON, but not an object"),
+        Category::Syntax | Category::Io => malformed("it is not JSON"),
     })?;
-    let Value::Object(object) = value else { return Err(malformed("it is JSON, but not an object")) };
-    let errcode = match object.get("errcode") {
-        Some(Value::Number(number)) => number.as_i64(),
-        // DingTalk's own documentation prints the number as a string.
-        Some(Value::String(text)) => text.trim().parse().ok(),
-        None if object.get("status").is_some_and(|status| integer(status) == Some(1111)) => {
+    let errcode = match members.get("errcode") {
+        None if members.get("status").and_then(integer) == Some(1111) => {
             return Err(NoResult::Answer(AnswerError::Throttled(ADDRESS_PENALTY)));
         }
-        None | Some(Value::Null) => return Err(NoResult::Answer(AnswerError::MissingErrcode)),
-        Some(_) => None,
+        None | Some("null") => return Err(NoResult::Answer(AnswerError::MissingErrcode)),
+        Some(errcode) => integer(errcode).ok_or_else(|| malformed("its errcode is not a whole number"))?,
     };
-    let errcode = errcode.ok_or_else(|| malformed("its errcode is not a whole number"))?;
-    let errmsg = object.get("errmsg").and_then(Value::as_str).unwrap_or_default();
+    let errmsg = members.get("errmsg").and_then(json::string).unwrap_or_default();
+    let errmsg = errmsg.as_str();
     if errcode == 0 {
         return Ok(Accepted { errmsg: redact(errmsg) });
     }
@@ -97,8 +95,9 @@ fn result(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, 
     Err(NoResult::Rejection(Rejection { errcode, errmsg: redact(errmsg), class, check, retry_after }))
 }
 
-fn integer(value: &Value) -> Option<i64> {
-    value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
+/// A whole number, or one in quotes, as DingTalk's own documentation prints `errcode`.
+fn integer(raw: &str) -> Option<i64> {
+    raw.parse().ok().or_else(|| json::string(raw)?.trim().parse().ok())
 }
 
 fn is_html(body: &[u8]) -> bool {

@@ -5,12 +5,14 @@
 
 use std::time::Duration;
 
+use crate::json::quoted;
+
 /// Parses what Go's `time.ParseDuration` accepts, except negative values, which no property here can mean.
 ///
 /// A duration is a sequence of decimal numbers, each with a unit: `ns`, `us` (`µs`, `μs`), `ms`, `s`, `m`,
 /// `h`. The error says what was expected and is meant to follow the name of the property.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a duration; write for example \"30s\", \"500ms\" or \"1m30s\"");
+    let wrong = || format!("{} is not a duration; write for example \"30s\", \"500ms\" or \"1m30s\"", quoted(text));
     let body = text.strip_prefix('+').unwrap_or(text);
     if body == "0" {
         return Ok(Duration::ZERO);

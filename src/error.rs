@@ -210,7 +210,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Self::Configuration { property, reason } = self {
-            return write!(f, "dingtalk configuration error: property {property:?}: {reason}");
+            return write!(f, "dingtalk configuration error: property \"{property}\": {reason}");
         }
         f.write_str("dingtalk webhook error: ")?;
         match self {

@@ -8,6 +8,14 @@ pub mod answer;
 pub mod duration;
 pub mod endpoint;
 pub mod error;
+pub mod json;
+pub mod message;
+pub mod operation;
 pub mod secret;
 pub mod settings;
 pub mod signature;
+
+#[cfg(target_family = "wasm")]
+mod exports;
+#[cfg(target_family = "wasm")]
+mod transport;

@@ -37,9 +37,7 @@ const MAX_FOREIGN_CHARS: usize = 512;
 /// token and signature, so every one of `secrets` is blanked out; control characters, which could forge log
 /// lines, become spaces; and what is very long is cut.
 pub fn redact<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
-    let mut secrets: Vec<&str> = secrets.into_iter().filter(|s| !s.is_empty()).collect();
-    // The longest first: a short value inside a longer one must not leave the longer one's rest standing.
-    secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
+    let secrets: Vec<&str> = secrets.into_iter().filter(|secret| !secret.is_empty()).collect();
     let mut clean = String::with_capacity(text.len().min(MAX_FOREIGN_CHARS));
     let mut rest = text;
     let mut chars = 0;
@@ -48,7 +46,8 @@ pub fn redact<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> Str
             clean.push('…');
             break;
         }
-        if let Some(after) = secrets.iter().find_map(|s| rest.strip_prefix(s)) {
+        // The longest: a value that begins another one must not leave the other one's rest standing.
+        if let Some(after) = secrets.iter().filter_map(|s| rest.strip_prefix(s)).min_by_key(|after| after.len()) {
             clean.push_str(BLANK);
             chars += BLANK.len();
             rest = after;

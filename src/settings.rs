@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::duration;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::json::quoted;
 use crate::secret::Secret;
 
 /// Time for one call in all, as Dapr's binding has it.
@@ -78,7 +79,7 @@ fn parse_timeout(property: &str, value: Option<&str>, default: Duration) -> Resu
     let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(default) };
     let parsed = duration::parse(value).map_err(|reason| Error::configuration(property, reason))?;
     if parsed < Duration::from_millis(1) || parsed > MAX_TIMEOUT {
-        return Err(Error::configuration(property, format!("{value:?} is not between 1ms and 10m")));
+        return Err(Error::configuration(property, format!("{} is not between 1ms and 10m", quoted(value))));
     }
     Ok(parsed)
 }

@@ -1,1 +1,4 @@
 //! Runs the DingTalk binding component.
+
+pub mod egress;
+pub mod sandbox;

@@ -1,0 +1,301 @@
+//! One call, one sandbox: a fresh instance of the component with limits on everything it can use.
+//!
+//! What every call shares (compiled code, linker, memory pool) is made once. What one call touches (its
+//! store, memory, tables, handles) exists only for that call, so that nothing of one message or tenant can be
+//! found by the next, and a trap, a loop or a leak ends one call and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dingtalk_binding::error::Error;
+use tokio::sync::Semaphore;
+use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
+use wasmtime::{
+    Cache, CacheConfig, Config, Engine, PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, Trap,
+};
+use wasmtime_wasi::p2::bindings::clocks::wall_clock;
+use wasmtime_wasi_http::p2::bindings::http::{outgoing_handler, types};
+use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView};
+use wasmtime_wasi_io::IoView;
+
+use crate::egress::Egress;
+
+mod contract;
+use contract::{BindingPre, wit};
+pub use contract::{Request, Response};
+
+/// What one call may use, and how many calls may run.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Calls that run at once; each has a slot in the memory pool. A slot costs address space, and start-up
+    /// time: reserving 1,000 took 3 ms more than reserving 128.
+    pub instances: u32,
+    /// Calls of one binding that run at once, so that one robot whose server hangs cannot take every slot.
+    pub instances_per_binding: usize,
+    /// Linear memory of one call. A message of 4 MiB, the largest that the API takes, is held four times on
+    /// its way.
+    pub memory: usize,
+    /// Instructions of one call. A usual message takes 60,000, one of 4 MiB some 250 million.
+    pub fuel: u64,
+    /// Bytes that one call may make the host copy in or out.
+    pub hostcall_bytes: usize,
+    /// Handles to host resources that one call may hold. The component holds a dozen.
+    pub handles: usize,
+    /// Added to a binding's own `timeout`, after which the host ends the call: the component should have
+    /// ended it itself.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            instances: 256,
+            instances_per_binding: 64,
+            memory: 32 << 20,
+            fuel: 2_000_000_000,
+            hostcall_bytes: 64 << 20,
+            handles: 64,
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How often a long computation lets other calls run: about every 2 ms.
+const FUEL_YIELD: u64 = 5_000_000;
+
+/// Of each slot's memory, what is kept and cleared by hand between calls instead of being returned to the
+/// kernel. More than the component's initial memory, less than a large message needs. Without it every call
+/// costs 8 page faults and 3 madvise calls, and on several threads a TLB shoot-down for each.
+const KEEP_RESIDENT: usize = 256 << 10;
+
+/// The stack of the fibre on which a call runs: the component's own stack is in its memory, this one holds
+/// compiled frames and host functions.
+const ASYNC_STACK: usize = 128 << 10;
+
+/// Why a call ended without the component's own answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The component's answer: an error of the contract.
+    #[error(transparent)]
+    Binding(#[from] Error),
+    /// A limit of the sandbox, or a defect of the component.
+    #[error("dingtalk webhook error: the component was stopped: {reason}. The message may have been posted")]
+    Stopped {
+        /// What happened and which limit to look at.
+        reason: String,
+    },
+    /// No slot became free in time; nothing ran.
+    #[error("dingtalk webhook error: {0} calls of this binding are running and none ended in time. Nothing was sent")]
+    Busy(usize),
+}
+
+/// A component that could not be prepared for running.
+#[derive(Debug, thiserror::Error)]
+#[error("the component cannot be prepared: {0:#}")]
+pub struct PrepareError(#[from] wasmtime::Error);
+
+/// The compiled component, ready to be instantiated. Cheap to clone.
+#[derive(Clone)]
+pub struct Sandbox {
+    binding: BindingPre<State>,
+    limits: Arc<Limits>,
+    clock: Clock,
+    slots: Arc<Semaphore>,
+}
+
+/// Who a call is made for: configuration and a way out, nothing that runs.
+pub struct Tenant {
+    properties: wit::Metadata,
+    egress: Egress,
+    timeout: Duration,
+    slots: Semaphore,
+}
+
+/// Gives the time in milliseconds since the Unix epoch.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// The system's clock.
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+impl Sandbox {
+    /// Prepares `component`, compiling it unless the cache on disk has it.
+    pub fn new(component: &[u8], limits: Limits, clock: Clock) -> Result<Self, PrepareError> {
+        let engine = Engine::new(&config(&limits))?;
+        let component = Component::from_binary(&engine, component)?;
+        let pre = linker(&engine)?.instantiate_pre(&component)?;
+        Ok(Self {
+            binding: BindingPre::new(pre)?,
+            slots: Arc::new(Semaphore::new(limits.instances as usize)),
+            limits: Arc::new(limits),
+            clock,
+        })
+    }
+
+    /// A tenant with these properties. `timeout` is the binding's own time limit for one call.
+    pub fn tenant(&self, properties: Vec<(String, String)>, egress: Egress, timeout: Duration) -> Tenant {
+        Tenant { properties, egress, timeout, slots: Semaphore::new(self.limits.instances_per_binding) }
+    }
+
+    /// Initialises an instance for `tenant` and asks for its operations: what a host does once when it loads
+    /// a binding, to learn of a mistake before the first message.
+    pub async fn operations(&self, tenant: &Tenant) -> Result<Vec<String>, CallError> {
+        self.limited(tenant, async |store, binding| {
+            Ok(Ok(binding.dingtalk_binding_invoke().call_operations(store).await?))
+        })
+        .await
+    }
+
+    /// Performs one operation in an instance of its own.
+    pub async fn invoke(&self, tenant: &Tenant, request: Request) -> Result<Response, CallError> {
+        self.limited(tenant, async |store, binding| {
+            binding.dingtalk_binding_invoke().call_invoke(store, &request.into()).await
+        })
+        .await
+        .map(Into::into)
+    }
+
+    /// Runs `call` in a fresh, initialised instance, within every limit.
+    async fn limited<T>(
+        &self,
+        tenant: &Tenant,
+        call: impl AsyncFnOnce(&mut Store<State>, &contract::Binding) -> wasmtime::Result<Result<T, wit::Error>>,
+    ) -> Result<T, CallError> {
+        let wall = tenant.timeout + self.limits.grace;
+        let busy = || CallError::Busy(self.limits.instances_per_binding);
+        // The binding's own slot first: while it waits for that, it must not hold one of everybody's.
+        let slots =
+            async { Ok::<_, tokio::sync::AcquireError>((tenant.slots.acquire().await?, self.slots.acquire().await?)) };
+        let _slots = tokio::time::timeout(wall, slots).await.map_err(|_| busy())?.map_err(|_| busy())?;
+        let run = async {
+            let mut store = self.store(tenant)?;
+            let binding = self.binding.instantiate_async(&mut store).await?;
+            if let Err(error) = binding.dingtalk_binding_init().call_init(&mut store, &tenant.properties).await? {
+                return Ok(Err(error));
+            }
+            call(&mut store, &binding).await
+        };
+        match tokio::time::timeout(wall, run).await {
+            Ok(Ok(answer)) => answer.map_err(|error| CallError::Binding(error.into())),
+            Ok(Err(trap)) => {
+                let reason = explain(&trap);
+                // The trap's own text is wasmtime's: function names and offsets, nothing of the message.
+                tracing::error!(reason, trap = %trap.root_cause(), "the component was stopped");
+                Err(CallError::Stopped { reason })
+            }
+            Err(_) => Err(CallError::Stopped { reason: format!("it did not end within {} s", wall.as_secs()) }),
+        }
+    }
+
+    fn store(&self, tenant: &Tenant) -> wasmtime::Result<Store<State>> {
+        let limits = &self.limits;
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.handles);
+        let state = State {
+            table,
+            http: WasiHttpCtx::new(),
+            egress: tenant.egress.clone(),
+            clock: CallClock(Arc::clone(&self.clock)),
+            limits: StoreLimitsBuilder::new().memory_size(limits.memory).trap_on_grow_failure(true).build(),
+        };
+        let mut store = Store::new(self.binding.engine(), state);
+        store.limiter(|state| &mut state.limits);
+        store.set_fuel(limits.fuel)?;
+        store.fuel_async_yield_interval(Some(FUEL_YIELD))?;
+        store.set_hostcall_fuel(limits.hostcall_bytes);
+        store.set_max_component_handles(limits.handles);
+        Ok(store)
+    }
+}
+
+/// What of a trap helps whoever runs the host.
+fn explain(trap: &wasmtime::Error) -> String {
+    match trap.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => "it used more instructions than one call may".into(),
+        Some(Trap::StackOverflow) => "it used more stack than one call may".into(),
+        Some(Trap::UnreachableCodeReached) => "it aborted (out of memory, or a defect of the component)".into(),
+        Some(other) => format!("{other}"),
+        None => "a limit of the sandbox (memory, handles or copied bytes) was reached".into(),
+    }
+}
+
+fn config(limits: &Limits) -> Config {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(limits.instances)
+        // A component is several core instances: its module and what wit-component puts around it.
+        .total_core_instances(limits.instances.saturating_mul(4))
+        .total_memories(limits.instances)
+        .total_tables(limits.instances.saturating_mul(2))
+        .total_stacks(limits.instances)
+        .max_memories_per_component(1)
+        .max_tables_per_component(2)
+        .max_memory_size(limits.memory)
+        // The component's table of functions has some 60 entries; the default of 20,000 is cleared per call.
+        .table_elements(256)
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .table_keep_resident(64 << 10)
+        .async_stack_keep_resident(16 << 10);
+    let mut config = Config::new();
+    config.allocation_strategy(pool);
+    config.memory_reservation(limits.memory as u64).memory_guard_size(64 << 10).memory_may_move(false);
+    config.async_stack_size(ASYNC_STACK).max_wasm_stack(ASYNC_STACK / 2);
+    config.memory_init_cow(true).consume_fuel(true);
+    // Without a place to keep compiled code (a read-only file system, no home), the component is compiled at
+    // every start: 100 ms that are no reason to fail.
+    match Cache::new(CacheConfig::new()) {
+        Ok(cache) => {
+            config.cache(Some(cache));
+        }
+        Err(error) => tracing::debug!(%error, "compiled code is not cached"),
+    }
+    config
+}
+
+/// Exactly what the world imports. A component that asks for more does not link.
+fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi_io::add_to_linker_async(&mut linker)?;
+    wall_clock::add_to_linker::<State, HasSelf<CallClock>>(&mut linker, |state| &mut state.clock)?;
+    types::add_to_linker::<State, WasiHttp>(&mut linker, &Default::default(), State::http)?;
+    outgoing_handler::add_to_linker::<State, WasiHttp>(&mut linker, State::http)?;
+    Ok(linker)
+}
+
+/// What belongs to one call.
+struct State {
+    table: ResourceTable,
+    http: WasiHttpCtx,
+    egress: Egress,
+    clock: CallClock,
+    limits: StoreLimits,
+}
+
+impl State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.egress, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+impl IoView for State {
+    fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+}
+
+struct CallClock(Clock);
+
+impl wall_clock::Host for CallClock {
+    fn now(&mut self) -> wasmtime::Result<wall_clock::Datetime> {
+        let now = (self.0)();
+        let nanoseconds = u32::try_from(now % 1_000 * 1_000_000).unwrap_or_default();
+        Ok(wall_clock::Datetime { seconds: now / 1_000, nanoseconds })
+    }
+
+    fn resolution(&mut self) -> wasmtime::Result<wall_clock::Datetime> {
+        Ok(wall_clock::Datetime { seconds: 0, nanoseconds: 1_000_000 })
+    }
+}

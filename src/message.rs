@@ -1,0 +1,394 @@
+//! Data and request metadata → the body to post.
+//!
+//! A JSON object is DingTalk's business: it is posted byte for byte, as Dapr's binding does. Two short forms
+//! that DingTalk can never accept become messages instead of errors: `{"message": "…"}`, which is what the
+//! specification's example sends, and text. Everything else is refused here, before anything is sent,
+//! because DingTalk's answer to it (40035) does not say what is wrong.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::json::{Members, quoted};
+
+/// What request metadata says about a message. Names are compared without regard to case, because gRPC
+/// clients cannot send capitals; names that mean nothing here are ignored, because runtimes add their own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    kind: Option<Kind>,
+    title: Option<String>,
+    at: At,
+    msg_uuid: Option<String>,
+}
+
+/// The message types that a short form can become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Markdown,
+}
+
+/// Who is notified.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct At {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    at_mobiles: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    at_user_ids: Vec<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_at_all: bool,
+}
+
+impl Options {
+    /// Reads request metadata. The error names the item and what it takes.
+    pub fn parse<'a>(metadata: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
+        let mut options = Self::default();
+        for (name, value) in metadata {
+            match name.to_ascii_lowercase().as_str() {
+                "msgtype" => options.kind = parse_kind(value)?,
+                "title" => options.title = Some(value.trim().to_owned()).filter(|title| !title.is_empty()),
+                "atmobiles" => {
+                    let is_phone = |c: char| c.is_ascii_digit() || c == '+' || c == '-';
+                    options.at.at_mobiles =
+                        parse_list("atMobiles", value, "a phone number (digits, + and -)", is_phone)?;
+                }
+                "atuserids" => {
+                    let is_id = |c: char| !c.is_whitespace() && !c.is_control() && c != '@';
+                    options.at.at_user_ids = parse_list("atUserIds", value, "a user id", is_id)?;
+                }
+                "isatall" => options.at.is_at_all = parse_truth("isAtAll", value)?,
+                "msguuid" => {
+                    if value.trim().is_empty() {
+                        return Err("metadata msgUuid is empty; give every message an id of its own".into());
+                    }
+                    options.msg_uuid = Some(value.to_owned());
+                }
+                _ => {}
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn parse_kind(value: &str) -> Result<Option<Kind>, String> {
+    match value {
+        "" => Ok(None),
+        "text" => Ok(Some(Kind::Text)),
+        "markdown" => Ok(Some(Kind::Markdown)),
+        _ => Err(format!(
+            "metadata msgtype {} is neither \"text\" nor \"markdown\"; for other types send the whole message as a JSON \
+             object",
+            quoted(value)
+        )),
+    }
+}
+
+fn parse_list(name: &str, value: &str, what: &str, allowed: impl Fn(char) -> bool) -> Result<Vec<String>, String> {
+    let mut list: Vec<String> = Vec::new();
+    for (index, item) in value.split(',').map(str::trim).enumerate().filter(|(_, item)| !item.is_empty()) {
+        if !item.chars().all(&allowed) {
+            return Err(format!("metadata {name}: item {} is not {what}; separate items with commas", index + 1));
+        }
+        if !list.iter().any(|known| known == item) {
+            list.push(item.to_owned());
+        }
+    }
+    Ok(list)
+}
+
+/// Dapr's notion of a boolean in metadata.
+fn parse_truth(name: &str, value: &str) -> Result<bool, String> {
+    match value.to_ascii_lowercase().as_str() {
+        "y" | "yes" | "true" | "t" | "on" | "1" => Ok(true),
+        "n" | "no" | "false" | "f" | "off" | "0" | "" => Ok(false),
+        _ => Err(format!("metadata {name} {} is neither \"true\" nor \"false\"", quoted(value))),
+    }
+}
+
+/// The body to post for `data`, or what keeps `data` from becoming a message.
+pub fn shape(data: &[u8], options: &Options) -> Result<Vec<u8>, String> {
+    // Windows shells write a byte order mark that DingTalk takes for broken JSON.
+    let data = data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data);
+    let text = std::str::from_utf8(data)
+        .map_err(|error| format!("data is not UTF-8 (byte {}); a message is JSON or text", error.valid_up_to() + 1))?;
+    match (text.trim_start_matches([' ', '\t', '\r', '\n']).chars().next(), serde_json::from_str::<&RawValue>(text)) {
+        (None, _) => Err("data is empty; a message is a JSON object or text".into()),
+        (Some('{'), Ok(object)) => shape_object(text, object, options),
+        (Some('{'), Err(error)) => Err(format!("data starts like a JSON object and is none: {error}")),
+        (Some('"'), Ok(string)) => {
+            let string: String = serde_json::from_str(string.get()).map_err(|error| format!("data: {error}"))?;
+            shape_text(&string, options)
+        }
+        (_, Ok(other)) => Err(format!(
+            "data is the JSON {}; a message is a JSON object or text (write it in quotes to send it as text)",
+            name_of(other)
+        )),
+        (_, Err(_)) => shape_text(text, options),
+    }
+}
+
+fn name_of(json: &RawValue) -> &'static str {
+    match json.get().as_bytes().first() {
+        Some(b'[') => "array",
+        Some(b'n') => "null",
+        Some(b't' | b'f') => "boolean",
+        _ => "number",
+    }
+}
+
+fn shape_object(text: &str, object: &RawValue, options: &Options) -> Result<Vec<u8>, String> {
+    let Members(members) = serde_json::from_str(object.get()).map_err(|error| format!("data: {error}"))?;
+    if let [(name, value)] = members.as_slice()
+        && name == "message"
+        && let Ok(message) = serde_json::from_str::<String>(value.get())
+    {
+        return shape_text(&message, options);
+    }
+    match &options.msg_uuid {
+        None => Ok(text.as_bytes().to_vec()),
+        Some(uuid) => with_msg_uuid(&members, uuid),
+    }
+}
+
+/// The object with DingTalk's idempotency key, every other member as written. The caller's metadata is the
+/// later word: a `msgUuid` in the object gives way.
+fn with_msg_uuid(members: &[(Cow<'_, str>, &RawValue)], uuid: &str) -> Result<Vec<u8>, String> {
+    let json = |text: &str| serde_json::to_string(text).map_err(|error| error.to_string());
+    let mut body = format!("{{\"msgUuid\":{}", json(uuid)?);
+    for (name, value) in members.iter().filter(|(name, _)| name != "msgUuid") {
+        body.push(',');
+        body.push_str(&json(name)?);
+        body.push(':');
+        body.push_str(value.get());
+    }
+    body.push('}');
+    Ok(body.into_bytes())
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    msgtype: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<Text>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    markdown: Option<Markdown<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<&'a At>,
+    #[serde(rename = "msgUuid", skip_serializing_if = "Option::is_none")]
+    msg_uuid: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Text {
+    content: String,
+}
+
+#[derive(Serialize)]
+struct Markdown<'a> {
+    title: Cow<'a, str>,
+    text: String,
+}
+
+fn shape_text(text: &str, options: &Options) -> Result<Vec<u8>, String> {
+    if text.trim().is_empty() {
+        return Err("the text of the message is empty".into());
+    }
+    let written = with_mentions(text, &options.at);
+    let at = Some(&options.at).filter(|at| **at != At::default());
+    let msg_uuid = options.msg_uuid.as_deref();
+    let message = match options.kind.unwrap_or(Kind::Text) {
+        Kind::Text => Message { msgtype: "text", text: Some(Text { content: written }), markdown: None, at, msg_uuid },
+        Kind::Markdown => {
+            let title = options.title.as_deref().map_or_else(|| title_of(text), Cow::Borrowed);
+            let markdown = Some(Markdown { title, text: written });
+            Message { msgtype: "markdown", text: None, markdown, at, msg_uuid }
+        }
+    };
+    serde_json::to_vec(&message).map_err(|error| error.to_string())
+}
+
+/// DingTalk notifies a person only if `@mobile` or `@userId` also stands in the text.
+fn with_mentions(text: &str, at: &At) -> String {
+    let mut written = text.to_owned();
+    for person in at.at_mobiles.iter().chain(&at.at_user_ids) {
+        if !mentions(&written, person) {
+            written.push_str(" @");
+            written.push_str(person);
+        }
+    }
+    written
+}
+
+/// Whether `@person` stands in the text as a whole: "@180" does not mention 18.
+fn mentions(text: &str, person: &str) -> bool {
+    text.split('@').skip(1).any(|after| {
+        after
+            .strip_prefix(person)
+            .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_'))
+    })
+}
+
+/// A markdown message needs a title, which the chat list and notifications show. Without one, the first line
+/// with any text stands for it.
+fn title_of(text: &str) -> Cow<'_, str> {
+    /// About what a notification shows.
+    const LONGEST: usize = 64;
+    let first = text
+        .lines()
+        .map(|line| line.trim().trim_start_matches(['#', '>', '*', '-', '+', ' ']).trim_end())
+        .find(|line| !line.is_empty())
+        .unwrap_or_else(|| text.trim());
+    match first.char_indices().nth(LONGEST) {
+        Some((end, _)) => Cow::Owned(format!("{}…", first.get(..end).unwrap_or(first))),
+        None => Cow::Borrowed(first),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn shaped(data: &str, metadata: &[(&str, &str)]) -> Result<String, String> {
+        let options = Options::parse(metadata.iter().copied())?;
+        shape(data.as_bytes(), &options).map(|body| String::from_utf8(body).unwrap())
+    }
+
+    fn message(data: &str, metadata: &[(&str, &str)]) -> Value {
+        serde_json::from_str(&shaped(data, metadata).unwrap()).unwrap()
+    }
+
+    fn text(content: &str) -> Value {
+        json!({"msgtype": "text", "text": {"content": content}})
+    }
+
+    #[test]
+    fn an_object_is_posted_byte_for_byte() {
+        for data in [
+            r#"{"msgtype":"text","text":{"content":"Hi"}}"#,
+            " {\"b\" : 1.0,\n \"a\":12345678901234567890, \"b\":2}\n",
+            r#"{"message":"Hi","msgtype":"text"}"#,
+            r#"{"message":["Hi"]}"#,
+            r#"{"message":null}"#,
+            r#"{"message":"a","message":"b"}"#,
+            "{}",
+        ] {
+            let ignored = [("msgtype", "markdown"), ("atMobiles", "1"), ("traceparent", "00-0-0-00")];
+            assert_eq!(shaped(data, &[]), Ok(data.into()));
+            assert_eq!(shaped(data, &ignored), Ok(data.into()));
+        }
+        assert_eq!(shaped("\u{feff}{}", &[]), Ok("{}".into()));
+    }
+
+    #[test]
+    fn the_short_forms_become_text() {
+        assert_eq!(message(r#"{"message":"Hi"}"#, &[]), text("Hi"));
+        assert_eq!(message(r#"{"mess\u0061ge" : "你\n好"}"#, &[]), text("你\n好"));
+        assert_eq!(message(r#""Hi""#, &[]), text("Hi"));
+        assert_eq!(message("Hi there", &[]), text("Hi there"));
+        assert_eq!(message("  two\nlines ", &[]), text("  two\nlines "));
+        assert_eq!(message("[ALERT] disk full", &[]), text("[ALERT] disk full"));
+        assert_eq!(message("\"Quoted\" he said", &[]), text("\"Quoted\" he said"));
+        assert_eq!(message("3 errors", &[]), text("3 errors"));
+    }
+
+    #[test]
+    fn metadata_shapes_the_short_forms() {
+        let at = json!({"atMobiles": ["180", "+1-2"], "atUserIds": ["u1"], "isAtAll": true});
+        assert_eq!(
+            message("Hi @180", &[("ATMOBILES", "180, +1-2,,180"), ("atUserIds", "u1"), ("isAtAll", "yes")]),
+            json!({"msgtype": "text", "text": {"content": "Hi @180 @+1-2 @u1"}, "at": at}),
+        );
+        assert_eq!(
+            message("# Build\n\nfailed", &[("msgtype", "markdown"), ("atMobiles", "18")]),
+            json!({"msgtype": "markdown", "markdown": {"title": "Build", "text": "# Build\n\nfailed @18"},
+                   "at": {"atMobiles": ["18"]}}),
+        );
+        assert_eq!(message("x", &[("msgtype", "markdown"), ("title", " T ")])["markdown"]["title"], "T");
+        assert_eq!(message("***", &[("msgtype", "markdown")])["markdown"]["title"], "***");
+        let long = message(&"长".repeat(100), &[("msgtype", "markdown")]);
+        assert_eq!(long["markdown"]["title"].as_str().unwrap().chars().count(), 65);
+        assert_eq!(message("x", &[("isAtAll", "false"), ("atMobiles", " , ")]), text("x"));
+    }
+
+    #[test]
+    fn a_mention_is_the_whole_number() {
+        assert_eq!(message("@1801 and @180-2", &[("atMobiles", "180")])["text"]["content"], "@1801 and @180-2 @180");
+        assert_eq!(message("@180, look", &[("atMobiles", "180")])["text"]["content"], "@180, look");
+        assert_eq!(message("@180你好", &[("atMobiles", "180")])["text"]["content"], "@180你好");
+    }
+
+    #[test]
+    fn msg_uuid_goes_into_any_object() {
+        let uuid = [("msgUuid", "a\"b")];
+        assert_eq!(
+            shaped(r#"{"text":{"content" : 1.0},"msgtype":"text"}"#, &uuid),
+            Ok(r#"{"msgUuid":"a\"b","text":{"content" : 1.0},"msgtype":"text"}"#.into()),
+        );
+        assert_eq!(shaped(r#"{"msgUuid":"old","a":1}"#, &uuid), Ok(r#"{"msgUuid":"a\"b","a":1}"#.into()));
+        assert_eq!(shaped("{}", &uuid), Ok(r#"{"msgUuid":"a\"b"}"#.into()));
+        assert_eq!(message("Hi", &uuid)["msgUuid"], "a\"b");
+    }
+
+    #[test]
+    fn what_cannot_become_a_message() {
+        for (data, metadata, reason) in [
+            ("", &[][..], "data is empty"),
+            (" \n", &[], "data is empty"),
+            (r#""""#, &[], "text of the message is empty"),
+            (r#"{"message":" "}"#, &[], "text of the message is empty"),
+            ("null", &[], "data is the JSON null"),
+            ("42", &[], "data is the JSON number"),
+            ("true", &[], "data is the JSON boolean"),
+            (" [1]", &[], "data is the JSON array"),
+            (
+                r#"{"text":"C:\Dir"}"#,
+                &[],
+                "data starts like a JSON object and is none: invalid escape at line 1 column 13",
+            ),
+            (r#"{"a":1} x"#, &[], "data starts like a JSON object and is none: trailing characters"),
+            (r#"{"a":"#, &[], "data starts like a JSON object and is none: EOF"),
+            ("Hi", &[("msgtype", "link")], "metadata msgtype \"link\""),
+            ("Hi", &[("atMobiles", "138, 1 3 8")], "metadata atMobiles: item 2 is not a phone number"),
+            ("Hi", &[("atUserIds", "@me")], "metadata atUserIds: item 1 is not a user id"),
+            ("Hi", &[("isAtAll", "maybe")], "metadata isAtAll \"maybe\""),
+            ("{}", &[("msgUuid", " ")], "metadata msgUuid is empty"),
+        ] {
+            let error = shaped(data, metadata).expect_err(data);
+            assert!(error.contains(reason), "{data:?}: {error}");
+        }
+        let error = shape(b"ab\xff", &Options::default()).unwrap_err();
+        assert!(error.contains("not UTF-8 (byte 3)"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_become_an_object_or_an_error(data: Vec<u8>, uuid in proptest::option::of("[a-z]{1,8}")) {
+            let metadata: Vec<(&str, &str)> = uuid.iter().map(|uuid| ("msgUuid", uuid.as_str())).collect();
+            if let Ok(body) = shape(&data, &Options::parse(metadata).unwrap()) {
+                let value: Value = serde_json::from_slice(&body).unwrap();
+                prop_assert!(value.is_object());
+                if let Some(uuid) = uuid { prop_assert_eq!(&value["msgUuid"], &json!(uuid)); }
+            }
+        }
+
+        #[test]
+        fn text_arrives_as_written(content in "[^\u{0}]*[^\\s\u{0}][^\u{0}]*") {
+            let data = serde_json::to_string(&content).unwrap();
+            prop_assert_eq!(&message(&data, &[])["text"]["content"], &json!(content));
+            let data = json!({"message": content}).to_string();
+            prop_assert_eq!(&message(&data, &[])["text"]["content"], &json!(content));
+        }
+
+        #[test]
+        fn every_person_is_mentioned_in_the_text(content in "[a-z@0-9 ]{1,30}[a-z]", people in proptest::collection::vec("[0-9]{1,4}", 1..5)) {
+            let written = message(&content, &[("atMobiles", &people.join(","))]);
+            let written = written["text"]["content"].as_str().unwrap();
+            prop_assert!(written.starts_with(&content));
+            for person in people { prop_assert!(mentions(written, &person)); }
+        }
+    }
+}
