@@ -1,0 +1,129 @@
+//! `POST` and `PUT /v1.0/bindings/{name}`.
+
+use std::time::Duration;
+
+use http::header::HeaderMap;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+
+use super::reply::{self, Reply};
+use super::{Api, request};
+
+/// A client that sends its body slower than this holds a connection for nothing.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Api {
+    pub(super) async fn invoke(&self, name: &str, request: Request<Incoming>) -> Reply {
+        let (parts, body) = request.into_parts();
+        let malformed = |what: String| reply::error(StatusCode::BAD_REQUEST, "ERR_MALFORMED_REQUEST", &what, &[]);
+        let body = match self.body(body).await {
+            Ok(body) => body,
+            Err(what) => return malformed(format!("failed deserializing HTTP body: {what}")),
+        };
+        let mut request = match request::decode(&body) {
+            Ok(request) => request,
+            Err(what) => return malformed(format!("failed deserializing HTTP body: {what}")),
+        };
+        if let Err(what) = add_trace(&parts.headers, &mut request.metadata) {
+            return malformed(what);
+        }
+        match self.bindings.invoke(name, request).await {
+            Ok(response) => {
+                let reply = reply::json(StatusCode::OK, response.data.unwrap_or_default());
+                reply::with_metadata(reply, &response.metadata)
+            }
+            Err(error) => {
+                let message = format!("error invoking output binding {name}: {error}");
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                reply::error(status, "ERR_INVOKE_OUTPUT_BINDING", &message, &error.metadata())
+            }
+        }
+    }
+
+    /// The whole body, or daprd's words for why not.
+    pub(super) async fn body(&self, body: Incoming) -> Result<bytes::Bytes, String> {
+        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, self.max_body_size).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                Err(format!("stream too large (more than {} bytes, see --max-body-size)", self.max_body_size))
+            }
+            Ok(Err(_)) => Err("unexpected EOF".into()),
+            Err(_) => Err(format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs())),
+        }
+    }
+}
+
+/// Hands the caller's trace on as metadata, as daprd does; these headers win over metadata of the same name.
+fn add_trace(headers: &HeaderMap, metadata: &mut Vec<(String, String)>) -> Result<(), String> {
+    for name in ["traceparent", "tracestate", "baggage"] {
+        let mut values = Vec::new();
+        for value in headers.get_all(name) {
+            values.push(value.to_str().map_err(|_| format!("invalid {name} header: it is not ASCII"))?);
+        }
+        let value = values.join(",");
+        if value.is_empty() {
+            continue;
+        }
+        if name == "baggage" {
+            check_baggage(&value).map_err(|what| format!("invalid baggage header: {what}"))?;
+        }
+        metadata.retain(|(known, _)| known != name);
+        metadata.push((name.to_owned(), value));
+    }
+    Ok(())
+}
+
+/// W3C baggage: at most 8,192 bytes and 180 members `key=value[;property]…`, separated by commas.
+fn check_baggage(value: &str) -> Result<(), String> {
+    if value.len() > 8_192 {
+        return Err("it is longer than 8192 bytes".into());
+    }
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    for (index, member) in value.split(',').enumerate() {
+        let pair = member.split(';').next().unwrap_or_default();
+        let valid = index < 180
+            && pair.split_once('=').is_some_and(|(key, value)| {
+                let (key, value) = (key.trim(), value.trim());
+                !key.is_empty()
+                    && key.bytes().all(is_token)
+                    && value.bytes().all(|b| b.is_ascii_graphic() && !b"\",;\\".contains(&b))
+            });
+        if !valid {
+            return Err(format!("member {} is not key=value", index + 1));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn traced(headers: &[(&'static str, &str)]) -> Result<Vec<(String, String)>, String> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        let mut metadata = vec![("traceparent".into(), "caller's".into()), ("other".into(), "kept".into())];
+        add_trace(&map, &mut metadata).map(|()| metadata)
+    }
+
+    #[test]
+    fn the_trace_becomes_metadata() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(traced(&[]), Ok(vec![pair("traceparent", "caller's"), pair("other", "kept")]));
+        let headers = [("traceparent", "00-1-2-01"), ("baggage", "a=1;p"), ("baggage", "b=%20")];
+        let expected = vec![pair("other", "kept"), pair("traceparent", "00-1-2-01"), pair("baggage", "a=1;p,b=%20")];
+        assert_eq!(traced(&headers), Ok(expected));
+    }
+
+    #[test]
+    fn invalid_baggage_is_refused() {
+        for value in ["a", "=1", "a=1,,b=2", "a b=1", "a=\"1\"", "a=1 2"] {
+            let error = traced(&[("baggage", value)]).expect_err(value);
+            assert!(error.starts_with("invalid baggage header: member"), "{value}: {error}");
+        }
+        assert!(traced(&[("baggage", &"a=1,".repeat(3_000))]).is_err());
+    }
+}

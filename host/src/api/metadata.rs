@@ -1,0 +1,79 @@
+//! `GET /v1.0/metadata` and `PUT /v1.0/metadata/{key}`: what SDKs read to learn that the sidecar is up and
+//! what it serves.
+
+use std::collections::BTreeMap;
+
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use serde::Serialize;
+
+use super::Api;
+use super::reply::{self, Reply};
+
+/// The longest attribute, and how many: they are kept for as long as the process lives.
+const MAX_ATTRIBUTE: usize = 4_096;
+const MAX_ATTRIBUTES: usize = 256;
+
+impl Api {
+    pub(super) fn metadata(&self) -> Reply {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Metadata<'a> {
+            id: &'a str,
+            runtime_version: &'static str,
+            components: Vec<Component<'a>>,
+            extended: BTreeMap<String, String>,
+            actor_runtime: ActorRuntime,
+        }
+        #[derive(Serialize)]
+        struct Component<'a> {
+            name: &'a str,
+            #[serde(rename = "type")]
+            kind: &'a str,
+            version: &'a str,
+            capabilities: [&'static str; 1],
+        }
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct ActorRuntime {
+            runtime_status: &'static str,
+            host_ready: bool,
+        }
+        let mut extended = self.attributes.lock().map(|attributes| attributes.clone()).unwrap_or_default();
+        extended.insert("daprRuntimeVersion".into(), env!("CARGO_PKG_VERSION").into());
+        let refused: u64 = self.bindings.iter().map(|(_, binding)| binding.egress_refused()).sum();
+        extended.insert("egressRefused".into(), refused.to_string());
+        let components = self.bindings.iter().map(|(name, binding)| Component {
+            name,
+            kind: binding.component_type(),
+            version: binding.version(),
+            capabilities: ["OUTPUT_BINDING"],
+        });
+        let metadata = Metadata {
+            id: &self.app_id,
+            runtime_version: env!("CARGO_PKG_VERSION"),
+            components: components.collect(),
+            extended,
+            actor_runtime: ActorRuntime { runtime_status: "DISABLED", host_ready: false },
+        };
+        reply::json(StatusCode::OK, serde_json::to_vec(&metadata).unwrap_or_default())
+    }
+
+    pub(super) async fn set_metadata(&self, key: String, request: Request<Incoming>) -> Reply {
+        let refused = |what: &str| reply::error(StatusCode::BAD_REQUEST, "ERR_MALFORMED_REQUEST", what, &[]);
+        let value = match self.body(request.into_body()).await {
+            Ok(value) => String::from_utf8_lossy(&value).into_owned(),
+            Err(what) => return refused(&what),
+        };
+        if value.len() > MAX_ATTRIBUTE || key.len() > MAX_ATTRIBUTE {
+            return refused(&format!("an attribute is longer than {MAX_ATTRIBUTE} bytes"));
+        }
+        if let Ok(mut attributes) = self.attributes.lock() {
+            if attributes.len() >= MAX_ATTRIBUTES && !attributes.contains_key(&key) {
+                return refused(&format!("there are {MAX_ATTRIBUTES} attributes already"));
+            }
+            attributes.insert(key, value);
+        }
+        reply::empty(StatusCode::NO_CONTENT)
+    }
+}

@@ -1,0 +1,79 @@
+//! What daprd's HTTP API answers, in one place: error bodies, metadata headers, statuses.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use serde::Serialize;
+
+pub(super) type Reply = Response<Full<Bytes>>;
+
+/// The domain under which daprd files its own error details.
+const ERROR_DOMAIN: &str = "dapr.io";
+
+/// Nothing but a status.
+pub(super) fn empty(status: StatusCode) -> Reply {
+    with_status(status, Bytes::new())
+}
+
+/// JSON, or whatever a binding returns: daprd calls it JSON in any case.
+pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Reply {
+    let mut reply = with_status(status, body.into());
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}
+
+/// Plain text as Go's `http.Error` writes it.
+pub(super) fn text(status: StatusCode, text: &str) -> Reply {
+    let mut reply = with_status(status, Bytes::from(format!("{text}\n")));
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    reply
+}
+
+/// daprd's error body. `details` follows the form of Dapr's richer errors and is absent where `metadata` is
+/// empty, as in the errors that every daprd client knows.
+pub(super) fn error(status: StatusCode, code: &str, message: &str, metadata: &[(String, String)]) -> Reply {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Body<'a> {
+        error_code: &'a str,
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        details: Option<[Detail<'a>; 1]>,
+    }
+    #[derive(Serialize)]
+    struct Detail<'a> {
+        #[serde(rename = "@type")]
+        kind: &'static str,
+        reason: &'a str,
+        domain: &'static str,
+        metadata: std::collections::BTreeMap<&'a str, &'a str>,
+    }
+    let details = (!metadata.is_empty()).then(|| {
+        let metadata = metadata.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        [Detail { kind: "type.googleapis.com/google.rpc.ErrorInfo", reason: code, domain: ERROR_DOMAIN, metadata }]
+    });
+    let body = serde_json::to_vec(&Body { error_code: code, message, details }).unwrap_or_default();
+    with_metadata(json(status, body), metadata)
+}
+
+/// Adds `metadata.*` headers. What cannot be a header is left out, as Go's net/http does; line breaks become
+/// spaces, so that no value can add a header of its own.
+pub(super) fn with_metadata(mut reply: Reply, metadata: &[(String, String)]) -> Reply {
+    for (name, value) in metadata {
+        let name = HeaderName::try_from(format!("metadata.{name}"));
+        let value: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
+            reply.headers_mut().append(name, value);
+        }
+    }
+    reply
+}
+
+fn with_status(status: StatusCode, body: Bytes) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    *reply.status_mut() = status;
+    reply
+}

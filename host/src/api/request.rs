@@ -1,0 +1,161 @@
+//! The body of a bindings request, read as daprd reads it.
+//!
+//! daprd decodes with Go's encoding/json, whose habits clients have come to rely on: names match in any case,
+//! the last of several counts, null means absent, and what follows the first JSON value is ignored. One habit
+//! is not copied: Go decodes `data` and writes it again, which sorts members and loses digits. Here `data`
+//! reaches the component as it was written.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::sandbox::Request;
+
+/// Decodes a request body. The error is daprd's `message`, after "failed deserializing HTTP body: ".
+pub(super) fn decode(body: &[u8]) -> Result<Request, String> {
+    if body.trim_ascii().is_empty() {
+        // Go's text for an empty body, which is what people find when they search for it.
+        return Err("EOF".into());
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let Body { operation, data, metadata } = Body::deserialize(&mut json).map_err(|error| error.to_string())?;
+    let data = data.map_or(b"null".as_slice(), |data| data.get().as_bytes()).to_vec();
+    Ok(Request { operation, data, metadata })
+}
+
+#[derive(Default)]
+struct Body<'a> {
+    operation: String,
+    data: Option<&'a RawValue>,
+    metadata: Vec<(String, String)>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Body<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Go;
+        impl<'de> Visitor<'de> for Go {
+            type Value = Body<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with operation, data and metadata")
+            }
+
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Body::default())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut body = Body::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    match name.to_ascii_lowercase().as_str() {
+                        "operation" => {
+                            if let Some(operation) = map.next_value()? {
+                                body.operation = operation;
+                            }
+                        }
+                        "data" => body.data = map.next_value()?,
+                        "metadata" => {
+                            let Pairs(pairs) = map.next_value()?;
+                            for (name, value) in pairs {
+                                body.metadata.retain(|(known, _)| *known != name);
+                                body.metadata.push((name, value));
+                            }
+                        }
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(body)
+            }
+        }
+        deserializer.deserialize_any(Go)
+    }
+}
+
+/// Metadata: an object of strings, or null.
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Strings;
+        impl<'de> Visitor<'de> for Strings {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("metadata: an object whose values are strings")
+            }
+
+            fn visit_unit<E>(self) -> Result<Pairs, E> {
+                Ok(Pairs(Vec::new()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, Option<String>>()? {
+                    pairs.push((name, value.unwrap_or_default()));
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_any(Strings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn decoded(body: &str) -> (String, String, Vec<(String, String)>) {
+        let Request { operation, data, metadata } = decode(body.as_bytes()).expect(body);
+        (operation, String::from_utf8(data).unwrap(), metadata)
+    }
+
+    #[test]
+    fn gos_habits() {
+        let specification = r#"{"data": {"message": "Hi"}, "operation": "create"}"#;
+        assert_eq!(decoded(specification), ("create".into(), r#"{"message": "Hi"}"#.into(), vec![]));
+        for (body, operation, data) in [
+            (r#"{"OPERATION":"create","Data":1}"#, "create", "1"),
+            (r#"{"operation":"a","operation":"b","data":1,"data":2}"#, "b", "2"),
+            (r#"{"operation":"a","operation":null,"unknown":{"x":[1]}}"#, "a", "null"),
+            (r#"{"operation":"create"} trailing"#, "create", "null"),
+            (r#"null"#, "", "null"),
+            (r#"{"metadata":null,"data":null,"operation":null}"#, "", "null"),
+            (r#"{"data":"Hi"}"#, "", "\"Hi\""),
+            (r#"{"data":12345678901234567890.0}"#, "", "12345678901234567890.0"),
+            (r#"{"data": {"b" : 1, "a":2} }"#, "", r#"{"b" : 1, "a":2}"#),
+        ] {
+            assert_eq!(decoded(body), (operation.into(), data.into(), vec![]), "{body}");
+        }
+        let metadata = decoded(r#"{"metadata":{"a":"1","b":"2"},"Metadata":{"a":"3","c":null}}"#).2;
+        let expected = [("b", "2"), ("a", "3"), ("c", "")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        assert_eq!(metadata, expected);
+    }
+
+    #[test]
+    fn refusals() {
+        for (body, reason) in [
+            ("", "EOF"),
+            (" \n", "EOF"),
+            ("{", "EOF while parsing"),
+            ("[]", "invalid type: sequence"),
+            ("\"x\"", "invalid type: string"),
+            (r#"{"operation":1}"#, "invalid type: integer"),
+            (r#"{"metadata":{"a":1}}"#, "invalid type: integer"),
+            (r#"{"metadata":["a"]}"#, "metadata: an object"),
+            (r#"{"data":{"a":\x}}"#, "expected value"),
+        ] {
+            let error = decode(body.as_bytes()).expect_err(body);
+            assert!(error.contains(reason), "{body}: {error}");
+        }
+        assert!(decode(b"{\"data\":\"\xff\"}").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(body: Vec<u8>) { let _ = decode(&body); }
+    }
+}

@@ -1,0 +1,113 @@
+//! Sockets of the API: listening, serving, and stopping without cutting off what is in flight.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+
+use super::Api;
+
+/// As daprd has it.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After a failed accept (out of file descriptors, most likely), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {error}; choose another --dapr-http-port or --dapr-listen-addresses")]
+pub struct ListenError {
+    address: SocketAddr,
+    error: io::Error,
+}
+
+/// Listening sockets, from which connections are served by [`Server::run`].
+pub struct Server {
+    listeners: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Server {
+    /// Listens on every address; a port of 0 means any free one.
+    pub async fn listen(addresses: &[SocketAddr]) -> Result<Self, ListenError> {
+        let mut server = Self { listeners: Vec::new(), addresses: Vec::new() };
+        for &address in addresses {
+            let failed = |error| ListenError { address, error };
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            server.addresses.push(listener.local_addr().map_err(failed)?);
+            server.listeners.push(listener);
+        }
+        Ok(server)
+    }
+
+    /// The addresses with their real ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves `api` until `stop` ends; then accepts nothing more and returns when every call has been
+    /// answered. Calls end by their own time limit at the latest.
+    pub async fn run(self, api: Arc<Api>, stop: impl Future<Output = ()>) {
+        let graceful = GracefulShutdown::new();
+        let (accepted, mut connections) = tokio::sync::mpsc::channel(64);
+        let accepting: Vec<_> = self
+            .listeners
+            .into_iter()
+            .map(|listener| {
+                let accepted = accepted.clone();
+                tokio::spawn(async move {
+                    loop {
+                        match listener.accept().await {
+                            Ok((stream, _)) => {
+                                if accepted.send(stream).await.is_err() {
+                                    break;
+                                }
+                            }
+                            Err(error) => {
+                                tracing::warn!(%error, "cannot accept a connection");
+                                tokio::time::sleep(ACCEPT_PAUSE).await;
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut builder = Builder::new(TokioExecutor::new());
+        // Go writes header names in title case ("Metadata.statuscode"), and some clients compare them so.
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).title_case_headers(true);
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                Some(stream) = connections.recv() => {
+                    // Small answers must not wait for the client's acknowledgement of the last one.
+                    let _ = stream.set_nodelay(true);
+                    let api = Arc::clone(&api);
+                    let service = service_fn(move |request| {
+                        let api = Arc::clone(&api);
+                        async move { Ok::<_, Infallible>(api.answer(request).await) }
+                    });
+                    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+                    let connection = graceful.watch(connection);
+                    tokio::spawn(async move {
+                        // A client that goes away is no event.
+                        if let Err(error) = connection.await {
+                            tracing::debug!(%error, "a connection ended");
+                        }
+                    });
+                }
+            }
+        }
+        for task in accepting {
+            task.abort();
+        }
+        graceful.shutdown().await;
+    }
+}

@@ -1,0 +1,179 @@
+//! Name → binding: what is loaded, and operations on it in Dapr's order of checks.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dingtalk_binding::endpoint::Scheme;
+use dingtalk_binding::error::Error;
+use dingtalk_binding::settings::Settings;
+
+use crate::egress::{Egress, Proxies};
+use crate::resources::BindingResource;
+use crate::sandbox::{CallError, Request, Response, Sandbox, Tenant};
+
+/// The bindings that a host serves.
+pub struct Bindings {
+    sandbox: Sandbox,
+    by_name: BTreeMap<String, Binding>,
+}
+
+/// One binding, initialised once to prove that it can be.
+pub struct Binding {
+    component_type: String,
+    version: String,
+    operations: Vec<String>,
+    tenant: Tenant,
+    egress: Egress,
+}
+
+impl Binding {
+    /// The type as the component file spells it.
+    pub fn component_type(&self) -> &str {
+        &self.component_type
+    }
+
+    /// The component version as in the file.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// How many requests to destinations other than its own the sandbox has refused.
+    pub fn egress_refused(&self) -> u64 {
+        self.egress.refused()
+    }
+}
+
+/// Why an operation failed. The texts are daprd's, because clients show and compare them.
+#[derive(Debug, thiserror::Error)]
+pub enum InvokeError {
+    /// No operation was named.
+    #[error("operation field is missing from request")]
+    MissingOperation,
+    /// No binding has this name.
+    #[error("couldn't find output binding {0}")]
+    NotFound(String),
+    /// The binding has no such operation.
+    #[error("binding {name} does not support operation {operation}. supported operations:{}", supported.join(" "))]
+    UnsupportedOperation {
+        /// The binding.
+        name: String,
+        /// What was asked for.
+        operation: String,
+        /// What there is.
+        supported: Vec<String>,
+    },
+    /// The binding itself failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+impl InvokeError {
+    /// What a program needs to decide what to do; see [`Error::metadata`].
+    pub fn metadata(&self) -> Vec<(String, String)> {
+        let pairs: &[(&str, &str)] = match self {
+            Self::Call(CallError::Binding(error)) => return error.metadata(),
+            Self::MissingOperation => &[("error", "missing-operation")],
+            Self::NotFound(_) => &[("error", "not-found")],
+            Self::UnsupportedOperation { .. } => &[("error", "unsupported-operation")],
+            Self::Call(CallError::Stopped { .. }) => &[("error", "stopped"), ("outcome", "unknown")],
+            Self::Call(CallError::Busy(_)) => &[("error", "busy"), ("outcome", "not-sent")],
+        };
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+}
+
+/// A binding that could not be initialised.
+#[derive(Debug, thiserror::Error)]
+#[error("[INIT_COMPONENT_FAILURE]: initialization error occurred for {name} ({component_type}/{version}): {reason}")]
+pub struct InitError {
+    name: String,
+    component_type: String,
+    version: String,
+    reason: String,
+}
+
+impl Bindings {
+    /// None yet.
+    pub fn new(sandbox: Sandbox) -> Self {
+        Self { sandbox, by_name: BTreeMap::new() }
+    }
+
+    /// Initialises a binding and adds it.
+    pub async fn add(&mut self, resource: BindingResource, proxies: &Proxies) -> Result<(), InitError> {
+        let name = resource.name.clone();
+        let (component_type, version) = (resource.component_type.clone(), resource.version.clone());
+        match self.load(resource, proxies).await {
+            Ok(binding) => {
+                self.by_name.insert(name, binding);
+                Ok(())
+            }
+            Err(reason) => Err(InitError { name, component_type, version, reason }),
+        }
+    }
+
+    async fn load(&self, resource: BindingResource, proxies: &Proxies) -> Result<Binding, String> {
+        let BindingResource { name, component_type, version, properties, init_timeout, .. } = resource;
+        let properties: Vec<(String, String)> =
+            properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
+        // The same rules as inside the component, which checks again: the host needs the origin and the time
+        // limit before it may let anything run.
+        let settings = Settings::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+            .map_err(|error| error.to_string())?;
+        warn_of_readable_token(&name, &settings);
+        let egress = Egress::new(&name, &settings, proxies);
+        let tenant = self.sandbox.tenant(properties, egress.clone(), settings.timeout);
+        let operations = self.initialise(&tenant, init_timeout).await?;
+        Ok(Binding { component_type, version, operations, tenant, egress })
+    }
+
+    async fn initialise(&self, tenant: &Tenant, limit: Duration) -> Result<Vec<String>, String> {
+        match tokio::time::timeout(limit, self.sandbox.operations(tenant)).await {
+            Ok(operations) => operations.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("init timed out after {} ms (spec.initTimeout)", limit.as_millis())),
+        }
+    }
+
+    /// Performs one operation of the binding called `name`.
+    pub async fn invoke(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
+        if request.operation.is_empty() {
+            return Err(InvokeError::MissingOperation);
+        }
+        let binding = self.by_name.get(name).ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
+        if !binding.operations.contains(&request.operation) {
+            return Err(InvokeError::UnsupportedOperation {
+                name: name.to_owned(),
+                operation: request.operation,
+                supported: binding.operations.clone(),
+            });
+        }
+        let operation = request.operation.clone();
+        let result = self.sandbox.invoke(&binding.tenant, request).await;
+        match &result {
+            Ok(_) => tracing::debug!(binding = name, operation, "invoked"),
+            Err(error) => tracing::warn!(binding = name, operation, %error, "invocation failed"),
+        }
+        Ok(result?)
+    }
+
+    /// Every binding by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Binding)> {
+        self.by_name.iter().map(|(name, binding)| (name.as_str(), binding))
+    }
+}
+
+fn warn_of_readable_token(name: &str, settings: &Settings) {
+    let origin = settings.endpoint.origin();
+    if origin.scheme() == Scheme::Http && !origin.is_loopback() {
+        tracing::warn!(
+            binding = name,
+            destination = %origin,
+            "the url is plain http: the access token and every message travel readable; use https"
+        );
+    }
+}
+
+impl From<Error> for InvokeError {
+    fn from(error: Error) -> Self {
+        Self::Call(error.into())
+    }
+}
