@@ -1,1 +1,4 @@
 //! Runs the DingTalk binding component.
+
+pub mod cli;
+pub mod simulator;
