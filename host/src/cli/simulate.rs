@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::{StringValueParser, TypedValueParser};
 use dingtalk_binding::secret::Secret;
 
 use crate::simulator::fault::{Fault, Times};
@@ -24,10 +25,10 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     listen_address: IpAddr,
     /// The robot's access token, made up.
-    #[arg(long, value_name = "TOKEN", default_value = "simulated-access-token", value_parser = secret)]
+    #[arg(long, value_name = "TOKEN", default_value = "simulated-access-token", value_parser = StringValueParser::new().map(Secret::new))]
     access_token: Secret,
     /// The robot's signing secret; with it, every request must be signed.
-    #[arg(long, value_parser = secret)]
+    #[arg(long, value_parser = StringValueParser::new().map(Secret::new))]
     secret: Option<Secret>,
     /// A keyword; with any, each message must contain one. Repeatable, at most 10.
     #[arg(long = "keyword", value_name = "KEYWORD")]
@@ -133,11 +134,6 @@ fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|source| Error::Read { option, path: path.to_owned(), source })
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "the shape of a clap value parser")]
-fn secret(value: &str) -> Result<Secret, std::convert::Infallible> {
-    Ok(Secret::new(value))
-}
-
 /// One entry, visible at once even in a pipe.
 fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -176,5 +172,79 @@ impl Ended {
     #[cfg(not(unix))]
     async fn wait(self) {
         let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: SimulateArgs,
+    }
+
+    fn parse(args: &[&str]) -> Result<SimulateArgs, String> {
+        let args = std::iter::once("simulate").chain(args.iter().copied());
+        Command::try_parse_from(args).map(|command| command.args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn dingtalks_limits_are_the_default() {
+        let args = parse(&[]).unwrap();
+        assert_eq!((args.fault.clone(), args.fault_times), (None, Times::ONCE));
+        let config = config(args).unwrap();
+        assert_eq!(config.address.to_string(), "127.0.0.1:8099");
+        assert_eq!(config.robot.access_token.expose(), "simulated-access-token");
+        assert_eq!((config.robot.rate_limit, config.robot.penalty.as_secs()), (20, 600));
+        assert!(config.robot.secret.is_none() && config.robot.keywords.is_empty() && config.tls.is_none());
+    }
+
+    #[test]
+    fn every_flag() {
+        let args = parse(&[
+            "--port=0",
+            "--listen-address=::1",
+            "--access-token=T",
+            "--secret=SECRET1",
+            "--keyword=a",
+            "--keyword=b",
+            "--allow-ip=10.0.0.0/8",
+            "--rate-limit=0",
+            "--penalty=1m30s",
+            "--error-texts=english",
+            "--fault=status=503",
+            "--fault-times=always",
+        ])
+        .unwrap();
+        assert!(!format!("{args:?}").contains("SECRET1"));
+        assert_eq!((args.fault.clone(), args.fault_times), (Some(Fault::Status(503)), Times::Always));
+        let Config { address, robot, .. } = config(args).unwrap();
+        assert_eq!(address.to_string(), "[::1]:0");
+        assert_eq!((robot.access_token.expose(), robot.secret.unwrap().expose()), ("T", "SECRET1"));
+        assert_eq!((robot.keywords, robot.rate_limit, robot.penalty.as_secs()), (vec!["a".into(), "b".into()], 0, 90));
+        assert_eq!((robot.allowed_addresses.len(), robot.error_texts), (1, ErrorTexts::English));
+    }
+
+    #[test]
+    fn mistakes_name_the_flag_and_what_to_write() {
+        for (args, flag, reason) in [
+            (&["--penalty=10"][..], "--penalty", "is not a duration"),
+            (&["--allow-ip=::1"], "--allow-ip", "write for example 192.168.1.7"),
+            (&["--fault=flood"], "--fault", "there are delay=DURATION"),
+            (&["--fault=html", "--fault-times=0"], "--fault-times", "a number from 1"),
+            (&["--fault-times=2"], "--fault", "required"),
+            (&["--tls-cert=x"], "--tls-key", "required"),
+            (&["--error-texts=german"], "--error-texts", "current, english"),
+        ] {
+            let error = parse(args).unwrap_err();
+            assert!(error.contains(flag) && error.contains(reason), "{args:?}: {error}");
+        }
+        let args = parse(&["--tls-cert=/nonexistent/cert.pem", "--tls-key=/nonexistent/key.pem"]).unwrap();
+        let error = config(args).unwrap_err().to_string();
+        assert!(error.starts_with("--tls-cert: cannot read /nonexistent/cert.pem: "), "{error}");
     }
 }

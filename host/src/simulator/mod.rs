@@ -14,6 +14,8 @@ mod message;
 pub mod refusal;
 pub mod robot;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
