@@ -303,11 +303,14 @@ async fn a_delayed_answer_comes_after_the_message() {
     until(|| simulator.messages().len() == 2).await;
 }
 
-/// Polls, because what is waited for happens in another task.
+/// Polls, because what is waited for happens in another task; fails rather than waiting for ever.
 async fn until(condition: impl Fn() -> bool) {
-    while !condition() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let met = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), met).await.unwrap();
 }
 
 #[tokio::test]
@@ -321,6 +324,19 @@ async fn a_hanging_request_has_no_answer_and_ends_with_the_simulator() {
     assert!(waiting.is_err() && simulator.messages().is_empty());
     simulator.stop().await;
     assert!(stream.read_u8().await.is_err());
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_a_hanging_request_frees_its_connection() {
+    let simulator = start().await;
+    let idle = Arc::strong_count(&simulator.shared);
+    simulator.set_fault(Fault::Hang, Times::ONCE);
+    let mut stream = TcpStream::connect(simulator.address()).await.unwrap();
+    stream.write_all(post(SEND, TEXT).as_bytes()).await.unwrap();
+    until(|| simulator.stats().faults == 1).await;
+    assert!(Arc::strong_count(&simulator.shared) > idle);
+    drop(stream);
+    until(|| Arc::strong_count(&simulator.shared) == idle).await;
 }
 
 #[tokio::test]
