@@ -1,6 +1,10 @@
-//! Runs the DingTalk binding component: the sandbox for one call, the way out, and Dapr's bindings API on top.
+//! Runs the DingTalk binding component: the sandbox for one call, the way out of it, Dapr's bindings API on
+//! top, and a simulator of DingTalk to try it all without an account.
 
 pub mod api;
 pub mod bindings;
+pub mod cli;
 pub mod egress;
+pub mod resources;
 pub mod sandbox;
+pub mod simulator;

@@ -1,0 +1,3 @@
+//! The subcommands of `dingtalk-host`.
+
+pub mod simulate;

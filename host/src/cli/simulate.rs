@@ -1,0 +1,250 @@
+//! `dingtalk-host simulate`: a robot endpoint for the terminal, see [`crate::simulator`].
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::{StringValueParser, TypedValueParser};
+use dingtalk_binding::secret::Secret;
+
+use crate::simulator::fault::{Fault, Times};
+use crate::simulator::refusal::ErrorTexts;
+use crate::simulator::robot::{AddressRange, RobotConfig};
+use crate::simulator::{self, Config, Simulator, Tls};
+
+/// Simulates DingTalk's group robot endpoint: enforces its rules and prints what the group would see.
+#[derive(Debug, Clone, Args)]
+pub struct SimulateArgs {
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, default_value_t = 8099)]
+    port: u16,
+    /// Address to listen on. Whoever reaches it can read all messages.
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    listen_address: IpAddr,
+    /// The robot's access token, made up.
+    #[arg(long, value_name = "TOKEN", default_value = "simulated-access-token", value_parser = StringValueParser::new().map(Secret::new))]
+    access_token: Secret,
+    /// The robot's signing secret; with it, every request must be signed.
+    #[arg(long, value_parser = StringValueParser::new().map(Secret::new))]
+    secret: Option<Secret>,
+    /// A keyword; with any, each message must contain one. Repeatable, at most 10.
+    #[arg(long = "keyword", value_name = "KEYWORD")]
+    keywords: Vec<String>,
+    /// An IPv4 address or block (10.0.0.0/8) that may send; with any, nobody else may. Repeatable.
+    #[arg(long = "allow-ip", value_name = "ADDRESS")]
+    allowed_addresses: Vec<AddressRange>,
+    /// Messages per minute; 0 is unlimited.
+    #[arg(long, value_name = "MESSAGES", default_value_t = 20)]
+    rate_limit: u32,
+    /// How long the robot stays limited after one message too many.
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = dingtalk_binding::duration::parse)]
+    penalty: Duration,
+    /// Texts of refusals: as DingTalk's servers answer today, or the older English ones.
+    #[arg(long, value_enum, default_value_t = ErrorTexts::Current)]
+    error_texts: ErrorTexts,
+    /// Fail instead of answering: delay=DURATION, reset, half-body, html, throttled, status=CODE,
+    /// redirect=URL, oversized, empty, missing-errcode, string-errcode, rejected=CODE:TEXT, echo, hang.
+    #[arg(long)]
+    fault: Option<Fault>,
+    /// For how many requests: a number or "always".
+    #[arg(long, value_name = "TIMES", default_value = "1", requires = "fault")]
+    fault_times: Times,
+    /// PEM file with the server's certificate; serves HTTPS.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file with the certificate's key.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+/// Why the simulator did not start or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A PEM file cannot be read.
+    #[error("{option}: cannot read {}: {source}", path.display())]
+    Read {
+        /// The command line option that names the file.
+        option: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// See [`simulator::Error`].
+    #[error(transparent)]
+    Simulator(#[from] simulator::Error),
+    /// Nobody would see the messages.
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+    /// The process could not be ended from outside in an orderly way.
+    #[error("cannot wait for SIGINT and SIGTERM: {0}")]
+    Signal(io::Error),
+}
+
+/// Runs until SIGINT or SIGTERM.
+pub async fn run(args: SimulateArgs) -> Result<(), Error> {
+    let fault = args.fault.clone().map(|fault| (fault, args.fault_times));
+    // Before the first message can come, so that no signal is missed.
+    let ended = Ended::new().map_err(Error::Signal)?;
+    let simulator = Simulator::start(config(args)?).await?;
+    if let Some((fault, times)) = fault {
+        simulator.set_fault(fault, times);
+    }
+    print(&format!("simulated DingTalk robot: {}", simulator.url())).map_err(Error::Output)?;
+    ended.wait().await;
+    simulator.stop().await;
+    Ok(())
+}
+
+fn config(args: SimulateArgs) -> Result<Config, Error> {
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificates), Some(key)) => Some(Tls {
+            certificates: read("--tls-cert", certificates)?,
+            // Bytes that are no text are no PEM, which is what the error will say.
+            key: Secret::new(String::from_utf8_lossy(&read("--tls-key", key)?)),
+        }),
+        _ => None,
+    };
+    Ok(Config {
+        address: (args.listen_address, args.port).into(),
+        robot: RobotConfig {
+            access_token: args.access_token,
+            secret: args.secret,
+            keywords: args.keywords,
+            allowed_addresses: args.allowed_addresses,
+            rate_limit: args.rate_limit,
+            penalty: args.penalty,
+            error_texts: args.error_texts,
+            ..RobotConfig::default()
+        },
+        tls,
+        on_message: Some(Arc::new(|message| {
+            if let Err(error) = print(&message.shown) {
+                tracing::warn!(%error, "cannot show a message on standard output");
+            }
+        })),
+        ..Config::default()
+    })
+}
+
+fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|source| Error::Read { option, path: path.to_owned(), source })
+}
+
+/// One entry, visible at once even in a pipe.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// The signals that end the simulator.
+struct Ended {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Ended {
+    #[cfg(unix)]
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    #[cfg(unix)]
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn wait(self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: SimulateArgs,
+    }
+
+    fn parse(args: &[&str]) -> Result<SimulateArgs, String> {
+        let args = std::iter::once("simulate").chain(args.iter().copied());
+        Command::try_parse_from(args).map(|command| command.args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn dingtalks_limits_are_the_default() {
+        let args = parse(&[]).unwrap();
+        assert_eq!((args.fault.clone(), args.fault_times), (None, Times::ONCE));
+        let config = config(args).unwrap();
+        assert_eq!(config.address.to_string(), "127.0.0.1:8099");
+        assert_eq!(config.robot.access_token.expose(), "simulated-access-token");
+        assert_eq!((config.robot.rate_limit, config.robot.penalty.as_secs()), (20, 600));
+        assert!(config.robot.secret.is_none() && config.robot.keywords.is_empty() && config.tls.is_none());
+    }
+
+    #[test]
+    fn every_flag() {
+        let args = parse(&[
+            "--port=0",
+            "--listen-address=::1",
+            "--access-token=T",
+            "--secret=SECRET1",
+            "--keyword=a",
+            "--keyword=b",
+            "--allow-ip=10.0.0.0/8",
+            "--rate-limit=0",
+            "--penalty=1m30s",
+            "--error-texts=english",
+            "--fault=status=503",
+            "--fault-times=always",
+        ])
+        .unwrap();
+        assert!(!format!("{args:?}").contains("SECRET1"));
+        assert_eq!((args.fault.clone(), args.fault_times), (Some(Fault::Status(503)), Times::Always));
+        let Config { address, robot, .. } = config(args).unwrap();
+        assert_eq!(address.to_string(), "[::1]:0");
+        assert_eq!((robot.access_token.expose(), robot.secret.unwrap().expose()), ("T", "SECRET1"));
+        assert_eq!((robot.keywords, robot.rate_limit, robot.penalty.as_secs()), (vec!["a".into(), "b".into()], 0, 90));
+        assert_eq!((robot.allowed_addresses.len(), robot.error_texts), (1, ErrorTexts::English));
+    }
+
+    #[test]
+    fn mistakes_name_the_flag_and_what_to_write() {
+        for (args, flag, reason) in [
+            (&["--penalty=10"][..], "--penalty", "is not a duration"),
+            (&["--allow-ip=::1"], "--allow-ip", "write for example 192.168.1.7"),
+            (&["--fault=flood"], "--fault", "there are delay=DURATION"),
+            (&["--fault=html", "--fault-times=0"], "--fault-times", "a number from 1"),
+            (&["--fault-times=2"], "--fault", "required"),
+            (&["--tls-cert=x"], "--tls-key", "required"),
+            (&["--error-texts=german"], "--error-texts", "current, english"),
+        ] {
+            let error = parse(args).unwrap_err();
+            assert!(error.contains(flag) && error.contains(reason), "{args:?}: {error}");
+        }
+        let args = parse(&["--tls-cert=/nonexistent/cert.pem", "--tls-key=/nonexistent/key.pem"]).unwrap();
+        let error = config(args).unwrap_err().to_string();
+        assert!(error.starts_with("--tls-cert: cannot read /nonexistent/cert.pem: "), "{error}");
+    }
+}

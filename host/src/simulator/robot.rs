@@ -1,0 +1,751 @@
+//! DingTalk's rules for a group robot, as a state machine over requests and time.
+//!
+//! No socket and no clock, so that every rule, the ten-minute penalty included, is tested in microseconds.
+//! A wrong client must fail here exactly as it would fail at DingTalk: nothing is taken on trust, and what
+//! DingTalk is not known to do is marked "not confirmed".
+//!
+//! Sources: DingTalk open platform, "custom robots" and "customize robot security settings"; the limit of
+//! 20 000 bytes from answers seen by users. The order in which DingTalk looks at a request is not confirmed
+//! beyond "access before content".
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use dingtalk_binding::secret::Secret;
+use dingtalk_binding::signature;
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::message::{self, Typed};
+use super::refusal::{ErrorTexts, Reason, Refusal};
+
+/// The largest body, in bytes. That the whole body counts, as written, is not confirmed.
+pub const MAX_BODY: usize = 20_000;
+
+/// How far `timestamp` may be from the time of receipt, in milliseconds, in both directions.
+pub const TIMESTAMP_WINDOW: u64 = 3_600_000;
+
+/// The span over which the rate is counted, in milliseconds. DingTalk says "per minute"; that the minute
+/// slides is not confirmed.
+const RATE_WINDOW: u64 = 60_000;
+
+/// How many `msgUuid`s are remembered. How long DingTalk remembers is not confirmed.
+const MAX_UUIDS: usize = 10_000;
+
+/// "At most 10 keywords."
+const MAX_KEYWORDS: usize = 10;
+
+/// How the robot was set up in its group.
+#[derive(Debug, Clone)]
+pub struct RobotConfig {
+    /// The name that the group sees.
+    pub name: String,
+    /// What `access_token` has to be.
+    pub access_token: Secret,
+    /// With a secret, every request must be signed.
+    pub secret: Option<Secret>,
+    /// With keywords (at most 10), one of them must occur in every message.
+    pub keywords: Vec<String>,
+    /// With addresses, nobody else may send.
+    pub allowed_addresses: Vec<AddressRange>,
+    /// Messages per minute; 0 is unlimited. DingTalk's limit is 20.
+    pub rate_limit: u32,
+    /// How long the robot stays limited after one message too many. DingTalk's is 10 minutes.
+    pub penalty: Duration,
+    /// The generation of error texts.
+    pub error_texts: ErrorTexts,
+}
+
+impl Default for RobotConfig {
+    /// DingTalk's limits, a token for everybody to see, and no further security setting.
+    fn default() -> Self {
+        Self {
+            name: "simulated robot".into(),
+            access_token: Secret::new("simulated-access-token"),
+            secret: None,
+            keywords: Vec::new(),
+            allowed_addresses: Vec::new(),
+            rate_limit: 20,
+            penalty: Duration::from_secs(600),
+            error_texts: ErrorTexts::Current,
+        }
+    }
+}
+
+impl RobotConfig {
+    /// What DingTalk would not let anybody set up; the error says what to change.
+    pub fn check(&self) -> Result<(), String> {
+        if self.access_token.expose().is_empty() {
+            return Err("the access token is empty: give the robot one".into());
+        }
+        if self.secret.as_ref().is_some_and(|secret| secret.expose().is_empty()) {
+            return Err("the secret is empty: give one, or none for a robot without signatures".into());
+        }
+        if self.keywords.len() > MAX_KEYWORDS {
+            return Err(format!("there are {} keywords: a robot has at most {MAX_KEYWORDS}", self.keywords.len()));
+        }
+        if self.keywords.iter().any(String::is_empty) {
+            return Err("a keyword is empty and would occur in every message: leave it out".into());
+        }
+        Ok(())
+    }
+}
+
+/// An IPv4 address, or a block of them ("192.168.0.0/16"); DingTalk's allow-list takes no IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressRange {
+    first: u32,
+    mask: u32,
+}
+
+impl AddressRange {
+    /// Whether the address is in the block. An IPv4 address mapped into IPv6 is the IPv4 address; other
+    /// IPv6 addresses are in no block.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address.to_canonical() {
+            IpAddr::V4(address) => address.to_bits() & self.mask == self.first,
+            IpAddr::V6(_) => false,
+        }
+    }
+}
+
+impl FromStr for AddressRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no IPv4 address or block; write for example 192.168.1.7 or 10.0.0.0/8");
+        let (address, length) = text.split_once('/').unwrap_or((text, "32"));
+        let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+        let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+        let length: u32 = length.parse().ok().filter(|&n| digits && n <= 32).ok_or_else(wrong)?;
+        let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+        Ok(Self { first: address.to_bits() & mask, mask })
+    }
+}
+
+/// A request as it came.
+#[derive(Clone, Copy)]
+pub struct Received<'a> {
+    /// The HTTP method.
+    pub method: &'a str,
+    /// The `Content-Type` header.
+    pub content_type: Option<&'a str>,
+    /// The query as written, without the question mark.
+    pub query: &'a str,
+    /// The body as written.
+    pub body: &'a [u8],
+    /// Who sent it.
+    pub peer: IpAddr,
+}
+
+impl fmt::Debug for Received<'_> {
+    /// Without the query, which holds token and signature.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received")
+            .field("method", &self.method)
+            .field("content_type", &self.content_type)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// The group sees a new message.
+    Accepted(Posted),
+    /// A message with this `msgUuid` was posted before: answered like the first time, shown once.
+    Repeated,
+    /// Refused.
+    Rejected(Refusal),
+}
+
+/// A message for the group.
+#[derive(Debug, Clone)]
+pub struct Posted {
+    /// Its type as sent, "text" for example.
+    pub msgtype: &'static str,
+    /// The body, byte for byte.
+    pub message: Box<RawValue>,
+    /// The sender's key against duplicates.
+    pub msg_uuid: Option<String>,
+    /// What the group sees, one or more lines.
+    pub shown: String,
+    /// Whether it carried a signature that was checked; false where the robot has no secret.
+    pub signed: bool,
+}
+
+/// A robot with what it remembers.
+#[derive(Debug)]
+pub struct Robot {
+    config: RobotConfig,
+    /// When the messages of the last minute were posted.
+    posted: VecDeque<u64>,
+    limited_until: Option<u64>,
+    uuids: Uuids,
+}
+
+impl Robot {
+    /// A robot that nobody has used. Takes any configuration; [`RobotConfig::check`] tells whether it makes
+    /// sense.
+    pub fn new(config: RobotConfig) -> Self {
+        Self { config, posted: VecDeque::new(), limited_until: None, uuids: Uuids::default() }
+    }
+
+    /// Decides about a request received at `now`, in milliseconds since the Unix epoch.
+    pub fn receive(&mut self, request: &Received<'_>, now: u64) -> Verdict {
+        self.decide(request, now).unwrap_or_else(|reason| Verdict::Rejected(reason.refusal(self.config.error_texts)))
+    }
+
+    fn decide(&mut self, request: &Received<'_>, now: u64) -> Result<Verdict, Reason> {
+        if request.method != "POST" {
+            return Err(Reason::Method);
+        }
+        if !request.content_type.is_some_and(is_json) {
+            return Err(Reason::ContentType);
+        }
+        let token = parameter(request.query, "access_token").filter(|token| !token.is_empty());
+        let token = token.ok_or_else(|| Reason::Absent("access_token".into()))?;
+        if token != self.config.access_token.expose() {
+            return Err(Reason::Token);
+        }
+        // The token names the robot, and it is the robot that is limited: whatever else is wrong with the
+        // request does not matter until the penalty is over. That it is looked at this early is not confirmed.
+        if self.limited_until.is_some_and(|until| now < until) {
+            return Err(Reason::TooFast(self.config.rate_limit));
+        }
+        if request.body.len() > MAX_BODY {
+            return Err(Reason::TooLong);
+        }
+        let Ok(Value::Object(object)) = serde_json::from_slice(request.body) else {
+            return Err(Reason::Absent("json".into()));
+        };
+        if !self.may_send(request.peer) {
+            return Err(Reason::Address(request.peer.to_canonical()));
+        }
+        let signed = self.check_signature(request.query, now)?;
+        if !self.has_keyword(&object) {
+            return Err(Reason::Keyword);
+        }
+        let Typed { content, mentions, uuid } = message::parse(&object)?;
+        // Before the rate: a repetition posts nothing. That it does not count is not confirmed.
+        if uuid.as_deref().is_some_and(|uuid| self.uuids.contains(uuid)) {
+            return Ok(Verdict::Repeated);
+        }
+        // What is parsed above is parsed again as it stands: a message is kept as written.
+        let raw: Box<RawValue> = serde_json::from_slice(request.body).map_err(|_| Reason::Absent("json".into()))?;
+        self.count(now)?;
+        if let Some(uuid) = &uuid {
+            self.uuids.insert(uuid.clone());
+        }
+        Ok(Verdict::Accepted(Posted {
+            msgtype: content.msgtype(),
+            message: raw,
+            msg_uuid: uuid,
+            shown: super::group::render(&self.config.name, &content, &mentions),
+            signed,
+        }))
+    }
+
+    fn may_send(&self, peer: IpAddr) -> bool {
+        self.config.allowed_addresses.is_empty()
+            || self.config.allowed_addresses.iter().any(|range| range.contains(peer))
+    }
+
+    /// Whether there was a signature to check.
+    fn check_signature(&self, query: &str, now: u64) -> Result<bool, Reason> {
+        let Some(secret) = &self.config.secret else { return Ok(false) };
+        // Of a parameter that occurs twice, DingTalk is reported to read the first. Which of its two texts a
+        // missing parameter gets is not confirmed; the one for a wrong signature says that both must be there.
+        let timestamp = parameter(query, "timestamp").ok_or(Reason::Signature)?;
+        let sign = parameter(query, "sign").ok_or(Reason::Signature)?;
+        let digits = timestamp.bytes().all(|b| b.is_ascii_digit());
+        let time: u64 = timestamp.parse().ok().filter(|_| digits).ok_or(Reason::Timestamp)?;
+        if time.abs_diff(now) > TIMESTAMP_WINDOW {
+            return Err(Reason::Timestamp);
+        }
+        // Whether DingTalk tolerates a signature that was percent-encoded twice is not confirmed; here it fails.
+        if !signature::verify(secret.expose(), &timestamp, &sign) {
+            return Err(Reason::Signature);
+        }
+        Ok(true)
+    }
+
+    fn has_keyword(&self, message: &serde_json::Map<String, Value>) -> bool {
+        if self.config.keywords.is_empty() {
+            return true;
+        }
+        let texts = message::texts(message);
+        self.config.keywords.iter().any(|keyword| texts.iter().any(|text| text.contains(keyword.as_str())))
+    }
+
+    /// Counts a message that is to be posted, or starts the penalty. Only posted messages count; that refused
+    /// ones do not is not confirmed.
+    fn count(&mut self, now: u64) -> Result<(), Reason> {
+        if self.config.rate_limit == 0 {
+            return Ok(());
+        }
+        while self.posted.front().is_some_and(|posted| posted.saturating_add(RATE_WINDOW) <= now) {
+            self.posted.pop_front();
+        }
+        if self.posted.len() >= self.config.rate_limit as usize {
+            let penalty = u64::try_from(self.config.penalty.as_millis()).unwrap_or(u64::MAX);
+            self.limited_until = Some(now.saturating_add(penalty));
+            return Err(Reason::TooFast(self.config.rate_limit));
+        }
+        self.posted.push_back(now);
+        Ok(())
+    }
+}
+
+/// The last keys, so that a long run does not fill the memory.
+#[derive(Debug, Default)]
+struct Uuids {
+    known: HashSet<String>,
+    order: VecDeque<String>,
+}
+
+impl Uuids {
+    fn contains(&self, uuid: &str) -> bool {
+        self.known.contains(uuid)
+    }
+
+    fn insert(&mut self, uuid: String) {
+        if self.order.len() >= MAX_UUIDS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        self.known.insert(uuid.clone());
+        self.order.push_back(uuid);
+    }
+}
+
+/// `application/json`, in any case and with any parameters.
+fn is_json(content_type: &str) -> bool {
+    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
+/// The first parameter of this name, decoded as a form: `+` is a space, and so a signature whose `+` was not
+/// percent-encoded is a wrong one.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    query
+        .split('&')
+        .map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
+        .find(|(found, _)| decode(found) == name)
+        .map(|(_, value)| decode(value))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use super::*;
+    use dingtalk_binding::endpoint::SentSignature;
+    use proptest::prelude::*;
+
+    const NOW: u64 = 1_700_000_000_000;
+    const TOKEN: &str = "access_token=simulated-access-token";
+    const TEXT: &str = r#"{"msgtype":"text","text":{"content":"hello"}}"#;
+
+    fn request<'a>(query: &'a str, body: &'a str) -> Received<'a> {
+        Received {
+            method: "POST",
+            content_type: Some("application/json"),
+            query,
+            body: body.as_bytes(),
+            peer: [127, 0, 0, 1].into(),
+        }
+    }
+
+    fn robot(change: impl FnOnce(&mut RobotConfig)) -> Robot {
+        let mut config = RobotConfig::default();
+        change(&mut config);
+        config.check().unwrap();
+        Robot::new(config)
+    }
+
+    fn signed(secret: &str, timestamp: u64) -> String {
+        let [_, sign] = SentSignature::new(&Secret::new(secret), timestamp).secrets().map(str::to_owned);
+        format!("{TOKEN}&timestamp={timestamp}&sign={sign}")
+    }
+
+    /// "ok", "again", or the code and text of the refusal in the English style.
+    fn outcome(robot: &mut Robot, request: &Received<'_>, now: u64) -> String {
+        match robot.receive(request, now) {
+            Verdict::Accepted(_) => "ok".into(),
+            Verdict::Repeated => "again".into(),
+            Verdict::Rejected(Refusal { errcode, errmsg }) => format!("{errcode} {errmsg}"),
+        }
+    }
+
+    fn english(config: &mut RobotConfig) {
+        config.error_texts = ErrorTexts::English;
+    }
+
+    #[test]
+    fn an_accepted_message_is_kept_as_written() {
+        let body = " {\"msgtype\" : \"text\",\n \"text\":{\"content\":\"\\u4f60\"}, \"msgUuid\":\"u1\", \"n\":1.50 }";
+        let mut robot = robot(|_| ());
+        let Verdict::Accepted(posted) = robot.receive(&request(TOKEN, body), NOW) else { panic!() };
+        assert_eq!(posted.message.get(), body.trim());
+        assert_eq!((posted.msgtype, posted.msg_uuid.as_deref(), posted.signed), ("text", Some("u1"), false));
+        assert!(posted.shown.contains('你'), "{}", posted.shown);
+    }
+
+    #[test]
+    fn method_and_content_type() {
+        let mut robot = robot(english);
+        for method in ["GET", "PUT", "HEAD", "post"] {
+            let request = Received { method, ..request(TOKEN, TEXT) };
+            assert_eq!(outcome(&mut robot, &request, NOW), "43002 需要POST请求", "{method}");
+        }
+        for (content_type, expected) in [
+            (Some("application/json"), "ok"),
+            (Some("Application/JSON ; charset=utf-8"), "ok"),
+            (None, "43004 无效的HTTP HEADER Content-Type"),
+            (Some(""), "43004 无效的HTTP HEADER Content-Type"),
+            (Some("text/plain"), "43004 无效的HTTP HEADER Content-Type"),
+            (Some("application/x-www-form-urlencoded"), "43004 无效的HTTP HEADER Content-Type"),
+            (Some("application/jsonp"), "43004 无效的HTTP HEADER Content-Type"),
+        ] {
+            let request = Received { content_type, ..request(TOKEN, TEXT) };
+            assert_eq!(outcome(&mut robot, &request, NOW), expected, "{content_type:?}");
+        }
+    }
+
+    #[test]
+    fn token() {
+        let mut robot = robot(|c| c.access_token = Secret::new("a+b c/="));
+        for (query, expected) in [
+            ("access_token=a%2Bb+c%2F%3D", "ok"),
+            ("access_token=a%2Bb%20c/=", "ok"),
+            ("%61ccess_token=a%2bb+c/=&x", "ok"),
+            ("access_token=a%2Bb+c/=&access_token=x", "ok"),
+            ("access_token=x&access_token=a%2Bb+c/=", "300005 token is not exist"),
+            ("access_token=a+b+c/=", "300005 token is not exist"),
+            ("access_token=%ff", "300005 token is not exist"),
+            ("access_token=", "40035 缺少参数 access_token"),
+            ("access_token", "40035 缺少参数 access_token"),
+            ("Access_Token=a", "40035 缺少参数 access_token"),
+            ("", "40035 缺少参数 access_token"),
+        ] {
+            assert_eq!(outcome(&mut robot, &request(query, TEXT), NOW), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn body() {
+        let mut robot = robot(|_| ());
+        for body in ["", " ", "[]", "null", "{", r#"{"msgtype":"text","text":{"content":"\D"}}"#, "\"x\"", "{}}"] {
+            assert_eq!(outcome(&mut robot, &request(TOKEN, body), NOW), "40035 缺少参数 json", "{body}");
+        }
+        let invalid = Received { body: b"{\"msgtype\":\"\xff\"}", ..request(TOKEN, "") };
+        assert_eq!(outcome(&mut robot, &invalid, NOW), "40035 缺少参数 json");
+        let nested = format!("{{\"x\":{}{}}}", "[".repeat(500), "]".repeat(500));
+        assert_eq!(outcome(&mut robot, &request(TOKEN, &nested), NOW), "40035 缺少参数 json");
+        assert_eq!(outcome(&mut robot, &request(TOKEN, "{}"), NOW), "40035 缺少参数 msgtype");
+    }
+
+    #[test]
+    fn size_is_exact() {
+        let padded = |len: usize| format!("{TEXT}{}", " ".repeat(len - TEXT.len()));
+        let mut robot_current = robot(|_| ());
+        assert_eq!(outcome(&mut robot_current, &request(TOKEN, &padded(MAX_BODY)), NOW), "ok");
+        assert_eq!(
+            outcome(&mut robot_current, &request(TOKEN, &padded(MAX_BODY + 1)), NOW),
+            "460101 description: body 大小不合法;solution:请保持大小在 20000bytes 以内;"
+        );
+        assert_eq!(
+            outcome(&mut robot(english), &request(TOKEN, &padded(MAX_BODY + 1)), NOW),
+            "460101 message too long, exceed 20000 bytes"
+        );
+    }
+
+    #[test]
+    fn addresses() {
+        let mut robot = robot(|c| {
+            english(c);
+            c.allowed_addresses = vec!["10.1.0.0/16".parse().unwrap(), "192.168.1.7".parse().unwrap()];
+        });
+        for (peer, allowed) in [
+            ("10.1.255.255", true),
+            ("::ffff:10.1.0.1", true),
+            ("192.168.1.7", true),
+            ("192.168.1.8", false),
+            ("10.2.0.0", false),
+            ("::1", false),
+        ] {
+            let peer: IpAddr = peer.parse().unwrap();
+            let expected = if allowed { "ok".into() } else { format!("310000 ip {peer} not in whitelist") };
+            assert_eq!(outcome(&mut robot, &Received { peer, ..request(TOKEN, TEXT) }, NOW), expected);
+        }
+    }
+
+    #[test]
+    fn address_ranges() {
+        let any: AddressRange = "1.2.3.4/0".parse().unwrap();
+        assert!(any.contains([255, 0, 0, 1].into()));
+        for wrong in ["", "/", "1.2.3", "1.2.3.4/", "1.2.3.4/33", "1.2.3.4/+8", "1.2.3.4/8/8", "::1", "a.b.c.d"] {
+            let error = wrong.parse::<AddressRange>().unwrap_err();
+            assert!(error.contains("is no IPv4 address or block"), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_window_is_exact() {
+        let mut robot = robot(|c| {
+            english(c);
+            c.secret = Some(Secret::new("SECx"));
+            c.rate_limit = 0;
+        });
+        for (timestamp, expected) in [
+            (NOW, "ok"),
+            (NOW - 3_600_000, "ok"),
+            (NOW + 3_600_000, "ok"),
+            (NOW - 3_600_001, "310000 invalid timestamp"),
+            (NOW + 3_600_001, "310000 invalid timestamp"),
+            (NOW / 1_000, "310000 invalid timestamp"),
+            (0, "310000 invalid timestamp"),
+            (u64::MAX, "310000 invalid timestamp"),
+        ] {
+            assert_eq!(outcome(&mut robot, &request(&signed("SECx", timestamp), TEXT), NOW), expected, "{timestamp}");
+        }
+    }
+
+    #[test]
+    fn signatures() {
+        let mut robot = robot(|c| {
+            english(c);
+            c.secret = Some(Secret::new("SECx"));
+            c.rate_limit = 0;
+        });
+        let good = signed("SECx", NOW);
+        let (_, sign) = good.rsplit_once('=').unwrap();
+        let plain = signature::sign("SECx", NOW);
+        // A time at which the signature has a '+', to see what becomes of one that is not encoded.
+        let with_plus = (NOW..).find(|t| signature::sign("SECx", *t).contains('+')).unwrap();
+        let raw_plus = signature::sign("SECx", with_plus);
+        const MISMATCH: &str = "310000 sign not match";
+        for (query, expected) in [
+            (good.clone(), "ok"),
+            (format!("{TOKEN}&sign={sign}&timestamp={NOW}"), "ok"),
+            (format!("sign={sign}&x=1&&timestamp={NOW}&{TOKEN}"), "ok"),
+            // The first of two counts.
+            (format!("{good}&timestamp=1&sign=x"), "ok"),
+            (format!("timestamp=1&sign=x&{good}"), "310000 invalid timestamp"),
+            (format!("sign=x&{good}"), MISMATCH),
+            (TOKEN.into(), MISMATCH),
+            (format!("{TOKEN}&timestamp={NOW}"), MISMATCH),
+            (format!("{TOKEN}&sign={sign}"), MISMATCH),
+            (format!("{TOKEN}&timestamp={NOW}&sign="), MISMATCH),
+            (format!("{TOKEN}&timestamp=&sign={sign}"), "310000 invalid timestamp"),
+            (format!("{TOKEN}&timestamp=%2B{NOW}&sign={sign}"), "310000 invalid timestamp"),
+            (format!("{TOKEN}&timestamp={NOW}.0&sign={sign}"), "310000 invalid timestamp"),
+            (format!("{TOKEN}&timestamp={}&sign={sign}", NOW + 1), MISMATCH),
+            (format!("{TOKEN}&timestamp={NOW}&sign={}", sign.replace('%', "%25")), MISMATCH),
+            (format!("{TOKEN}&timestamp={with_plus}&sign={raw_plus}"), MISMATCH),
+            (format!("{TOKEN}&timestamp={NOW}&sign={}", plain.trim_end_matches('=')), MISMATCH),
+            (signed("SECother", NOW), MISMATCH),
+            (signed("SECx ", NOW), MISMATCH),
+        ] {
+            assert_eq!(outcome(&mut robot, &request(&query, TEXT), NOW), expected, "{query}");
+        }
+        let Verdict::Accepted(posted) = robot.receive(&request(&good, TEXT), NOW) else { panic!() };
+        assert!(posted.signed);
+    }
+
+    #[test]
+    fn without_a_secret_signatures_do_not_matter() {
+        assert_eq!(outcome(&mut robot(|_| ()), &request(&format!("{TOKEN}&timestamp=1&sign=x"), TEXT), NOW), "ok");
+    }
+
+    #[test]
+    fn keywords() {
+        let mut robot = robot(|c| {
+            english(c);
+            c.keywords = vec!["alarm".into(), "告警".into()];
+        });
+        for (body, expected) in [
+            (r#"{"msgtype":"text","text":{"content":"an alarm!"}}"#, "ok"),
+            (r#"{"msgtype":"text","text":{"content":"\u544a\u8b66"}}"#, "ok"),
+            (r#"{"msgtype":"markdown","markdown":{"title":"alarm","text":"x"}}"#, "ok"),
+            (r#"{"msgtype":"feedCard","feedCard":{"links":[{"title":"alarm","messageURL":"u","picURL":"p"}]}}"#, "ok"),
+            (r#"{"msgtype":"text","text":{"content":"Alarm"}}"#, "310000 keywords not in content"),
+            (r#"{"msgtype":"text","text":{"content":"x"},"note":"alarm"}"#, "310000 keywords not in content"),
+            (
+                r#"{"msgtype":"link","link":{"title":"t","text":"x","messageUrl":"https://alarm"}}"#,
+                "310000 keywords not in content",
+            ),
+        ] {
+            assert_eq!(outcome(&mut robot, &request(TOKEN, body), NOW), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn texts_follow_the_setting() {
+        let current = |c: &mut RobotConfig| c.keywords = vec!["alarm".into()];
+        assert_eq!(
+            outcome(&mut robot(current), &request(TOKEN, TEXT), NOW),
+            "310000 description:关键词不匹配;solution:请联系群管理员查看此机器人的关键词，\
+             并在发送的信息中包含此关键词;"
+        );
+        let body = r#"{"msgtype":"text","text":{}}"#;
+        assert_eq!(outcome(&mut robot(english), &request(TOKEN, body), NOW), "400202 miss param : text->content");
+    }
+
+    #[test]
+    fn shapes_are_refused_with_their_codes() {
+        let mut robot = robot(english);
+        for (body, expected) in [
+            (r#"{"msgtype":"empty"}"#, "400105 不支持的消息类型"),
+            (r#"{"msgtype":7}"#, "40035 不合法的参数 msgtype"),
+            (r#"{"msgtype":"text"}"#, "400201 miss param : text"),
+            (r#"{"msgtype":"link"}"#, "40035 缺少参数 link"),
+            (r#"{"msgtype":"text","text":{"content":"x"},"at":[]}"#, "40035 不合法的参数 at"),
+        ] {
+            assert_eq!(outcome(&mut robot, &request(TOKEN, body), NOW), expected, "{body}");
+        }
+    }
+
+    const TOO_FAST: &str = "130101 send too fast, exceed 20 times per minute";
+
+    #[test]
+    fn twenty_a_minute_then_ten_minutes_nothing() {
+        let mut robot = robot(|_| ());
+        let mut send = |query: &str, now: u64| outcome(&mut robot, &request(query, TEXT), now);
+        for n in 0..20 {
+            assert_eq!(send(TOKEN, NOW + n * 1_000), "ok", "{n}");
+        }
+        // Refused requests do not count, and the twenty-first waits until the first is a minute old.
+        assert_eq!(send("access_token=x", NOW + 59_000), "300005 token is not exist");
+        assert_eq!(send(TOKEN, NOW + 60_000), "ok");
+        let limited_at = NOW + 60_999;
+        assert_eq!(send(TOKEN, limited_at), TOO_FAST);
+        // The minute has long passed, the penalty has not; sending meanwhile does not prolong it.
+        assert_eq!(send(TOKEN, limited_at + 300_000), TOO_FAST);
+        assert_eq!(send(TOKEN, limited_at + 599_999), TOO_FAST);
+        assert_eq!(send("access_token=x", limited_at + 599_999), "300005 token is not exist");
+        assert_eq!(send(TOKEN, limited_at + 600_000), "ok");
+    }
+
+    #[test]
+    fn during_the_penalty_everything_is_too_fast() {
+        let mut robot = robot(|c| c.rate_limit = 1);
+        let once = r#"{"msgtype":"text","text":{"content":"x"},"msgUuid":"u"}"#;
+        assert_eq!(outcome(&mut robot, &request(TOKEN, once), NOW), "ok");
+        assert_eq!(outcome(&mut robot, &request(TOKEN, once), NOW), "again");
+        let too_fast = "130101 send too fast, exceed 1 times per minute";
+        for body in [TEXT, once, "not JSON", r#"{"msgtype":"empty"}"#] {
+            assert_eq!(outcome(&mut robot, &request(TOKEN, body), NOW), too_fast, "{body}");
+        }
+    }
+
+    #[test]
+    fn zero_is_no_limit() {
+        let mut robot = robot(|c| c.rate_limit = 0);
+        for _ in 0..100 {
+            assert_eq!(outcome(&mut robot, &request(TOKEN, TEXT), NOW), "ok");
+        }
+    }
+
+    #[test]
+    fn a_repeated_uuid_is_answered_and_not_posted() {
+        let mut robot = robot(|c| c.rate_limit = 0);
+        let with = |uuid: &str| format!(r#"{{"msgtype":"text","text":{{"content":"x"}},"msgUuid":"{uuid}"}}"#);
+        let mut send = |body: &str| outcome(&mut robot, &request(TOKEN, body), NOW);
+        assert_eq!(send(&with("a")), "ok");
+        assert_eq!(send(&with("a")), "again");
+        assert_eq!(send(&with("b")), "ok");
+        // A refused message leaves its key free, and no key is no key.
+        assert_eq!(send(r#"{"msgtype":"empty","msgUuid":"c"}"#), "400105 不支持的消息类型");
+        assert_eq!(send(&with("c")), "ok");
+        assert_eq!((send(&with("")), send(&with(""))), ("ok".into(), "ok".into()));
+        assert_eq!((send(TEXT), send(TEXT)), ("ok".into(), "ok".into()));
+        // Only so many are remembered.
+        for n in 0..MAX_UUIDS {
+            assert_eq!(send(&with(&n.to_string())), "ok");
+        }
+        assert_eq!(send(&with("a")), "ok");
+        assert_eq!(robot.uuids.known.len(), MAX_UUIDS);
+    }
+
+    #[test]
+    fn impossible_robots() {
+        let check = |change: fn(&mut RobotConfig)| {
+            let mut config = RobotConfig::default();
+            change(&mut config);
+            config.check().unwrap_err()
+        };
+        assert!(check(|c| c.access_token = Secret::new("")).contains("access token is empty"));
+        assert!(check(|c| c.secret = Some(Secret::new(""))).contains("secret is empty"));
+        assert!(check(|c| c.keywords = vec!["k".into(); 11]).contains("11 keywords"));
+        assert!(check(|c| c.keywords = vec![String::new()]).contains("keyword is empty"));
+    }
+
+    #[test]
+    fn debug_shows_no_token() {
+        let request = format!("{:?}", request("access_token=T0KEN", TEXT));
+        assert!(!request.contains("T0KEN"), "{request}");
+        let robot = format!("{:?}", robot(|c| c.secret = Some(Secret::new("T0KEN"))));
+        assert!(!robot.contains("T0KEN") && !robot.contains("simulated-access-token"), "{robot}");
+    }
+
+    /// Arbitrary text that often has the shape of a message.
+    fn arbitrary_body() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..200),
+            "[{}\\[\\]\",:a-z0-9]{0,80}".prop_map(String::into_bytes),
+            ("(text|link|markdown|actionCard|feedCard|empty)", "[ -~\u{0}-\u{20}é你]{0,20}", "[0-9\\[\\]{}\"]{0,5}")
+                .prop_map(|(msgtype, text, junk)| {
+                    let content = serde_json::json!({"content": text, "title": text, "text": text,
+                        "messageUrl": text, "btns": [{"title": text, "actionURL": text}],
+                        "links": [{"title": text, "messageURL": text, "picURL": text}]});
+                    format!("{{\"msgtype\":{msgtype:?},{msgtype:?}:{content}}}{junk}").into_bytes()
+                }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(
+            method in "POST|GET|.{0,5}", content_type in proptest::option::of("application/json|.{0,20}"),
+            query in "(access_token=simulated-access-token)?[ -~é]{0,60}", body in arbitrary_body(),
+            now: u64, secret in proptest::option::of(".{1,9}"), keyword in proptest::option::of(".{1,3}"),
+        ) {
+            let mut robot = robot(|c| {
+                c.secret = secret.map(Secret::new);
+                c.keywords = keyword.into_iter().collect();
+                c.rate_limit = 1;
+            });
+            let peer = [127, 0, 0, 1].into();
+            let request = Received { method: &method, content_type: content_type.as_deref(), query: &query, body: &body, peer };
+            for _ in 0..3 {
+                if let Verdict::Accepted(posted) = robot.receive(&request, now) {
+                    prop_assert!(posted.shown.chars().all(|c| c == '\n' || !c.is_control()), "{:?}", posted.shown);
+                    prop_assert_eq!(posted.message.get().as_bytes(), body.trim_ascii());
+                }
+            }
+        }
+
+        #[test]
+        fn another_secret_never_signs(
+            ours in ".{1,40}", theirs in ".{1,40}", skew in -3_600_000i64..=3_600_000, body in arbitrary_body(),
+        ) {
+            let timestamp = NOW.saturating_add_signed(skew);
+            let mut robot = robot(|c| c.secret = Some(Secret::new(ours.clone())));
+            let query = signed(&theirs, timestamp);
+            let request = Received { body: &body, ..request(&query, "") };
+            let accepted = matches!(robot.receive(&request, NOW), Verdict::Accepted(_));
+            prop_assert!(!accepted || ours == theirs);
+            let request = Received { body: TEXT.as_bytes(), ..request };
+            let accepted = matches!(robot.receive(&request, NOW), Verdict::Accepted(_) );
+            prop_assert!(!accepted || ours == theirs);
+        }
+    }
+}

@@ -1,0 +1,591 @@
+//! The simulator's edge: sockets, HTTP, the clock, and the faults that strike there.
+//!
+//! HTTP/1.1 only, because a reset and half a body are events of one connection there. Everything that a
+//! client could make grow is bounded: connections, headers, bodies, messages and time.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::fault::{self, Fault, Times};
+use super::refusal::Refusal;
+use super::robot::{Received, Robot, Verdict};
+use super::{Config, Message, Stats};
+
+/// The largest body that is read at all; the robot's own limit is far below.
+const MAX_REQUEST_BODY: usize = 1024 * 1024;
+/// How many messages are kept.
+const MAX_MESSAGES: usize = 10_000;
+/// How many connections are open at once; the next ones wait.
+const MAX_CONNECTIONS: usize = 1_024;
+/// How long a client may take for its TLS handshake, and for its body.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client may take for a request's head; an idle connection is closed after it too.
+const HEAD_PATIENCE: Duration = Duration::from_secs(60);
+/// How long requests in progress may take when the simulator stops.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What all connections share.
+pub(super) struct Shared {
+    config: Config,
+    state: Mutex<State>,
+    /// Held while a message is decided about and handed to `on_message`, so that messages come in order and
+    /// the callback may still read `state`.
+    delivery: Mutex<()>,
+}
+
+struct State {
+    robot: Robot,
+    messages: VecDeque<Message>,
+    sequence: u64,
+    fault: Option<(Fault, Times)>,
+    stats: Stats,
+}
+
+/// A thread that panicked while it held the lock leaves counters and messages that are still good to read.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(super) fn new(config: Config) -> Self {
+        let state = State {
+            robot: Robot::new(config.robot.clone()),
+            messages: VecDeque::new(),
+            sequence: 0,
+            fault: None,
+            stats: Stats::default(),
+        };
+        Self { config, state: Mutex::new(state), delivery: Mutex::new(()) }
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn messages(&self) -> Vec<Message> {
+        lock(&self.state).messages.iter().cloned().collect()
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        lock(&self.state).stats.clone()
+    }
+
+    pub(super) fn set_fault(&self, fault: Option<(Fault, Times)>) {
+        lock(&self.state).fault = fault;
+    }
+
+    /// Counts a request to the robot and takes the fault that it meets, if any.
+    fn take_fault(&self) -> Option<Fault> {
+        let mut state = lock(&self.state);
+        state.stats.requests += 1;
+        let (fault, times) = state.fault.take()?;
+        state.stats.faults += 1;
+        state.fault = times.less_one().map(|times| (fault.clone(), times));
+        Some(fault)
+    }
+
+    /// Lets the robot decide and, if it accepts, shows the message. Code and text of the answer.
+    fn receive(&self, request: &Received<'_>) -> Refusal {
+        let _delivery = lock(&self.delivery);
+        let now = (self.config.clock)();
+        let (answer, shown) = self.decide(request, now);
+        if let (Some(message), Some(on_message)) = (shown, &self.config.on_message) {
+            on_message(&message);
+        }
+        answer
+    }
+
+    fn decide(&self, request: &Received<'_>, now: u64) -> (Refusal, Option<Message>) {
+        let ok = || Refusal { errcode: 0, errmsg: "ok".into() };
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        match state.robot.receive(request, now) {
+            Verdict::Accepted(posted) => {
+                state.stats.accepted += 1;
+                state.sequence += 1;
+                if state.messages.len() >= MAX_MESSAGES {
+                    state.messages.pop_front();
+                }
+                let message = Message {
+                    sequence: state.sequence,
+                    received_at: now,
+                    msgtype: posted.msgtype,
+                    message: posted.message,
+                    msg_uuid: posted.msg_uuid,
+                    shown: posted.shown,
+                    signed: posted.signed,
+                };
+                state.messages.push_back(message.clone());
+                (ok(), Some(message))
+            }
+            Verdict::Repeated => {
+                state.stats.repeated += 1;
+                (ok(), None)
+            }
+            Verdict::Rejected(refusal) => {
+                *state.stats.rejected.entry(refusal.errcode).or_default() += 1;
+                (refusal, None)
+            }
+        }
+    }
+}
+
+/// As it stands in the simulator's URL.
+pub(super) fn scheme(config: &Config) -> &'static str {
+    if config.tls.is_some() { "https" } else { "http" }
+}
+
+/// Accepts connections until `stop` changes or its sender is gone.
+pub(super) async fn run(
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    shared: Arc<Shared>,
+    mut stop: watch::Receiver<()>,
+) {
+    let tls = tls.map(TlsAcceptor::from);
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Dropping it ends its tasks: no connection outlives this function.
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let next = async { (permits.clone().acquire_owned().await, listener.accept().await) };
+        let (permit, accepted) = tokio::select! {
+            _ = stop.changed() => break,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                lock(&shared.state).stats.connections += 1;
+                let serving = connection(stream, peer, tls.clone(), shared.clone(), stop.clone());
+                connections.spawn(async move {
+                    let _permit = permit;
+                    serving.await;
+                });
+            }
+            Err(error) => {
+                // Usually too many open files: some will be closed.
+                tracing::warn!(%error, "the simulator cannot accept a connection");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+    stop: watch::Receiver<()>,
+) {
+    // Without it half an answer could wait for the other half.
+    let _ = stream.set_nodelay(true);
+    let reset = Arc::new(AtomicBool::new(false));
+    let stream = Resettable { stream, reset: reset.clone() };
+    let client = Arc::new(Client { shared, peer: peer.ip(), reset, stop: stop.clone() });
+    match tls {
+        None => serve(stream, client, stop).await,
+        Some(acceptor) => match timeout(PATIENCE, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => serve(stream, client, stop).await,
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake with the simulator failed"),
+            Err(_) => tracing::debug!(%peer, "TLS handshake with the simulator took too long"),
+        },
+    }
+}
+
+async fn serve<S>(stream: S, client: Arc<Client>, mut stop: watch::Receiver<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let client = client.clone();
+        async move { client.answer(request).await }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = stop.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the simulator ended early");
+    }
+}
+
+/// One connection.
+struct Client {
+    shared: Arc<Shared>,
+    peer: IpAddr,
+    /// Tells [`Resettable`] how to end.
+    reset: Arc<AtomicBool>,
+    stop: watch::Receiver<()>,
+}
+
+impl Client {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Payload>, NoAnswer> {
+        let method = request.method();
+        match request.uri().path() {
+            "/robot/send" => self.robot(request).await,
+            "/messages" if method == Method::GET => {
+                let state = lock(&self.shared.state);
+                Ok(match serde_json::to_string(&state.messages) {
+                    Ok(messages) => json(StatusCode::OK, messages),
+                    Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+                })
+            }
+            "/messages" if method == Method::DELETE => {
+                lock(&self.shared.state).messages.clear();
+                Ok(empty(StatusCode::NO_CONTENT))
+            }
+            "/messages" => Ok(not_allowed("GET, DELETE")),
+            "/fault" if method == Method::PUT => Ok(self.order_fault(request.into_body()).await),
+            "/fault" => Ok(not_allowed("PUT")),
+            "/stats" if method == Method::GET => Ok(match serde_json::to_string(&self.shared.stats()) {
+                Ok(stats) => json(StatusCode::OK, stats),
+                Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+            }),
+            "/stats" => Ok(not_allowed("GET")),
+            _ => Ok(failed(
+                StatusCode::NOT_FOUND,
+                "there are POST /robot/send, GET and DELETE /messages, PUT /fault, GET /stats",
+            )),
+        }
+    }
+
+    async fn robot(&self, request: Request<Incoming>) -> Result<Response<Payload>, NoAnswer> {
+        let (head, body) = request.into_parts();
+        // Also before a fault: a client that is still sending would see another failure than the one meant.
+        let body = match read(body).await {
+            Ok(body) => body,
+            Err(unread) => return Ok(unread.answer()),
+        };
+        let fault = self.shared.take_fault();
+        if let Some(fault) = &fault {
+            // The name alone: a fault's value may be anything.
+            tracing::debug!(reaches_robot = fault.reaches_robot(), "the simulator fails as ordered");
+        }
+        let receive = || {
+            let answer = self.shared.receive(&Received {
+                method: head.method.as_str(),
+                content_type: head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()),
+                query: head.uri.query().unwrap_or_default(),
+                body: &body,
+                peer: self.peer,
+            });
+            tracing::debug!(errcode = answer.errcode, "the simulated robot answers");
+            answer
+        };
+        let ok = StatusCode::OK;
+        Ok(match fault {
+            None => result(&receive()),
+            Some(Fault::Delay(delay)) => {
+                let answer = receive();
+                self.wait(delay).await;
+                result(&answer)
+            }
+            Some(Fault::Reset) => {
+                receive();
+                return Err(self.reset());
+            }
+            Some(Fault::HalfBody) => {
+                let Refusal { errcode, errmsg } = receive();
+                half(fault::result(errcode, &errmsg))
+            }
+            Some(Fault::StringErrcode) => {
+                let Refusal { errcode, errmsg } = receive();
+                json(ok, fault::string_result(errcode, &errmsg))
+            }
+            Some(Fault::Html) => typed(ok, "text/html; charset=utf-8", fault::PAGE),
+            Some(Fault::Throttled) => json(ok, fault::throttled()),
+            Some(Fault::Status(status)) => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                json(status, fault::result(0, "ok"))
+            }
+            Some(Fault::Redirect(location)) => {
+                let mut answer = empty(StatusCode::TEMPORARY_REDIRECT);
+                match HeaderValue::from_str(&location) {
+                    Ok(location) => {
+                        answer.headers_mut().insert(LOCATION, location);
+                        answer
+                    }
+                    Err(_) => failed(StatusCode::INTERNAL_SERVER_ERROR, "the fault's location fits in no header"),
+                }
+            }
+            Some(Fault::Oversized) => json(ok, fault::oversized()),
+            Some(Fault::Empty) => empty(ok),
+            Some(Fault::MissingErrcode) => json(ok, r#"{"errmsg":"ok"}"#.to_owned()),
+            Some(Fault::Rejected { errcode, errmsg }) => json(ok, fault::result(errcode, &errmsg)),
+            Some(Fault::Echo) => {
+                let host = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+                let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+                result(&fault::echo(&format!("{}://{host}{target}", scheme(&self.shared.config)), &body))
+            }
+            Some(Fault::Hang) => {
+                // Ends earlier when the client leaves: the connection then drops this future.
+                self.wait(fault::LONGEST).await;
+                return Err(self.reset());
+            }
+        })
+    }
+
+    async fn order_fault(&self, body: Incoming) -> Response<Payload> {
+        /// The body of `PUT /fault`.
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Order {
+            fault: Option<Fault>,
+            times: Option<Times>,
+        }
+        let body = match read(body).await {
+            Ok(body) => body,
+            Err(unread) => return unread.answer(),
+        };
+        match serde_json::from_slice::<Order>(&body) {
+            Ok(Order { fault, times }) => {
+                self.shared.set_fault(fault.map(|fault| (fault, times.unwrap_or(Times::ONCE))));
+                empty(StatusCode::NO_CONTENT)
+            }
+            Err(error) => failed(
+                StatusCode::BAD_REQUEST,
+                &format!("{error}; write for example {{\"fault\":\"status=503\",\"times\":2}} or {{\"fault\":null}}"),
+            ),
+        }
+    }
+
+    /// Waits, but not when the simulator stops.
+    async fn wait(&self, time: Duration) {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            () = sleep(time) => {}
+            _ = stop.changed() => {}
+        }
+    }
+
+    fn reset(&self) -> NoAnswer {
+        self.reset.store(true, Ordering::Relaxed);
+        NoAnswer
+    }
+}
+
+/// Tells hyper to drop the connection without an answer.
+#[derive(Debug)]
+struct NoAnswer;
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("reset as ordered")
+    }
+}
+
+impl std::error::Error for NoAnswer {}
+
+/// Why a body could not be read.
+enum Unread {
+    TooLong,
+    TooSlow,
+    Broken,
+}
+
+impl Unread {
+    /// What follows on the connection is the rest of the body, so it ends with this answer.
+    fn answer(self) -> Response<Payload> {
+        let mut answer = match self {
+            Self::TooLong => failed(StatusCode::PAYLOAD_TOO_LARGE, "the simulator reads bodies of at most 1 MiB"),
+            Self::TooSlow => failed(StatusCode::REQUEST_TIMEOUT, "the body took more than 30 seconds"),
+            Self::Broken => failed(StatusCode::BAD_REQUEST, "the body ended early or is not framed correctly"),
+        };
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        answer
+    }
+}
+
+async fn read(mut body: Incoming) -> Result<Bytes, Unread> {
+    let all = async {
+        let mut read = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
+            if read.len() + data.len() > MAX_REQUEST_BODY {
+                return Err(Unread::TooLong);
+            }
+            read.extend_from_slice(&data);
+        }
+        Ok(read.freeze())
+    };
+    timeout(PATIENCE, all).await.unwrap_or(Err(Unread::TooSlow))
+}
+
+fn result(answer: &Refusal) -> Response<Payload> {
+    json(StatusCode::OK, fault::result(answer.errcode, &answer.errmsg))
+}
+
+fn json(status: StatusCode, body: String) -> Response<Payload> {
+    typed(status, "application/json", body)
+}
+
+fn failed(status: StatusCode, error: &str) -> Response<Payload> {
+    json(status, serde_json::json!({ "error": error }).to_string())
+}
+
+fn not_allowed(methods: &'static str) -> Response<Payload> {
+    let mut answer = failed(StatusCode::METHOD_NOT_ALLOWED, &format!("this path takes {methods}"));
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    answer
+}
+
+fn empty(status: StatusCode) -> Response<Payload> {
+    let mut answer = Response::new(Payload::Whole(Bytes::new()));
+    *answer.status_mut() = status;
+    answer
+}
+
+fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Payload> {
+    let mut answer = Response::new(Payload::Whole(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+/// The head of the whole body with the first half of it.
+fn half(body: String) -> Response<Payload> {
+    let full_length = body.len();
+    let mut first = Bytes::from(body);
+    first.truncate(full_length / 2);
+    let mut answer = Response::new(Payload::Half(first));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(full_length));
+    answer
+}
+
+/// A response's body.
+enum Payload {
+    /// All of it.
+    Whole(Bytes),
+    /// Data to send before the connection ends.
+    Half(Bytes),
+    /// The data is handed over and has to leave before the failure: hyper writes what it has while a body
+    /// has nothing more at the moment.
+    Flushing,
+    /// The failure.
+    Broken,
+}
+
+impl Body for Payload {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match &mut *self {
+            Self::Whole(data) if data.is_empty() => Poll::Ready(None),
+            Self::Whole(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+            Self::Half(data) => {
+                let data = std::mem::take(data);
+                *self = Self::Flushing;
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Self::Flushing => {
+                *self = Self::Broken;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Self::Broken => Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(data) if data.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(data) => SizeHint::with_exact(data.len() as u64),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+/// A connection that can end with a TCP reset.
+struct Resettable {
+    stream: TcpStream,
+    reset: Arc<AtomicBool>,
+}
+
+impl Drop for Resettable {
+    fn drop(&mut self) {
+        if self.reset.load(Ordering::Relaxed) {
+            // Closing discards what is unsent and sends RST. If it cannot be set, closing alone is as abrupt.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Resettable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Resettable {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
