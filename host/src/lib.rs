@@ -1,1 +1,3 @@
 //! Runs the DingTalk binding component.
+
+pub mod resources;
