@@ -168,44 +168,14 @@ pub enum ResourceError {
         /// Line of the second entry.
         second_line: u64,
     },
-    /// An `envRef` yields nothing.
-    #[error("property {property:?} (line {line}): the environment variable {variable:?} {reason}")]
-    EnvRef {
-        /// The property that needs it.
-        property: String,
-        /// Line of the property.
-        line: u64,
-        /// The variable's name.
-        variable: String,
-        /// Why, and what to do.
-        reason: String,
-    },
-    /// A `secretKeyRef` leads to no store.
+    /// An `envRef` or `secretKeyRef` yields nothing.
     #[error("property {property:?} (line {line}): {reason}")]
-    SecretKeyRef {
+    Unresolved {
         /// The property that needs it.
         property: String,
         /// Line of the property.
         line: u64,
-        /// Why, and what to do.
-        reason: String,
-    },
-    /// A `secretKeyRef` yields nothing.
-    #[error(
-        "property {property:?} (line {line}): secret {name:?}, key {key:?}, of the secret store {store:?} {reason}"
-    )]
-    Secret {
-        /// The property that needs it.
-        property: String,
-        /// Line of the property.
-        line: u64,
-        /// Name of the store component.
-        store: String,
-        /// The secret's name.
-        name: String,
-        /// The secret's key, by default its name.
-        key: String,
-        /// Why, and what to do.
+        /// Which variable, or which store, secret and key; why it yields nothing, and what to do.
         reason: String,
     },
     /// `{podName}` without a pod name; begins with Dapr's text.
@@ -450,7 +420,11 @@ fn resolve(
     };
     let mut properties = Vec::with_capacity(items.len());
     for item in items {
-        let value = fetch(item, store, stores, context)?;
+        let value = fetch(item, store, stores, context.env).map_err(|reason| ResourceError::Unresolved {
+            property: item.name.clone(),
+            line: item.line,
+            reason,
+        })?;
         let value = templates::expand(value.expose().to_owned(), values, Uuid::new_v4)
             .map_err(|templates::NoPodName| ResourceError::PodName { property: item.name.clone() })?;
         properties.push((item.name.clone(), Secret::new(value)));
@@ -459,57 +433,47 @@ fn resolve(
 }
 
 /// The value of one item before templates. Dapr's precedence: an `envRef` counts where there is no value, and
-/// a `secretKeyRef` replaces a value.
+/// a `secretKeyRef` replaces a value. The error is meant to follow the property's name.
 fn fetch(
     item: &Item,
     store: Option<&str>,
     stores: Option<&Stores>,
-    context: &Context<'_>,
-) -> Result<Secret, ResourceError> {
-    let (property, line) = (item.name.clone(), item.line);
+    environment: Environment<'_>,
+) -> Result<Secret, String> {
     if item.value.is_none()
         && let Some(variable) = &item.env_ref
     {
-        return environment::env_ref(variable, context.env).map_err(|reason| ResourceError::EnvRef {
-            property,
-            line,
-            variable: variable.clone(),
-            reason,
-        });
+        return environment::env_ref(variable, environment)
+            .map_err(|reason| format!("the environment variable {variable:?} {reason}"));
     }
     let Some(reference) = &item.secret_key_ref else {
         return Ok(item.value.clone().unwrap_or_else(|| Secret::new("")));
     };
-    let refuse = |reason: String| Err(ResourceError::SecretKeyRef { property: property.clone(), line, reason });
-    let Some(name) = &reference.name else {
-        return refuse("its secretKeyRef has no name; add the name of the secret".into());
-    };
-    let Some(stores) = stores else {
-        return refuse("a secret store's own metadata cannot use secretKeyRef; use value or envRef".into());
-    };
-    let Some(store) = store else {
-        return refuse(format!(
-            "it refers to the secret {name:?}, but the component names no secret store; add \"auth: {{secretStore: <name of a secret store component>}}\""
-        ));
-    };
-    let reason = match stores.get(store) {
+    let name = reference.name.as_deref().ok_or("its secretKeyRef has no name; add the name of the secret")?;
+    let stores = stores.ok_or("a secret store's own metadata cannot use secretKeyRef; use value or envRef")?;
+    let store = store.ok_or_else(|| {
+        format!(
+            "it refers to the secret {name:?}, but the component names no secret store; add \"auth: {{secretStore: \
+             <name of a secret store component>}}\""
+        )
+    })?;
+    let opened = match stores.get(store) {
+        Some(Ok(opened)) => opened,
+        Some(Err(reason)) => return Err(format!("the secret store {store:?} {reason}")),
         None => {
             let known: Vec<String> = stores.keys().map(|name| format!("{name:?}")).collect();
-            let known =
-                if known.is_empty() { "there is none".into() } else { format!("there are: {}", known.join(", ")) };
-            return refuse(format!(
-                "the secret store {store:?} (auth.secretStore) does not exist for this application; {known}"
+            return Err(format!(
+                "the secret store {store:?} (auth.secretStore) does not exist for this application; {}",
+                if known.is_empty() { "there is none".into() } else { format!("there are: {}", known.join(", ")) }
             ));
         }
-        Some(Err(reason)) => return refuse(format!("the secret store {store:?} {reason}")),
-        Some(Ok(opened)) => match opened.get(name, reference.key.as_deref(), context.env) {
-            Ok(secret) => return Ok(secret),
-            Err(reason) => reason,
-        },
     };
-    let key = reference.key.as_ref().unwrap_or(name).clone();
-    Err(ResourceError::Secret { property, line, store: store.to_owned(), name: name.clone(), key, reason })
+    let key = reference.key.as_deref();
+    opened.get(name, key, environment).map_err(|reason| {
+        format!("secret {name:?}, key {:?}, of the secret store {store:?} {reason}", key.unwrap_or(name))
+    })
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 mod tests;

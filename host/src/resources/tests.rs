@@ -411,9 +411,9 @@ fn other_types_are_a_warning() {
 #[test]
 fn documents_that_are_no_component() {
     for (text, error) in [
-        ("a: 1\n---\n  b: [\n", "b.yaml:4:1: "),
+        ("a: 1\n---\n  b: [\n", "b.yaml:3:6: not valid YAML: unclosed bracket '['; correct it"),
         ("- a\n", "b.yaml:1:1: a document must be a mapping"),
-        (&component("", "spec: {type: x}"), "b.yaml:4:8: metadata.name is missing; give the component a name"),
+        (&component("", "spec: {type: x}"), "b.yaml:4:7: metadata.name is missing; give the component a name"),
         (&component("a/b", "spec: {type: x}"), "b.yaml:4:9: metadata.name may not contain \"/\" or \"%\""),
         (&component("a%b", "spec: {type: x}"), "b.yaml:4:9: metadata.name may not contain \"/\" or \"%\""),
         (&component(".", "spec: {type: x}"), "b.yaml:4:9: metadata.name may not be \".\" or \"..\""),

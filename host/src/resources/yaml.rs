@@ -77,10 +77,12 @@ fn explain(error: &Error) -> Mistake {
     let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
     let reason = match error.without_snippet() {
         // The parser's own texts are fixed; they name characters of the syntax only.
-        Error::ExternalMessage { msg, .. } => msg.as_str(),
-        Error::Eof { .. } => "the file ends in the middle of a value",
+        Error::ExternalMessage { msg, .. } => &format!("not valid YAML: {msg}; correct it"),
+        Error::Eof { .. } => "the file ends in the middle of a value; complete it",
         Error::DuplicateMappingKey { .. } => "this key occurs twice in its mapping; remove one",
-        Error::UnknownAnchor { .. } => "this alias refers to an anchor that is not defined above",
+        Error::UnknownAnchor { .. } => {
+            "this alias refers to an anchor that is not defined above; put a text that begins with * into quotes"
+        }
         Error::Budget { .. }
         | Error::AliasError { .. }
         | Error::AliasReplayLimitExceeded { .. }
@@ -89,11 +91,11 @@ fn explain(error: &Error) -> Mistake {
         | Error::AliasReplayCounterOverflow { .. } => {
             "too many nodes, levels or aliases for component files; write the values out, in several files if necessary"
         }
-        Error::RecursiveReferencesRequireWeakTypes { .. } => "this alias contains itself",
+        Error::RecursiveReferencesRequireWeakTypes { .. } => "this alias contains itself; write the value out",
         Error::InvalidScalar { .. } | Error::TaggedScalarCannotDeserializeIntoString { .. } => {
             "the value does not fit its tag; remove the tag"
         }
-        _ => "cannot be read as YAML",
+        _ => "cannot be read as YAML; correct it",
     };
     Mistake { line, column, reason: reason.to_owned() }
 }
@@ -226,6 +228,7 @@ impl<'de> Visitor<'de> for AnyNode {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
