@@ -4,6 +4,7 @@
 pub mod api;
 pub mod bindings;
 pub mod cli;
+pub mod clock;
 pub mod egress;
 pub mod resources;
 pub mod sandbox;

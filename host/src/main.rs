@@ -1,3 +1,7 @@
 //! The `dingtalk-host` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dingtalk_host::cli::main()
+}

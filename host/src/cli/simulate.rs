@@ -10,6 +10,8 @@ use clap::Args;
 use clap::builder::{StringValueParser, TypedValueParser};
 use dingtalk_binding::secret::Secret;
 
+use super::logging::{LogArgs, LogLevel};
+use super::signals::Ended;
 use crate::simulator::fault::{Fault, Times};
 use crate::simulator::refusal::ErrorTexts;
 use crate::simulator::robot::{AddressRange, RobotConfig};
@@ -58,6 +60,8 @@ pub struct SimulateArgs {
     /// PEM file with the certificate's key.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 /// Why the simulator did not start or ended.
@@ -86,6 +90,7 @@ pub enum Error {
 
 /// Runs until SIGINT or SIGTERM.
 pub async fn run(args: SimulateArgs) -> Result<(), Error> {
+    args.log.start(LogLevel::Warn);
     let fault = args.fault.clone().map(|fault| (fault, args.fault_times));
     // Before the first message can come, so that no signal is missed.
     let ended = Ended::new().map_err(Error::Signal)?;
@@ -141,42 +146,7 @@ fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// The signals that end the simulator.
-struct Ended {
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Ended {
-    #[cfg(unix)]
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    #[cfg(unix)]
-    async fn wait(mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn new() -> io::Result<Self> {
-        Ok(Self {})
-    }
-
-    #[cfg(not(unix))]
-    async fn wait(self) {
-        let _ = tokio::signal::ctrl_c().await;
-    }
-}
-
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
     use clap::Parser;

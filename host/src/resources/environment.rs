@@ -47,7 +47,6 @@ pub(super) fn read(name: &str, environment: Environment<'_>) -> Result<Secret, S
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use super::*;
 

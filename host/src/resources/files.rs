@@ -25,7 +25,6 @@ pub(super) fn read(path: &Path) -> Result<(String, Metadata), String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use super::*;
 

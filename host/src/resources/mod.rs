@@ -202,13 +202,22 @@ pub fn load_dirs(paths: &[PathBuf], context: &Context<'_>) -> Result<Resources, 
     load(&files, context)
 }
 
-/// Loads one file, whatever its name; otherwise as [`load_dirs`].
+/// Loads the bindings of one file, whatever its name. Secret stores are looked for in that file and in the
+/// directories `stores`.
 ///
 /// # Errors
 ///
 /// As [`load_dirs`].
-pub fn load_file(path: &Path, context: &Context<'_>) -> Result<Resources, LoadError> {
-    load(&[path.to_owned()], context)
+pub fn load_file(path: &Path, stores: &[PathBuf], context: &Context<'_>) -> Result<Resources, LoadError> {
+    let mut files = vec![path.to_owned()];
+    let itself = path.canonicalize().ok();
+    for dir in stores {
+        files.extend(yaml_files(dir)?.into_iter().filter(|file| file.canonicalize().ok() != itself));
+    }
+    let mut resources = load(&files, context)?;
+    resources.bindings.retain(|binding| binding.source.file == path);
+    resources.failures.retain(|failure| failure.source.file == path);
+    Ok(resources)
 }
 
 fn yaml_files(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
@@ -475,5 +484,4 @@ fn fetch(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 mod tests;

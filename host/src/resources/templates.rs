@@ -38,7 +38,6 @@ pub(super) fn expand(text: String, values: Values<'_>, mut uuid: impl FnMut() ->
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

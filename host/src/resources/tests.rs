@@ -457,7 +457,7 @@ fn directories_and_files_that_cannot_be_read() {
         "missing cannot be read as a directory: No such file or directory (os error 2); create it or name another one"
     );
     assert_eq!(
-        dir.relative(load_file(&missing, &context).unwrap_err()),
+        dir.relative(load_file(&missing, &[], &context).unwrap_err()),
         "missing cannot be read: No such file or directory (os error 2)"
     );
     #[cfg(unix)]
@@ -477,7 +477,7 @@ fn files_in_the_order_of_their_names() {
     let names: Vec<String> = dir.load().unwrap().bindings.into_iter().map(|found| found.name).collect();
     assert_eq!(names, ["two", "three", "four", "one"]);
     let context = Context { app_id: "shop", namespace: None, env: &|_| None };
-    assert_eq!(load_file(&dir.0.path().join("a.yml"), &context).unwrap().bindings.len(), 2);
+    assert_eq!(load_file(&dir.0.path().join("a.yml"), &[], &context).unwrap().bindings.len(), 2);
 }
 
 /// Everything a load says, in one text.

@@ -18,6 +18,7 @@ use wasmtime_wasi_http::p2::bindings::http::{outgoing_handler, types};
 use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView};
 use wasmtime_wasi_io::IoView;
 
+use crate::clock::Clock;
 use crate::egress::Egress;
 
 mod contract;
@@ -32,12 +33,12 @@ pub struct Limits {
     pub instances: u32,
     /// Calls of one binding that run at once, so that one robot whose server hangs cannot take every slot.
     pub instances_per_binding: usize,
-    /// Linear memory of one call. A message of 4 MiB, the largest that the API takes, is held four times on
-    /// its way.
+    /// Linear memory of one call; see [`Limits::for_messages_of`].
     pub memory: usize,
     /// Instructions of one call. A usual message takes 60,000, one of 4 MiB some 250 million.
     pub fuel: u64,
-    /// Bytes that one call may make the host copy in or out.
+    /// Bytes that the component may hand to the host in one function call. It writes a message in pieces of
+    /// 1 MiB.
     pub hostcall_bytes: usize,
     /// Handles to host resources that one call may hold. The component holds a dozen.
     pub handles: usize,
@@ -53,10 +54,19 @@ impl Default for Limits {
             instances_per_binding: 64,
             memory: 32 << 20,
             fuel: 2_000_000_000,
-            hostcall_bytes: 64 << 20,
+            hostcall_bytes: 2 << 20,
             handles: 64,
             grace: Duration::from_secs(5),
         }
+    }
+}
+
+impl Limits {
+    /// The default limits, with the memory that messages of up to `size` bytes need: a message is held some
+    /// six times on its way (as received, as text, as members, as body, and growing buffers of those).
+    pub fn for_messages_of(size: usize) -> Self {
+        let default = Self::default();
+        Self { memory: default.memory.max(size.saturating_mul(8)), ..default }
     }
 }
 
@@ -109,17 +119,6 @@ pub struct Tenant {
     egress: Egress,
     timeout: Duration,
     slots: Semaphore,
-}
-
-/// Gives the time in milliseconds since the Unix epoch.
-pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
-
-/// The system's clock.
-pub fn system_clock() -> Clock {
-    Arc::new(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-    })
 }
 
 impl Sandbox {

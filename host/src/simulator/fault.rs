@@ -245,7 +245,6 @@ pub(crate) fn echo(url: &str, body: &[u8]) -> Refusal {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -286,7 +286,6 @@ fn switch(card: &Map<String, Value>, name: &str) -> Result<bool, Reason> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use super::*;
     use serde_json::json;

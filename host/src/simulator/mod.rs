@@ -22,7 +22,6 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::pem::PemObject;
@@ -34,12 +33,11 @@ use tokio::task::JoinHandle;
 
 use dingtalk_binding::secret::Secret;
 
+use crate::clock::{self, Clock};
+
 use fault::{Fault, Times};
 use robot::RobotConfig;
 use server::Shared;
-
-/// Milliseconds since the Unix epoch, from wherever a test wants them.
-pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// Called with every message that the group sees, in the order of their sequence.
 pub type OnMessage = Arc<dyn Fn(&Message) + Send + Sync>;
@@ -66,7 +64,7 @@ impl Default for Config {
             address: (Ipv4Addr::LOCALHOST, 0).into(),
             robot: RobotConfig::default(),
             tls: None,
-            clock: Arc::new(system_time),
+            clock: clock::system(),
             on_message: None,
         }
     }
@@ -80,11 +78,6 @@ impl fmt::Debug for Config {
             .field("tls", &self.tls.is_some())
             .finish_non_exhaustive()
     }
-}
-
-fn system_time() -> u64 {
-    // Before 1970 is no time at which a signature is valid.
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A server's certificate with its key, in PEM.

@@ -343,7 +343,6 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
     use dingtalk_binding::endpoint::SentSignature;

@@ -1,5 +1,4 @@
 //! The simulator over real sockets: what a client sees of each fault, byte for byte, and what the group sees.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::io;
 use std::sync::Mutex;

@@ -1,0 +1,54 @@
+//! From component files to bindings that run: what `serve`, `invoke` and `demo` share.
+
+use std::env;
+
+use crate::bindings::{Bindings, InitError};
+use crate::clock;
+use crate::egress::Proxies;
+use crate::resources::{Context, Resources};
+use crate::sandbox::{Limits, PrepareError, Sandbox};
+
+/// A start that must not go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    #[error("{0}; set spec.ignoreErrors to start without this binding")]
+    Resource(String),
+    #[error("{0}; set spec.ignoreErrors to start without this binding")]
+    Init(#[from] InitError),
+}
+
+/// Calls `read` with the process's own environment.
+pub(super) fn with_context<T>(app_id: &str, read: impl FnOnce(&Context<'_>) -> T) -> T {
+    let variable = |name: &str| env::var(name).ok();
+    let namespace = variable("NAMESPACE");
+    read(&Context { app_id, namespace: namespace.as_deref(), env: &variable })
+}
+
+/// Prepares the sandbox and initialises every binding. One that fails stops the start, unless it says
+/// `ignoreErrors`.
+pub(super) async fn bindings(resources: Resources, limits: Limits) -> Result<Bindings, StartError> {
+    let Resources { bindings, failures, warnings } = resources;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    for failure in failures {
+        if !failure.ignore_errors {
+            return Err(StartError::Resource(failure.to_string()));
+        }
+        tracing::error!("{failure}");
+    }
+    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system())?;
+    let mut loaded = Bindings::new(sandbox);
+    let proxies = Proxies::from_env();
+    for binding in bindings {
+        let (name, ignore_errors) = (binding.name.clone(), binding.ignore_errors);
+        match loaded.add(binding, &proxies).await {
+            Ok(()) => tracing::info!(binding = name, "component loaded"),
+            Err(error) if ignore_errors => tracing::error!("{error}"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(loaded)
+}
