@@ -34,6 +34,8 @@ fn build() -> Result<()> {
     let component = wit_component::ComponentEncoder::default()
         .reject_legacy_names(false)
         .validate(true)
+        // Names of the component's inner parts: 6 KB that only a debugger reads.
+        .debug_names(false)
         .module(&module)
         .and_then(|encoder| encoder.encode())
         .map_err(|error| format!("the compiled module does not make a component: {error:#}"))?;
@@ -64,11 +66,26 @@ fn compile(root: &Path, target_dir: &Path) -> Result<()> {
         }
     }
     cargo.arg("--").arg(format!("-Clink-arg=-zstack-size={STACK_BYTES}"));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", remapped(root).join("\x1f"));
     let output = cargo.output().map_err(|error| format!("cannot run {}: {error}", toolchain.cargo.display()))?;
     if output.status.success() {
         return Ok(());
     }
     Err(format!("the component does not compile:\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Panic messages name source files. Without this the component would carry the paths of the machine that
+/// built it, and be another one on every machine.
+fn remapped(root: &Path) -> Vec<String> {
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    let mut flags = vec![format!("--remap-path-prefix={}=.", root.display())];
+    let registry = home.map(|home| home.join("registry/src"));
+    for index in registry.iter().flat_map(fs::read_dir).flatten().flatten() {
+        flags.push(format!("--remap-path-prefix={}=deps", index.path().display()));
+    }
+    flags
 }
 
 /// A compiler that can produce WebAssembly.

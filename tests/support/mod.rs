@@ -1,0 +1,310 @@
+//! What the tests share: the host as a process, the simulated robot, and an HTTP client that shows bytes.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use dingtalk_binding::secret::Secret;
+use dingtalk_host::simulator::fault::{Fault, Times};
+use dingtalk_host::simulator::robot::RobotConfig;
+use dingtalk_host::simulator::{Config, Message, Simulator, Stats};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// Nothing here takes long; what takes longer than this hangs.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub const SECRET: &str = "SECb90923e19e58b466481e9e7b7a5b4f108a4531abde590ad3967fb29f0eae5c68";
+pub const TOKEN: &str = "c4n4ry0t0k3n0f0th30r0b0t";
+
+/// A simulated robot that runs beside the test.
+pub struct Robot {
+    runtime: Runtime,
+    simulator: Option<Simulator>,
+}
+
+impl Robot {
+    /// A robot that wants signatures and has no rate limit.
+    pub fn start() -> Self {
+        Self::with(RobotConfig { secret: Some(Secret::new(SECRET)), ..Self::config() })
+    }
+
+    /// What `start` begins from: our token, no rate limit, no secret.
+    pub fn config() -> RobotConfig {
+        RobotConfig { access_token: Secret::new(TOKEN), rate_limit: 0, ..RobotConfig::default() }
+    }
+
+    pub fn with(robot: RobotConfig) -> Self {
+        Self::from(Config { robot, ..Config::default() })
+    }
+
+    pub fn from(config: Config) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let simulator = runtime.block_on(Simulator::start(config)).unwrap();
+        Self { runtime, simulator: Some(simulator) }
+    }
+
+    fn simulator(&self) -> &Simulator {
+        self.simulator.as_ref().unwrap()
+    }
+
+    pub fn url(&self) -> String {
+        self.simulator().url()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.simulator().address()
+    }
+
+    pub fn messages(&self) -> Vec<Message> {
+        self.simulator().messages()
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.simulator().stats()
+    }
+
+    pub fn fail(&self, fault: Fault, times: Times) {
+        self.simulator().set_fault(fault, times);
+    }
+}
+
+impl Drop for Robot {
+    fn drop(&mut self) {
+        if let Some(simulator) = self.simulator.take() {
+            self.runtime.block_on(simulator.stop());
+        }
+    }
+}
+
+/// A folder with component files.
+pub struct Resources(TempDir);
+
+impl Resources {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// One file with one binding of these properties.
+    pub fn binding(name: &str, properties: &[(&str, &str)]) -> Self {
+        Self::new().with(&format!("{name}.yaml"), &component(name, properties))
+    }
+
+    /// One binding of `robot`, signed.
+    pub fn of(name: &str, robot: &Robot) -> Self {
+        Self::binding(name, &[("id", name), ("url", &robot.url()), ("secret", SECRET)])
+    }
+
+    pub fn with(self, file: &str, text: &str) -> Self {
+        std::fs::write(self.path().join(file), text).unwrap();
+        self
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+}
+
+/// A component document.
+pub fn component(name: &str, properties: &[(&str, &str)]) -> String {
+    let mut yaml = format!(
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: {name}\nspec:\n  type: \
+         bindings.dingtalk.webhook\n  version: v1\n  metadata:\n"
+    );
+    for (name, value) in properties {
+        // JSON's strings are YAML's.
+        yaml.push_str(&format!("  - name: {name}\n    value: {}\n", serde_json::json!(value)));
+    }
+    yaml
+}
+
+/// The command with an environment that does not depend on the machine's.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dingtalk-host"));
+    command.args(arguments).stdin(Stdio::null());
+    for variable in [
+        "APP_ID",
+        "DAPR_API_TOKEN",
+        "DAPR_HTTP_PORT",
+        "DAPR_LOG_LEVEL",
+        "NAMESPACE",
+        "POD_NAME",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "no_proxy",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+    ] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// Runs the command to its end.
+pub fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// `dingtalk-host serve` as a process; ends with the value.
+pub struct Host {
+    child: Child,
+    address: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Host {
+    pub fn serve(resources: &Resources) -> Self {
+        Self::serve_with(resources, &[], &[])
+    }
+
+    /// With more arguments and environment variables. Logs at debug level, so that every test sees whatever
+    /// the host could say.
+    pub fn serve_with(resources: &Resources, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let path = resources.path().to_str().unwrap();
+        let mut command = command(&["serve", "--resources-path", path, "--dapr-http-port", "0"]);
+        command.args(["--log-level", "debug"]).args(arguments).envs(environment.iter().copied());
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (found, address) = mpsc::channel();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let copy = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Some((_, address)) = line.split_once("HTTP API is listening address=") {
+                    let _ = found.send(address.trim().parse().unwrap());
+                }
+                copy.lock().unwrap().push_str(&format!("{line}\n"));
+            }
+        });
+        match address.recv_timeout(PATIENCE) {
+            Ok(address) => Self { child, address, log },
+            Err(_) => {
+                let _ = child.kill();
+                panic!("the host does not listen:\n{}", log.lock().unwrap());
+            }
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Everything logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until the log contains `text`.
+    pub fn wait_for_log(&self, text: &str) {
+        let start = Instant::now();
+        while !self.log().contains(text) {
+            assert!(start.elapsed() < PATIENCE, "{text:?} is not in the log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Calls `operation` of `binding` with `data`, which is JSON.
+    pub fn invoke(&self, binding: &str, operation: &str, data: &str) -> Reply {
+        self.post(binding, &format!(r#"{{"operation":"{operation}","data":{data}}}"#))
+    }
+
+    /// Posts `body` to `binding`.
+    pub fn post(&self, binding: &str, body: &str) -> Reply {
+        send(self.address, "POST", &format!("/v1.0/bindings/{binding}"), &[], body.as_bytes())
+    }
+
+    /// Asks the process to end as a service manager would.
+    pub fn terminate(&self) {
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end.
+    pub fn wait(mut self) -> std::process::ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "the host does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    /// Names as written by the server.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Reply {
+    /// The value of a header, name in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// Response metadata.
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        self.header(&format!("metadata.{name}"))
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Sends one request on a connection of its own.
+pub fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+    stream.write_all(head.as_bytes()).unwrap();
+    // A server may refuse before it has read everything; its answer is what counts.
+    let _ = stream.write_all(body);
+    let mut raw = Vec::new();
+    let _ = stream.read_to_end(&mut raw);
+    parse(&raw)
+}
+
+fn parse(raw: &[u8]) -> Reply {
+    let end = raw.windows(4).position(|window| window == b"\r\n\r\n").expect("a complete head");
+    let head = String::from_utf8(raw[..end].to_vec()).unwrap();
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let headers = lines
+        .map(|line| line.split_once(": ").unwrap_or_else(|| line.split_once(':').unwrap()))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    Reply { status, headers, body: String::from_utf8(raw[end + 4..].to_vec()).unwrap() }
+}
