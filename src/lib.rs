@@ -16,6 +16,8 @@ pub mod settings;
 pub mod signature;
 
 #[cfg(target_family = "wasm")]
+mod allocator;
+#[cfg(target_family = "wasm")]
 mod exports;
 #[cfg(target_family = "wasm")]
 mod transport;

@@ -34,6 +34,9 @@ const MESSAGE: &[u8] = br#"{"msgtype":"text","text":{"content":"The build is gre
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_millis(1_500);
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<(), Error> {
     if env::var_os(SERVER).is_some() {
         return tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve());
@@ -63,7 +66,7 @@ async fn serve() -> Result<(), Error> {
         tokio::spawn(async move {
             let answer = service_fn(|request: hyper::Request<hyper::body::Incoming>| async move {
                 let _ = request.into_body().collect().await;
-                Ok::<_, Infallible>(hyper::Response::new(Full::from(r#"{"errcode":0,"errmsg":"ok"}"#)))
+                Ok::<_, Infallible>(hyper::Response::new(Full::<Bytes>::from(r#"{"errcode":0,"errmsg":"ok"}"#)))
             });
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
         });

@@ -9,7 +9,7 @@ const TARGET: &str = "wasm32-unknown-unknown";
 
 /// The deepest input (a message nested to serde_json's limit) needs 8 KiB; rustc's default of 1 MiB would be
 /// cleared or remapped for every call. `tests/` runs that input against the built component.
-const STACK_BYTES: u32 = 32 * 1024;
+const STACK_BYTES: u32 = 16 * 1024;
 
 type Result<T> = std::result::Result<T, String>;
 
