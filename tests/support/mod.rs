@@ -1,5 +1,7 @@
 //! What the tests share: the host as a process, the simulated robot, and an HTTP client that shows bytes.
 
+pub mod held;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
@@ -150,7 +152,41 @@ pub fn command(arguments: &[&str]) -> Command {
 
 /// Runs the command to its end.
 pub fn run(arguments: &[&str]) -> Output {
-    command(arguments).output().unwrap()
+    finish(command(arguments), b"")
+}
+
+/// Runs `command` to its end with `input` on standard input. One that does not end is killed and fails the
+/// test: a host that starts although it should not would otherwise run forever.
+pub fn finish(mut command: Command, input: &[u8]) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let (input, stdout, stderr) = (input.to_owned(), child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    // A command that fails early leaves its input unread.
+    let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let (stdout, stderr) = (read_all(stdout), read_all(stderr));
+    let start = Instant::now();
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
+            None => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                let stderr = String::from_utf8_lossy(&stderr.join().unwrap()).into_owned();
+                panic!("{command:?} does not end:\n{stderr}");
+            }
+        }
+    };
+    writer.join().unwrap();
+    Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+}
+
+fn read_all(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
 }
 
 pub fn stdout(output: &Output) -> String {
@@ -186,8 +222,8 @@ impl Host {
         let copy = Arc::clone(&log);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                if let Some((_, address)) = line.split_once("HTTP API is listening address=") {
-                    let _ = found.send(address.trim().parse().unwrap());
+                if let Some(address) = listening(&line) {
+                    let _ = found.send(address);
                 }
                 copy.lock().unwrap().push_str(&format!("{line}\n"));
             }
@@ -255,6 +291,16 @@ impl Drop for Host {
     }
 }
 
+/// The address in the log line that tells it, be it text or JSON.
+fn listening(line: &str) -> Option<SocketAddr> {
+    const MESSAGE: &str = "HTTP API is listening";
+    if let Ok(line) = serde_json::from_str::<serde_json::Value>(line) {
+        return (line["message"] == MESSAGE).then(|| line["address"].as_str().unwrap().parse().unwrap());
+    }
+    let (_, address) = line.split_once(MESSAGE)?.1.split_once("address=")?;
+    Some(address.trim().parse().unwrap())
+}
+
 /// An answer as it came.
 #[derive(Debug)]
 pub struct Reply {
@@ -277,6 +323,37 @@ impl Reply {
 
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// A connection that stays open from one request to the next.
+pub struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    pub fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// Writes `bytes`, which need not be a whole request.
+    pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.get_mut().write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// Reads one answer, to the end of its body and no further.
+    pub fn read(&mut self) -> Reply {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert_ne!(self.0.read_until(b'\n', &mut head).unwrap(), 0, "{:?}", String::from_utf8_lossy(&head));
+        }
+        let mut reply = parse(&head);
+        let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).unwrap();
+        reply.body = String::from_utf8(body).unwrap();
+        reply
     }
 }
 
