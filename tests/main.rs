@@ -6,4 +6,5 @@
 
 mod api;
 mod contract;
+mod serve;
 mod support;

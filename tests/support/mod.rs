@@ -4,7 +4,7 @@ pub mod held;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -130,6 +130,7 @@ pub fn command(arguments: &[&str]) -> Command {
     for variable in [
         "APP_ID",
         "DAPR_API_TOKEN",
+        "DAPR_ENV_KEYS",
         "DAPR_HTTP_PORT",
         "DAPR_LOG_LEVEL",
         "NAMESPACE",
@@ -164,21 +165,31 @@ pub fn finish(mut command: Command, input: &[u8]) -> Output {
     // A command that fails early leaves its input unread.
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let (stdout, stderr) = (read_all(stdout), read_all(stderr));
-    let start = Instant::now();
-    let status = loop {
-        match child.try_wait().unwrap() {
-            Some(status) => break status,
-            None if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
-            None => {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                let stderr = String::from_utf8_lossy(&stderr.join().unwrap()).into_owned();
-                panic!("{command:?} does not end:\n{stderr}");
-            }
-        }
+    let Some(status) = wait(&mut child) else {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        panic!("{command:?} does not end:\n{}", String::from_utf8_lossy(&stderr.join().unwrap()));
     };
     writer.join().unwrap();
     Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+}
+
+/// Waits for the end of a process, but not forever.
+pub fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    None
+}
+
+/// Sends a signal, by its name without "SIG".
+pub fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
 }
 
 fn read_all(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
@@ -267,20 +278,17 @@ impl Host {
 
     /// Asks the process to end as a service manager would.
     pub fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
+        signal(&self.child, "TERM");
+    }
+
+    /// Asks the process to end as a terminal would.
+    pub fn interrupt(&self) {
+        signal(&self.child, "INT");
     }
 
     /// Waits for the end.
-    pub fn wait(mut self) -> std::process::ExitStatus {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(start.elapsed() < PATIENCE, "the host does not end:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    pub fn wait(mut self) -> ExitStatus {
+        wait(&mut self.child).unwrap_or_else(|| panic!("the host does not end:\n{}", self.log()))
     }
 }
 
