@@ -29,6 +29,7 @@ impl Api {
         if let Err(what) = add_trace(&parts.headers, &mut request.metadata) {
             return malformed(what);
         }
+        let _call = self.call();
         let operation = request.operation.clone();
         match self.bindings.invoke(name, request).await {
             Ok(response) => {
