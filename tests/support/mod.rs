@@ -129,12 +129,15 @@ pub fn command(arguments: &[&str]) -> Command {
     command.args(arguments).stdin(Stdio::null());
     for variable in [
         "APP_ID",
+        "CLICOLOR_FORCE",
         "DAPR_API_TOKEN",
         "DAPR_ENV_KEYS",
         "DAPR_HTTP_PORT",
         "DAPR_LOG_LEVEL",
         "NAMESPACE",
         "POD_NAME",
+        "ROBOT_SECRET",
+        "ROBOT_URL",
         "HTTP_PROXY",
         "HTTPS_PROXY",
         "ALL_PROXY",
