@@ -65,7 +65,7 @@ fn the_component_fits_the_world_in_wit() {
     let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
     let (package, _) = resolve.push_dir(wit).unwrap();
     let world = resolve.select_world(&[package], Some("binding")).unwrap();
-    wit_component::targets(&resolve, world, COMPONENT).unwrap();
+    wit_component::targets(&resolve, world, COMPONENT, false).unwrap();
 }
 
 #[test]

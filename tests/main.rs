@@ -1,5 +1,11 @@
 //! The promises of this project, one file each, kept by the real component in the real host over real
 //! sockets. Where DingTalk would be, there is the simulator, which enforces DingTalk's rules.
 
+// A test reports by panicking, and so do its helpers; and nothing of a test is reachable from outside.
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod api;
+mod cli;
 mod contract;
+mod serve;
 mod support;

@@ -146,13 +146,7 @@ impl Bindings {
                 supported: binding.operations.clone(),
             });
         }
-        let operation = request.operation.clone();
-        let result = self.sandbox.invoke(&binding.tenant, request).await;
-        match &result {
-            Ok(_) => tracing::debug!(binding = name, operation, "invoked"),
-            Err(error) => tracing::warn!(binding = name, operation, %error, "invocation failed"),
-        }
-        Ok(result?)
+        Ok(self.sandbox.invoke(&binding.tenant, request).await?)
     }
 
     /// Every binding by name.

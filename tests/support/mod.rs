@@ -1,8 +1,10 @@
 //! What the tests share: the host as a process, the simulated robot, and an HTTP client that shows bytes.
 
+pub mod held;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -127,11 +129,15 @@ pub fn command(arguments: &[&str]) -> Command {
     command.args(arguments).stdin(Stdio::null());
     for variable in [
         "APP_ID",
+        "CLICOLOR_FORCE",
         "DAPR_API_TOKEN",
+        "DAPR_ENV_KEYS",
         "DAPR_HTTP_PORT",
         "DAPR_LOG_LEVEL",
         "NAMESPACE",
         "POD_NAME",
+        "ROBOT_SECRET",
+        "ROBOT_URL",
         "HTTP_PROXY",
         "HTTPS_PROXY",
         "ALL_PROXY",
@@ -150,7 +156,51 @@ pub fn command(arguments: &[&str]) -> Command {
 
 /// Runs the command to its end.
 pub fn run(arguments: &[&str]) -> Output {
-    command(arguments).output().unwrap()
+    finish(command(arguments), b"")
+}
+
+/// Runs `command` to its end with `input` on standard input. One that does not end is killed and fails the
+/// test: a host that starts although it should not would otherwise run forever.
+pub fn finish(mut command: Command, input: &[u8]) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let (input, stdout, stderr) = (input.to_owned(), child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    // A command that fails early leaves its input unread.
+    let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let (stdout, stderr) = (read_all(stdout), read_all(stderr));
+    let Some(status) = wait(&mut child) else {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        panic!("{command:?} does not end:\n{}", String::from_utf8_lossy(&stderr.join().unwrap()));
+    };
+    writer.join().unwrap();
+    Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+}
+
+/// Waits for the end of a process, but not forever.
+pub fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    None
+}
+
+/// Sends a signal, by its name without "SIG".
+pub fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+fn read_all(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
 }
 
 pub fn stdout(output: &Output) -> String {
@@ -186,8 +236,8 @@ impl Host {
         let copy = Arc::clone(&log);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                if let Some((_, address)) = line.split_once("HTTP API is listening address=") {
-                    let _ = found.send(address.trim().parse().unwrap());
+                if let Some(address) = listening(&line) {
+                    let _ = found.send(address);
                 }
                 copy.lock().unwrap().push_str(&format!("{line}\n"));
             }
@@ -231,20 +281,17 @@ impl Host {
 
     /// Asks the process to end as a service manager would.
     pub fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
+        signal(&self.child, "TERM");
+    }
+
+    /// Asks the process to end as a terminal would.
+    pub fn interrupt(&self) {
+        signal(&self.child, "INT");
     }
 
     /// Waits for the end.
-    pub fn wait(mut self) -> std::process::ExitStatus {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(start.elapsed() < PATIENCE, "the host does not end:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    pub fn wait(mut self) -> ExitStatus {
+        wait(&mut self.child).unwrap_or_else(|| panic!("the host does not end:\n{}", self.log()))
     }
 }
 
@@ -253,6 +300,16 @@ impl Drop for Host {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The address in the log line that tells it, be it text or JSON.
+fn listening(line: &str) -> Option<SocketAddr> {
+    const MESSAGE: &str = "HTTP API is listening";
+    if let Ok(line) = serde_json::from_str::<serde_json::Value>(line) {
+        return (line["message"] == MESSAGE).then(|| line["address"].as_str().unwrap().parse().unwrap());
+    }
+    let (_, address) = line.split_once(MESSAGE)?.1.split_once("address=")?;
+    Some(address.trim().parse().unwrap())
 }
 
 /// An answer as it came.
@@ -277,6 +334,37 @@ impl Reply {
 
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// A connection that stays open from one request to the next.
+pub struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    pub fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// Writes `bytes`, which need not be a whole request.
+    pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.get_mut().write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// Reads one answer, to the end of its body and no further.
+    pub fn read(&mut self) -> Reply {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert_ne!(self.0.read_until(b'\n', &mut head).unwrap(), 0, "{:?}", String::from_utf8_lossy(&head));
+        }
+        let mut reply = parse(&head);
+        let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).unwrap();
+        reply.body = String::from_utf8(body).unwrap();
+        reply
     }
 }
 

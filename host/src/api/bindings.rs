@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 
 use super::reply::{self, Reply};
 use super::{Api, request};
+use crate::bindings::InvokeError;
 
 /// A client that sends its body slower than this holds a connection for nothing.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,12 +29,19 @@ impl Api {
         if let Err(what) = add_trace(&parts.headers, &mut request.metadata) {
             return malformed(what);
         }
+        let _call = self.call();
+        let operation = request.operation.clone();
         match self.bindings.invoke(name, request).await {
             Ok(response) => {
+                tracing::debug!(binding = name, operation, "invoked");
                 let reply = reply::json(StatusCode::OK, response.data.unwrap_or_default());
                 reply::with_metadata(reply, &response.metadata)
             }
             Err(error) => {
+                // A request that does not fit is its client's business; the others need the operator.
+                if let InvokeError::Call(error) = &error {
+                    tracing::warn!(binding = name, operation, %error, "invocation failed");
+                }
                 let message = format!("error invoking output binding {name}: {error}");
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
                 reply::error(status, "ERR_INVOKE_OUTPUT_BINDING", &message, &error.metadata())

@@ -9,12 +9,14 @@ mod request;
 mod server;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use dingtalk_binding::secret::Secret;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 
 use crate::bindings::Bindings;
 use reply::Reply;
@@ -32,12 +34,33 @@ pub struct Api {
     pub max_body_size: usize,
     /// Attributes that clients have set with `PUT /v1.0/metadata/{key}`.
     attributes: Mutex<std::collections::BTreeMap<String, String>>,
+    /// How many calls are running.
+    calls: watch::Sender<usize>,
 }
 
 impl Api {
     /// An API over `bindings`.
     pub fn new(bindings: Bindings, app_id: String, api_token: Option<Secret>, max_body_size: usize) -> Self {
-        Self { bindings, app_id, api_token, max_body_size, attributes: Mutex::default() }
+        let calls = watch::Sender::default();
+        Self { bindings, app_id, api_token, max_body_size, attributes: Mutex::default(), calls }
+    }
+
+    /// Counts a call as running until the value is dropped.
+    fn call(&self) -> Call<'_> {
+        self.calls.send_modify(|calls| *calls += 1);
+        Call(&self.calls)
+    }
+
+    /// Ends when no call has been running for as long as `pause`.
+    async fn quiet(&self, pause: Duration) {
+        let mut calls = self.calls.subscribe();
+        loop {
+            // An error would mean that the sender is gone, which is `self`.
+            let _ = calls.wait_for(|calls| *calls == 0).await;
+            if tokio::time::timeout(pause, calls.wait_for(|calls| *calls > 0)).await.is_err() {
+                break;
+            }
+        }
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Reply {
@@ -90,6 +113,15 @@ impl Api {
         let Some(token) = &self.api_token else { return true };
         let given = request.headers().get("dapr-api-token").map_or(b"".as_slice(), |value| value.as_bytes());
         given.ct_eq(token.expose().as_bytes()).into()
+    }
+}
+
+/// A running call.
+struct Call<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|calls| *calls -= 1);
     }
 }
 

@@ -20,6 +20,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept (out of file descriptors, most likely), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// When the server stops: for a client to finish its request, to take its answer, to confirm the end of its
+/// connection. Without a limit, one that went away or stands still would keep the process.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {error}; choose another --dapr-http-port or --dapr-listen-addresses")]
@@ -53,7 +57,7 @@ impl Server {
     }
 
     /// Serves `api` until `stop` ends; then accepts nothing more and returns when every call has been
-    /// answered. Calls end by their own time limit at the latest.
+    /// answered. Calls end by their own time limit at the latest; a connection without one has 2 seconds.
     pub async fn run(self, api: Arc<Api>, stop: impl Future<Output = ()>) {
         let graceful = GracefulShutdown::new();
         let (accepted, mut connections) = tokio::sync::mpsc::channel(64);
@@ -108,6 +112,9 @@ impl Server {
         for task in accepting {
             task.abort();
         }
-        graceful.shutdown().await;
+        tokio::select! {
+            () = graceful.shutdown() => {}
+            () = api.quiet(LINGER) => {}
+        }
     }
 }

@@ -58,11 +58,14 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let api = Arc::new(Api::new(bindings, args.app_id, api_token, args.max_body_size));
     let addresses: Vec<SocketAddr> =
         args.dapr_listen_addresses.iter().map(|&address| (address, args.dapr_http_port).into()).collect();
-    let server = Server::listen(&addresses).await?;
-    for address in server.addresses() {
-        if !address.ip().is_loopback() && api.api_token.is_none() {
+    for address in &addresses {
+        // Before anybody can reach it.
+        if !address.ip().to_canonical().is_loopback() && api.api_token.is_none() {
             tracing::warn!(%address, "reachable from other machines without a token; set DAPR_API_TOKEN");
         }
+    }
+    let server = Server::listen(&addresses).await?;
+    for address in server.addresses() {
         tracing::info!(%address, "HTTP API is listening");
     }
     server.run(api, ended.wait()).await;
