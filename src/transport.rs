@@ -29,29 +29,23 @@ pub(crate) fn post(post: &Post) -> Result<Answer, Error> {
         reason: format!("the host refused the request ({what})"),
         outcome: Outcome::NotSent,
     })?;
-    let body = request.body().ok();
+    let body = request.body().map_err(|()| failed(&ErrorCode::InternalError(None)))?;
     let options = RequestOptions::new();
     // A host may not support a time limit; it then applies its own.
     let _ = options.set_connect_timeout(Some(nanos(post.connect_timeout)));
     let _ = options.set_first_byte_timeout(Some(nanos(post.timeout)));
     let _ = options.set_between_bytes_timeout(Some(nanos(post.timeout)));
     let response = outgoing_handler::handle(request, Some(options)).map_err(|code| failed(&code))?;
-    if let Some(body) = body {
-        // A server may answer before it has read everything. What counts is the answer, and where there is
-        // none, its error says more than the body's.
-        let _ = write(&body, &post.body);
-        let _ = OutgoingBody::finish(body, None);
+    // A server may answer before it has read everything. What counts is the answer, and where there is none,
+    // its error says more than the body's.
+    let _ = write(&body, &post.body);
+    let _ = OutgoingBody::finish(body, None);
+    response.subscribe().block();
+    match response.get() {
+        Some(Ok(response)) => answer(post, &response.map_err(|code| failed(&code))?),
+        // The value is there once `block` returns, and is taken once.
+        Some(Err(())) | None => Err(failed(&ErrorCode::InternalError(None))),
     }
-    let pollable = response.subscribe();
-    let response = loop {
-        match response.get() {
-            Some(Ok(response)) => break response,
-            // The second case cannot occur: the value is taken once.
-            Some(Err(())) => return Err(failed(&ErrorCode::InternalError(None))),
-            None => pollable.block(),
-        }
-    };
-    answer(post, &response.map_err(|code| failed(&code))?)
 }
 
 fn request(post: &Post) -> Result<OutgoingRequest, &'static str> {

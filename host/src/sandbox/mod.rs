@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dingtalk_binding::error::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
 use wasmtime::{
     Cache, CacheConfig, Config, Engine, PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, Trap,
@@ -163,11 +163,7 @@ impl Sandbox {
         call: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<Result<T, wit::Error>>,
     ) -> Result<T, CallError> {
         let wall = tenant.timeout + self.limits.grace;
-        let busy = || CallError::Busy(self.limits.instances_per_binding);
-        // The binding's own slot first: while it waits for that, it must not hold one of everybody's.
-        let slots =
-            async { Ok::<_, tokio::sync::AcquireError>((tenant.slots.acquire().await?, self.slots.acquire().await?)) };
-        let _slots = tokio::time::timeout(wall, slots).await.map_err(|_| busy())?.map_err(|_| busy())?;
+        let _slots = self.slots(tenant, wall).await?;
         let run = async {
             let mut instance = self.instantiate(tenant).await?;
             match instance.init(tenant).await? {
@@ -184,6 +180,22 @@ impl Sandbox {
                 Err(CallError::Stopped { reason })
             }
             Err(_) => Err(CallError::Stopped { reason: format!("it did not end within {} s", wall.as_secs()) }),
+        }
+    }
+
+    /// Waits until this binding, and then the host, may run one more call. The binding's own slot comes first:
+    /// while a call waits for that, it must not hold one of everybody's.
+    async fn slots<'a>(&'a self, tenant: &'a Tenant, wait: Duration) -> Result<[SemaphorePermit<'a>; 2], CallError> {
+        // The usual case, without the cost of a timer.
+        if let Ok(own) = tenant.slots.try_acquire()
+            && let Ok(shared) = self.slots.try_acquire()
+        {
+            return Ok([own, shared]);
+        }
+        let slots = async { Ok::<_, AcquireError>([tenant.slots.acquire().await?, self.slots.acquire().await?]) };
+        match tokio::time::timeout(wait, slots).await {
+            Ok(Ok(slots)) => Ok(slots),
+            Ok(Err(_)) | Err(_) => Err(CallError::Busy(self.limits.instances_per_binding)),
         }
     }
 
@@ -276,8 +288,7 @@ fn config(limits: &Limits) -> Config {
         // The component's table of functions has some 60 entries; the default of 20,000 is cleared per call.
         .table_elements(256)
         .linear_memory_keep_resident(KEEP_RESIDENT)
-        .table_keep_resident(64 << 10)
-        .async_stack_keep_resident(16 << 10);
+        .table_keep_resident(64 << 10);
     let mut config = Config::new();
     config.allocation_strategy(pool);
     config.memory_reservation(limits.memory as u64).memory_guard_size(64 << 10).memory_may_move(false);
