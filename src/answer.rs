@@ -118,7 +118,7 @@ fn meaning(errcode: i64, errmsg: &str) -> Meaning {
     let class = match errcode {
         -1 => Class::Busy,
         // The one code for a message that cannot be parsed and for a token that is missing.
-        40_035 if errmsg.contains("access_token") => Class::Configuration,
+        40_035 if errmsg.contains("参数 access_token") => Class::Configuration,
         // Message type, parameters, size, forbidden content.
         40_008 | 40_035 | 101_002 | 400_105 | 460_101 | 430_101..=430_104 => Class::Content,
         // Missing members of text, link, markdown, actionCard and feedCard messages.

@@ -14,12 +14,26 @@ use crate::json::{Members, quoted};
 
 /// What request metadata says about a message. Names are compared without regard to case, because gRPC
 /// clients cannot send capitals; names that mean nothing here are ignored, because runtimes add their own.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
+    /// DingTalk's idempotency key, for every form.
+    msg_uuid: Option<String>,
+    /// The rest, for the short forms. A mistake in it must not stop an object, to which it does not apply.
+    text: Result<TextOptions, String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { msg_uuid: None, text: Ok(TextOptions::default()) }
+    }
+}
+
+/// How a short form becomes a message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct TextOptions {
     kind: Option<Kind>,
     title: Option<String>,
     at: At,
-    msg_uuid: Option<String>,
 }
 
 /// The message types that a short form can become.
@@ -46,29 +60,40 @@ impl Options {
     pub fn parse<'a>(metadata: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
         let mut options = Self::default();
         for (name, value) in metadata {
-            match name.to_ascii_lowercase().as_str() {
-                "msgtype" => options.kind = parse_kind(value)?,
-                "title" => options.title = Some(value.trim().to_owned()).filter(|title| !title.is_empty()),
-                "atmobiles" => {
-                    let is_phone = |c: char| c.is_ascii_digit() || c == '+' || c == '-';
-                    options.at.at_mobiles =
-                        parse_list("atMobiles", value, "a phone number (digits, + and -)", is_phone)?;
+            let name = name.to_ascii_lowercase();
+            if name == "msguuid" {
+                if value.trim().is_empty() {
+                    return Err("metadata msgUuid is empty; give every message an id of its own".into());
                 }
-                "atuserids" => {
-                    let is_id = |c: char| !c.is_whitespace() && !c.is_control() && c != '@';
-                    options.at.at_user_ids = parse_list("atUserIds", value, "a user id", is_id)?;
-                }
-                "isatall" => options.at.is_at_all = parse_truth("isAtAll", value)?,
-                "msguuid" => {
-                    if value.trim().is_empty() {
-                        return Err("metadata msgUuid is empty; give every message an id of its own".into());
-                    }
-                    options.msg_uuid = Some(value.to_owned());
-                }
-                _ => {}
+                options.msg_uuid = Some(value.to_owned());
+            } else if let Ok(text) = &mut options.text
+                && let Err(mistake) = text.read(&name, value)
+            {
+                options.text = Err(mistake);
             }
         }
         Ok(options)
+    }
+}
+
+impl TextOptions {
+    /// Takes one item, its name in lower case.
+    fn read(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match name {
+            "msgtype" => self.kind = parse_kind(value)?,
+            "title" => self.title = Some(value.trim().to_owned()).filter(|title| !title.is_empty()),
+            "atmobiles" => {
+                let is_phone = |c: char| c.is_ascii_digit() || c == '+' || c == '-';
+                self.at.at_mobiles = parse_list("atMobiles", value, "a phone number (digits, + and -)", is_phone)?;
+            }
+            "atuserids" => {
+                let is_id = |c: char| !c.is_whitespace() && !c.is_control() && c != '@';
+                self.at.at_user_ids = parse_list("atUserIds", value, "a user id", is_id)?;
+            }
+            "isatall" => self.at.is_at_all = parse_truth("isAtAll", value)?,
+            _ => {}
+        }
+        Ok(())
     }
 }
 
@@ -195,13 +220,14 @@ fn shape_text(text: &str, options: &Options) -> Result<Vec<u8>, String> {
     if text.trim().is_empty() {
         return Err("the text of the message is empty".into());
     }
-    let written = with_mentions(text, &options.at);
-    let at = Some(&options.at).filter(|at| **at != At::default());
+    let TextOptions { kind, title, at } = options.text.as_ref().map_err(Clone::clone)?;
+    let written = with_mentions(text, at);
+    let at = Some(at).filter(|at| **at != At::default());
     let msg_uuid = options.msg_uuid.as_deref();
-    let message = match options.kind.unwrap_or(Kind::Text) {
+    let message = match kind.unwrap_or(Kind::Text) {
         Kind::Text => Message { msgtype: "text", text: Some(Text { content: written }), markdown: None, at, msg_uuid },
         Kind::Markdown => {
-            let title = options.title.as_deref().map_or_else(|| title_of(text), Cow::Borrowed);
+            let title = title.as_deref().map_or_else(|| title_of(text), Cow::Borrowed);
             let markdown = Some(Markdown { title, text: written });
             Message { msgtype: "markdown", text: None, markdown, at, msg_uuid }
         }
@@ -276,7 +302,7 @@ mod tests {
             r#"{"message":"a","message":"b"}"#,
             "{}",
         ] {
-            let ignored = [("msgtype", "markdown"), ("atMobiles", "1"), ("traceparent", "00-0-0-00")];
+            let ignored = [("msgtype", "link"), ("atMobiles", "?"), ("traceparent", "00-0-0-00")];
             assert_eq!(shaped(data, &[]), Ok(data.into()));
             assert_eq!(shaped(data, &ignored), Ok(data.into()));
         }

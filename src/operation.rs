@@ -18,6 +18,8 @@ pub const OPERATIONS: [&str; 2] = ["create", "get"];
 pub struct Post {
     /// How to connect.
     pub scheme: Scheme,
+    /// The host alone, for texts.
+    pub host: String,
     /// Host and, where the URL has one, port.
     pub authority: String,
     /// Path and query, signed.
@@ -56,6 +58,7 @@ pub fn prepare<'a>(
     let signature = settings.secret.as_ref().map(|secret| SentSignature::new(secret, now));
     Ok(Post {
         scheme: settings.endpoint.origin().scheme(),
+        host: settings.endpoint.origin().host().to_owned(),
         authority: settings.endpoint.authority().to_owned(),
         target: settings.endpoint.target(signature.as_ref()),
         body,

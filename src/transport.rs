@@ -129,10 +129,13 @@ fn unreachable(post: &Post, code: &ErrorCode) -> Error {
             (format!("the egress policy does not allow the address of {host}"), Outcome::NotSent)
         }
         ErrorCode::DnsTimeout | ErrorCode::DnsError(_) | ErrorCode::DestinationNotFound => {
-            (format!("the name of {host} cannot be resolved; check the property \"url\" and DNS"), Outcome::NotSent)
+            let reason = format!("the name {} cannot be resolved; check the property \"url\" and DNS", post.host);
+            (reason, Outcome::NotSent)
         }
-        ErrorCode::ConnectionRefused | ErrorCode::DestinationUnavailable | ErrorCode::DestinationIpUnroutable => {
-            (format!("{host} does not accept connections"), Outcome::NotSent)
+        ErrorCode::ConnectionRefused => (format!("{host} refuses connections"), Outcome::NotSent),
+        ErrorCode::DestinationUnavailable | ErrorCode::DestinationIpUnroutable => {
+            let reason = format!("no connection to {host} comes about; check the network and the proxy, if one is set");
+            (reason, Outcome::NotSent)
         }
         ErrorCode::ConnectionTimeout => {
             let reason = format!("connecting to {host} took longer than {}", limit(post.connect_timeout));

@@ -7,5 +7,7 @@
 mod api;
 mod cli;
 mod contract;
+mod egress;
+mod limits;
 mod serve;
 mod support;

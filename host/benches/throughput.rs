@@ -78,7 +78,7 @@ async fn measure(address: SocketAddr) -> Result<(), Error> {
     let properties = [("id", "bench"), ("url", url.as_str()), ("secret", "SECbenchmark0123456789abcdef0123456789")];
     let settings = Settings::parse(properties)?;
     let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), clock::system())?;
-    let egress = Egress::new("bench", &settings, &Proxies::none());
+    let egress = Egress::new("bench", &settings, &Proxies::none())?;
     let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let tenant = sandbox.tenant(properties, egress, settings.timeout);
     let native = Arc::new(Native {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dingtalk_binding::endpoint::Scheme;
-use dingtalk_binding::error::Error;
+use dingtalk_binding::error::{Error, Outcome};
 use dingtalk_binding::settings::Settings;
 
 use crate::egress::{Egress, Proxies};
@@ -75,8 +75,13 @@ impl InvokeError {
             Self::MissingOperation => &[("error", "missing-operation")],
             Self::NotFound(_) => &[("error", "not-found")],
             Self::UnsupportedOperation { .. } => &[("error", "unsupported-operation")],
-            Self::Call(CallError::Stopped { .. }) => &[("error", "stopped"), ("outcome", "unknown")],
-            Self::Call(CallError::Busy(_)) => &[("error", "busy"), ("outcome", "not-sent")],
+            Self::Call(CallError::Stopped { outcome: Outcome::NotSent, .. }) => {
+                &[("error", "stopped"), ("outcome", "not-sent")]
+            }
+            Self::Call(CallError::Stopped { outcome: Outcome::Unknown, .. }) => {
+                &[("error", "stopped"), ("outcome", "unknown")]
+            }
+            Self::Call(CallError::Overloaded(_)) => &[("error", "overloaded"), ("outcome", "not-sent")],
         };
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
@@ -120,7 +125,7 @@ impl Bindings {
         let settings = Settings::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))
             .map_err(|error| error.to_string())?;
         warn_of_readable_token(&name, &settings);
-        let egress = Egress::new(&name, &settings, proxies);
+        let egress = Egress::new(&name, &settings, proxies)?;
         let tenant = self.sandbox.tenant(properties, egress.clone(), settings.timeout);
         let operations = self.initialise(&tenant, init_timeout).await?;
         Ok(Binding { component_type, version, operations, tenant, egress })

@@ -72,6 +72,10 @@ impl Robot {
     pub fn fail(&self, fault: Fault, times: Times) {
         self.simulator().set_fault(fault, times);
     }
+
+    pub fn recover(&self) {
+        self.simulator().clear_fault();
+    }
 }
 
 impl Drop for Robot {

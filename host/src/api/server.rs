@@ -10,12 +10,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::Api;
 
-/// As daprd has it.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a request's head, and, because hyper's timer also runs between requests, for a connection to stay
+/// idle. Above the 90 s for which Go's clients keep idle connections: a client that writes into a connection
+/// which is being closed cannot know whether its message was posted.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// After a failed accept (out of file descriptors, most likely), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -86,31 +88,36 @@ impl Server {
         let mut builder = Builder::new(TokioExecutor::new());
         // Go writes header names in title case ("Metadata.statuscode"), and some clients compare them so.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).title_case_headers(true);
+        let serve = |stream: TcpStream| {
+            // Small answers must not wait for the client's acknowledgement of the last one.
+            let _ = stream.set_nodelay(true);
+            let api = Arc::clone(&api);
+            let service = service_fn(move |request| {
+                let api = Arc::clone(&api);
+                async move { Ok::<_, Infallible>(api.answer(request).await) }
+            });
+            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            let connection = graceful.watch(connection);
+            tokio::spawn(async move {
+                // A client that goes away is no event.
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "a connection ended");
+                }
+            });
+        };
         let mut stop = std::pin::pin!(stop);
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                Some(stream) = connections.recv() => {
-                    // Small answers must not wait for the client's acknowledgement of the last one.
-                    let _ = stream.set_nodelay(true);
-                    let api = Arc::clone(&api);
-                    let service = service_fn(move |request| {
-                        let api = Arc::clone(&api);
-                        async move { Ok::<_, Infallible>(api.answer(request).await) }
-                    });
-                    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-                    let connection = graceful.watch(connection);
-                    tokio::spawn(async move {
-                        // A client that goes away is no event.
-                        if let Err(error) = connection.await {
-                            tracing::debug!(%error, "a connection ended");
-                        }
-                    });
-                }
+                Some(stream) = connections.recv() => serve(stream),
             }
         }
         for task in accepting {
             task.abort();
+        }
+        // Accepted, but not looked at yet: their requests may be on the way.
+        while let Ok(stream) = connections.try_recv() {
+            serve(stream);
         }
         tokio::select! {
             () = graceful.shutdown() => {}

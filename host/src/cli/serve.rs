@@ -12,6 +12,7 @@ use super::logging::{LogArgs, LogLevel};
 use super::signals::Ended;
 use super::{Failure, load, quantity};
 use crate::api::{Api, Server};
+use crate::egress::MAX_REQUEST_BODY;
 use crate::resources;
 use crate::sandbox::Limits;
 
@@ -32,11 +33,19 @@ pub(super) struct ServeArgs {
     /// Name of the application: decides with `scopes`, fills in `{appID}`.
     #[arg(long, value_name = "ID", default_value = "dingtalk-host", env = "APP_ID")]
     app_id: String,
-    /// Longest request body.
-    #[arg(long, value_name = "SIZE", default_value = "4Mi", value_parser = quantity::parse)]
+    /// Longest request body, at most 16Mi.
+    #[arg(long, value_name = "SIZE", default_value = "4Mi", value_parser = parse_body_size)]
     max_body_size: usize,
     #[command(flatten)]
     log: LogArgs,
+}
+
+fn parse_body_size(text: &str) -> Result<usize, String> {
+    let size = quantity::parse(text)?;
+    if size > MAX_REQUEST_BODY {
+        return Err(format!("no binding sends more than {}Mi", MAX_REQUEST_BODY >> 20));
+    }
+    Ok(size)
 }
 
 /// As daprd takes them: IPv6 with or without brackets.

@@ -42,7 +42,7 @@ const MAX_IDLE: usize = 64;
 type BoxError = Box<dyn StdError + Send + Sync>;
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// The proxies of HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, as curl reads them.
+/// The proxies of HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in capitals or not.
 #[derive(Clone)]
 pub struct Proxies(Arc<Matcher>);
 
@@ -65,7 +65,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(settings: &Settings, proxies: &Proxies) -> Self {
+    pub(super) fn new(settings: &Settings, proxies: &Proxies) -> Result<Self, String> {
         let origin = settings.endpoint.origin();
         let destination = Uri::builder()
             .scheme(origin.scheme().as_str())
@@ -78,7 +78,7 @@ impl Client {
         http.enforce_http(false);
         http.set_nodelay(true);
         let tls = Arc::new(tls(origin.scheme()));
-        let (route, proxy_authorization) = route(origin.scheme(), intercept, &http);
+        let (route, proxy_authorization) = route(origin.scheme(), intercept, &http)?;
         let dialer = Dialer { http, route };
         let https = HttpsConnector::new(dialer, tls, false, Arc::new(DefaultServerNameResolver::default()));
         // Within the call's own time: an attempt that outlives it would be reported as a lost answer.
@@ -88,7 +88,7 @@ impl Client {
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(MAX_IDLE)
             .build(Connector { https, limit });
-        Self { pooled, proxy_authorization }
+        Ok(Self { pooled, proxy_authorization })
     }
 
     pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Incoming>, Error> {
@@ -124,10 +124,21 @@ enum Route {
     Forward(Uri),
 }
 
-fn route(scheme: Scheme, intercept: Option<Intercept>, http: &HttpConnector<Resolver>) -> (Route, Option<HeaderValue>) {
-    let Some(intercept) = intercept else { return (Route::Direct, None) };
+fn route(
+    scheme: Scheme,
+    intercept: Option<Intercept>,
+    http: &HttpConnector<Resolver>,
+) -> Result<(Route, Option<HeaderValue>), String> {
+    let Some(intercept) = intercept else { return Ok((Route::Direct, None)) };
+    let kind = intercept.uri().scheme_str().unwrap_or("http");
+    if kind != "http" {
+        return Err(format!(
+            "the environment names a proxy of the kind {kind}://, which is not supported; set HTTPS_PROXY to an http:// \
+             proxy, or add the host to NO_PROXY"
+        ));
+    }
     let authorization = intercept.basic_auth().cloned();
-    match scheme {
+    Ok(match scheme {
         Scheme::Http => (Route::Forward(intercept.uri().clone()), authorization),
         Scheme::Https => {
             let tunnel = Tunnel::new(intercept.uri().clone(), http.clone());
@@ -137,7 +148,7 @@ fn route(scheme: Scheme, intercept: Option<Intercept>, http: &HttpConnector<Reso
             };
             (Route::Tunnel(tunnel), None)
         }
-    }
+    })
 }
 
 /// A connection with its time limit, TLS handshake and proxy included.

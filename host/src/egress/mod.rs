@@ -29,8 +29,8 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 use client::Client;
 pub use client::Proxies;
 
-/// The largest request that is sent. `--max-body-size` (4 MiB by default) ends longer ones before.
-const MAX_REQUEST_BODY: usize = 16 * 1024 * 1024;
+/// The largest request that is sent, and therefore the largest `--max-body-size`. DingTalk takes 20,000 bytes.
+pub const MAX_REQUEST_BODY: usize = 16 * 1024 * 1024;
 
 /// For a request that names no time limit; the component always names one.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,14 +47,15 @@ struct Inner {
 }
 
 impl Egress {
-    /// For the binding called `binding`: allows the origin of its url, with connections of its own.
-    pub fn new(binding: &str, settings: &Settings, proxies: &Proxies) -> Self {
-        Self(Arc::new(Inner {
+    /// For the binding called `binding`: allows the origin of its url, with connections of its own. The error
+    /// says which proxy of the environment cannot be used.
+    pub fn new(binding: &str, settings: &Settings, proxies: &Proxies) -> Result<Self, String> {
+        Ok(Self(Arc::new(Inner {
             binding: binding.to_owned(),
             allowed: settings.endpoint.origin().clone(),
-            client: Client::new(settings, proxies),
+            client: Client::new(settings, proxies)?,
             refused: AtomicU64::new(0),
-        }))
+        })))
     }
 
     /// How many requests to other destinations were refused.
@@ -177,7 +178,7 @@ mod tests {
 
     fn egress(url: &str) -> Egress {
         let settings = Settings::parse([("id", "x"), ("url", url)]).unwrap();
-        Egress::new("x", &settings, &Proxies::none())
+        Egress::new("x", &settings, &Proxies::none()).unwrap()
     }
 
     #[test]

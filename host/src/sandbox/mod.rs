@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dingtalk_binding::error::Error;
+use dingtalk_binding::error::{Error, Outcome};
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
 use wasmtime::{
@@ -89,14 +89,23 @@ pub enum CallError {
     #[error(transparent)]
     Binding(#[from] Error),
     /// A limit of the sandbox, or a defect of the component.
-    #[error("dingtalk webhook error: the component was stopped: {reason}. The message may have been posted")]
+    #[error("dingtalk webhook error: the component was stopped: {reason}{}", consequence(*outcome))]
     Stopped {
         /// What happened and which limit to look at.
         reason: String,
+        /// What became of the message.
+        outcome: Outcome,
     },
     /// No slot became free in time; nothing ran.
     #[error("dingtalk webhook error: {0} calls of this binding are running and none ended in time. Nothing was sent")]
-    Busy(usize),
+    Overloaded(usize),
+}
+
+fn consequence(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::NotSent => "",
+        Outcome::Unknown => ". The message may have been posted",
+    }
 }
 
 /// A component that could not be prepared for running.
@@ -143,7 +152,7 @@ impl Sandbox {
     /// Initialises an instance for `tenant` and asks for its operations: what a host does once when it loads
     /// a binding, to learn of a mistake before the first message.
     pub async fn operations(&self, tenant: &Tenant) -> Result<Vec<String>, CallError> {
-        self.limited(tenant, async |instance| {
+        self.limited(tenant, Outcome::NotSent, async |instance| {
             let Instance { store, binding } = instance;
             Ok(Ok(binding.dingtalk_binding_invoke().call_operations(store).await?))
         })
@@ -153,17 +162,21 @@ impl Sandbox {
     /// Performs one operation in an instance of its own.
     pub async fn invoke(&self, tenant: &Tenant, request: Request) -> Result<Response, CallError> {
         let request = request.into();
-        self.limited(tenant, async |instance| instance.invoke(&request).await).await.map(Into::into)
+        self.limited(tenant, Outcome::Unknown, async |instance| instance.invoke(&request).await).await.map(Into::into)
     }
 
-    /// Runs `call` in a fresh, initialised instance, within every limit.
+    /// Runs `call` in a fresh, initialised instance, within every limit. `stopped` is what it means for the
+    /// message if a limit ends the call.
     async fn limited<T>(
         &self,
         tenant: &Tenant,
+        stopped: Outcome,
         call: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<Result<T, wit::Error>>,
     ) -> Result<T, CallError> {
         let wall = tenant.timeout + self.limits.grace;
-        let _slots = self.slots(tenant, wall).await?;
+        // The wait for a slot counts: a caller waits for the whole.
+        let deadline = tokio::time::Instant::now() + wall;
+        let _slots = self.slots(tenant, deadline).await?;
         let run = async {
             let mut instance = self.instantiate(tenant).await?;
             match instance.init(tenant).await? {
@@ -171,21 +184,28 @@ impl Sandbox {
                 Err(error) => Ok(Err(error)),
             }
         };
-        match tokio::time::timeout(wall, run).await {
+        match tokio::time::timeout_at(deadline, run).await {
             Ok(Ok(answer)) => answer.map_err(|error| CallError::Binding(error.into())),
             Ok(Err(trap)) => {
                 let reason = explain(&trap);
                 // The trap's own text is wasmtime's: function names and offsets, nothing of the message.
                 tracing::error!(reason, trap = %trap.root_cause(), "the component was stopped");
-                Err(CallError::Stopped { reason })
+                Err(CallError::Stopped { reason, outcome: stopped })
             }
-            Err(_) => Err(CallError::Stopped { reason: format!("it did not end within {} s", wall.as_secs()) }),
+            Err(_) => {
+                let reason = format!("it did not end within {} ms", wall.as_millis());
+                Err(CallError::Stopped { reason, outcome: stopped })
+            }
         }
     }
 
     /// Waits until this binding, and then the host, may run one more call. The binding's own slot comes first:
     /// while a call waits for that, it must not hold one of everybody's.
-    async fn slots<'a>(&'a self, tenant: &'a Tenant, wait: Duration) -> Result<[SemaphorePermit<'a>; 2], CallError> {
+    async fn slots<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        deadline: tokio::time::Instant,
+    ) -> Result<[SemaphorePermit<'a>; 2], CallError> {
         // The usual case, without the cost of a timer.
         if let Ok(own) = tenant.slots.try_acquire()
             && let Ok(shared) = self.slots.try_acquire()
@@ -193,9 +213,9 @@ impl Sandbox {
             return Ok([own, shared]);
         }
         let slots = async { Ok::<_, AcquireError>([tenant.slots.acquire().await?, self.slots.acquire().await?]) };
-        match tokio::time::timeout(wait, slots).await {
+        match tokio::time::timeout_at(deadline, slots).await {
             Ok(Ok(slots)) => Ok(slots),
-            Ok(Err(_)) | Err(_) => Err(CallError::Busy(self.limits.instances_per_binding)),
+            Ok(Err(_)) | Err(_) => Err(CallError::Overloaded(self.limits.instances_per_binding)),
         }
     }
 

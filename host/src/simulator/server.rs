@@ -379,7 +379,9 @@ impl Client {
             }
             Err(error) => failed(
                 StatusCode::BAD_REQUEST,
-                &format!("{error}; write for example {{\"fault\":\"status=503\",\"times\":2}} or {{\"fault\":null}}"),
+                &format!(
+                    "not a fault order ({error}); write for example {{\"fault\":\"status=503\",\"times\":2}} or {{\"fault\":null}}"
+                ),
             ),
         }
     }

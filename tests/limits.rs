@@ -1,0 +1,186 @@
+//! A trap, a loop, a greedy or a waiting component ends one call and nothing else, and a component that wants
+//! more than the world allows does not even load.
+
+use std::path::Path;
+use std::time::Duration;
+
+use dingtalk_binding::error::Outcome;
+use dingtalk_binding::settings::Settings;
+use dingtalk_component::COMPONENT;
+use dingtalk_host::clock;
+use dingtalk_host::egress::{Egress, Proxies};
+use dingtalk_host::sandbox::{CallError, Limits, Request, Sandbox, Tenant};
+use dingtalk_host::simulator::fault::{Fault, Times};
+use tokio::runtime::Runtime;
+use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
+use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve};
+
+use crate::support::{Robot, SECRET};
+
+/// A component that fits a world and does `body` in every function, the allocation function included.
+fn hostile(resolve: &Resolve, world: wit_parser::WorldId, body: &str) -> Vec<u8> {
+    let dummy = dummy_module(resolve, world, ManglingAndAbi::Legacy(LiftLowerAbi::Sync));
+    let text = wasmprinter::print_bytes(dummy).unwrap();
+    assert!(text.contains("unreachable"), "the dummy does something else:\n{text}");
+    let text = text.replace("unreachable", body);
+    let (rest, _) = text.trim_end().rsplit_once(')').unwrap();
+    let mut module = wat::parse_str(format!("{rest} (func $deeper (call $deeper)))")).unwrap();
+    embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8, false).unwrap();
+    let mut encoder = ComponentEncoder::default().module(&module).unwrap();
+    encoder.validate(true).encode().unwrap()
+}
+
+fn of_our_world(body: &str) -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
+    let (package, _) = resolve.push_dir(wit).unwrap();
+    let world = resolve.select_world(&[package], Some("binding")).unwrap();
+    hostile(&resolve, world, body)
+}
+
+const TRAP: &str = "unreachable";
+const LOOP: &str = "(loop $again (br $again)) unreachable";
+const GRAB: &str = "(loop $more (drop (memory.grow (i32.const 1))) (br $more)) unreachable";
+const RECURSE: &str = "(call $deeper) unreachable";
+
+fn properties(url: &str) -> Vec<(String, String)> {
+    [("id", "x"), ("url", url), ("secret", SECRET)].map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+}
+
+fn tenant(sandbox: &Sandbox, url: &str, timeout: Duration) -> Tenant {
+    let properties = properties(url);
+    let settings = Settings::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str()))).unwrap();
+    let egress = Egress::new("x", &settings, &Proxies::none()).unwrap();
+    sandbox.tenant(properties, egress, timeout)
+}
+
+fn create() -> Request {
+    Request { operation: "create".into(), data: br#"{"message":"Hi"}"#.to_vec(), metadata: Vec::new() }
+}
+
+fn runtime() -> Runtime {
+    // One thread: a call that does not let others run would be seen.
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// What a hostile component ends with, and what the same host says to the next one.
+fn stopped(body: &str, limits: Limits) -> String {
+    let sandbox = Sandbox::new(&of_our_world(body), limits, clock::system()).unwrap();
+    let tenant = tenant(&sandbox, "http://127.0.0.1:1/", Duration::from_millis(200));
+    runtime().block_on(async {
+        let mut last = String::new();
+        // Twice as often as there are slots: an ended call must give its slot and its memory back.
+        for _ in 0..4 {
+            match sandbox.invoke(&tenant, create()).await {
+                Err(CallError::Stopped { reason, outcome: Outcome::Unknown }) => last = reason,
+                other => panic!("{other:?}"),
+            }
+        }
+        last
+    })
+}
+
+fn two() -> Limits {
+    Limits { instances: 2, grace: Duration::ZERO, ..Limits::default() }
+}
+
+#[test]
+fn a_trap_ends_the_call() {
+    assert!(stopped(TRAP, two()).contains("aborted"));
+}
+
+#[test]
+fn a_loop_ends_at_the_limit_of_instructions() {
+    let limits = Limits { fuel: 10_000_000, grace: Duration::from_secs(30), ..two() };
+    assert!(stopped(LOOP, limits).contains("more instructions"));
+}
+
+#[test]
+fn a_loop_within_that_limit_ends_with_the_time_and_lets_others_run() {
+    let limits = Limits { fuel: u64::MAX, ..two() };
+    assert!(stopped(LOOP, limits).contains("did not end within 200 ms"));
+}
+
+#[test]
+fn greed_for_memory_ends_at_the_limit_of_memory() {
+    let limits = Limits { grace: Duration::from_secs(30), ..two() };
+    assert!(stopped(GRAB, limits).contains("memory"));
+}
+
+#[test]
+fn endless_recursion_ends_at_the_limit_of_the_stack() {
+    let limits = Limits { grace: Duration::from_secs(30), ..two() };
+    assert!(stopped(RECURSE, limits).contains("more stack"));
+}
+
+#[test]
+fn a_component_that_imports_more_than_the_world_does_not_load() {
+    let mut resolve = Resolve::default();
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
+    resolve.push_dir(wit).unwrap();
+    for import in ["wasi:cli/environment@0.2.12", "wasi:sockets/tcp@0.2.12", "wasi:random/random@0.2.12"] {
+        let mut resolve = resolve.clone();
+        let text = format!(
+            "package test:greedy@0.1.0; world greedy {{ include dingtalk:binding/binding@0.1.0; import {import}; }}"
+        );
+        let package = resolve.push_str("greedy.wit", &text).unwrap();
+        let world = resolve.select_world(&[package], Some("greedy")).unwrap();
+        let component = hostile(&resolve, world, TRAP);
+        let error = Sandbox::new(&component, two(), clock::system()).err().expect(import).to_string();
+        let interface = import.split('@').next().unwrap();
+        assert!(error.contains(interface), "{error}");
+    }
+}
+
+#[test]
+fn a_binding_that_waits_takes_no_slot_from_another_one() {
+    let slow = Robot::start();
+    slow.fail(Fault::Hang, Times::Always);
+    let quick = Robot::start();
+    let limits = Limits { instances: 3, instances_per_binding: 1, grace: Duration::ZERO, ..Limits::default() };
+    let sandbox = Sandbox::new(COMPONENT, limits, clock::system()).unwrap();
+    // The binding's own time is longer than the call's: the host must end the call.
+    let waiting = tenant(&sandbox, &slow.url(), Duration::from_millis(500));
+    let other = tenant(&sandbox, &quick.url(), Duration::from_secs(30));
+    runtime().block_on(async {
+        let (first, second, third) = tokio::join!(
+            sandbox.invoke(&waiting, create()),
+            sandbox.invoke(&waiting, create()),
+            sandbox.invoke(&other, create()),
+        );
+        assert!(matches!(first, Err(CallError::Stopped { outcome: Outcome::Unknown, .. })), "{first:?}");
+        assert!(matches!(second, Err(CallError::Overloaded(1))), "{second:?}");
+        third.unwrap();
+        // The slot of the call that was ended is free again.
+        slow.recover();
+        sandbox.invoke(&waiting, create()).await.unwrap();
+    });
+    assert_eq!(quick.messages().len(), 1);
+}
+
+#[test]
+fn a_hundred_calls_at_once_share_ten_slots() {
+    let robot = Robot::start();
+    let limits = Limits { instances: 10, instances_per_binding: 10, ..Limits::default() };
+    let sandbox = Sandbox::new(COMPONENT, limits, clock::system()).unwrap();
+    let tenant = tenant(&sandbox, &robot.url(), Duration::from_secs(30));
+    runtime().block_on(async {
+        let mut calls: Vec<_> = (0..100).map(|_| Box::pin(sandbox.invoke(&tenant, create()))).collect();
+        let mut answered = 0;
+        std::future::poll_fn(|context| {
+            calls.retain_mut(|call| match call.as_mut().poll(context) {
+                std::task::Poll::Ready(answer) => {
+                    answer.unwrap();
+                    answered += 1;
+                    false
+                }
+                std::task::Poll::Pending => true,
+            });
+            if calls.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+        assert_eq!(answered, 100);
+    });
+    assert_eq!(robot.messages().len(), 100);
+    assert!(robot.stats().connections <= 10, "{}", robot.stats().connections);
+}
