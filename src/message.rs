@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::json::{Members, quoted};
+use crate::json::{self, quoted};
 
 /// What request metadata says about a message. Names are compared without regard to case, because gRPC
 /// clients cannot send capitals; names that mean nothing here are ignored, because runtimes add their own.
@@ -139,32 +139,40 @@ fn name_of(json: &RawValue) -> &'static str {
 }
 
 fn shape_object(text: &str, object: &RawValue, options: &Options) -> Result<Vec<u8>, String> {
-    let Members(members) = serde_json::from_str(object.get()).map_err(|error| format!("data: {error}"))?;
-    if let [(name, value)] = members.as_slice()
-        && name == "message"
-        && let Ok(message) = serde_json::from_str::<String>(value.get())
+    let (mut count, mut last) = (0, None);
+    json::members(object.get(), &mut |name, value| {
+        count += 1;
+        last = json::is(name, "message").then_some(value);
+    })
+    .map_err(|error| format!("data: {error}"))?;
+    if count == 1
+        && let Some(message) = last.and_then(json::string)
     {
         return shape_text(&message, options);
     }
     match &options.msg_uuid {
         None => Ok(text.as_bytes().to_vec()),
-        Some(uuid) => with_msg_uuid(&members, uuid),
+        Some(uuid) => with_msg_uuid(object.get(), uuid).map_err(|error| format!("data: {error}")),
     }
 }
 
 /// The object with DingTalk's idempotency key, every other member as written. The caller's metadata is the
 /// later word: a `msgUuid` in the object gives way.
-fn with_msg_uuid(members: &[(Cow<'_, str>, &RawValue)], uuid: &str) -> Result<Vec<u8>, String> {
-    let json = |text: &str| serde_json::to_string(text).map_err(|error| error.to_string());
-    let mut body = format!("{{\"msgUuid\":{}", json(uuid)?);
-    for (name, value) in members.iter().filter(|(name, _)| name != "msgUuid") {
-        body.push(',');
-        body.push_str(&json(name)?);
-        body.push(':');
-        body.push_str(value.get());
-    }
-    body.push('}');
-    Ok(body.into_bytes())
+fn with_msg_uuid(object: &str, uuid: &str) -> serde_json::Result<Vec<u8>> {
+    // Grown step by step, the body of a large message would take its room twice.
+    let mut body = Vec::with_capacity(object.len() + uuid.len() + 32);
+    body.extend_from_slice(b"{\"msgUuid\":");
+    serde_json::to_writer(&mut body, uuid)?;
+    json::members(object, &mut |name, value| {
+        if !json::is(name, "msgUuid") {
+            body.push(b',');
+            body.extend_from_slice(name.as_bytes());
+            body.push(b':');
+            body.extend_from_slice(value.as_bytes());
+        }
+    })?;
+    body.push(b'}');
+    Ok(body)
 }
 
 #[derive(Serialize)]
