@@ -139,10 +139,19 @@ fn name_of(json: &RawValue) -> &'static str {
 }
 
 fn shape_object(text: &str, object: &RawValue, options: &Options) -> Result<Vec<u8>, String> {
+    let object = object.get();
     let (mut count, mut last) = (0, None);
-    json::members(object.get(), &mut |name, value| {
+    let mut body = options.msg_uuid.as_deref().map(|uuid| starting_with(uuid, object.len())).transpose()?;
+    json::members(object, &mut |name, value| {
         count += 1;
         last = json::is(name, "message").then_some(value);
+        // The caller's metadata is the later word: a `msgUuid` in the object gives way.
+        if let Some(body) = body.as_mut().filter(|_| !json::is(name, "msgUuid")) {
+            body.push(b',');
+            body.extend_from_slice(name.as_bytes());
+            body.push(b':');
+            body.extend_from_slice(value.as_bytes());
+        }
     })
     .map_err(|error| format!("data: {error}"))?;
     if count == 1
@@ -150,28 +159,17 @@ fn shape_object(text: &str, object: &RawValue, options: &Options) -> Result<Vec<
     {
         return shape_text(&message, options);
     }
-    match &options.msg_uuid {
-        None => Ok(text.as_bytes().to_vec()),
-        Some(uuid) => with_msg_uuid(object.get(), uuid).map_err(|error| format!("data: {error}")),
-    }
+    let Some(mut body) = body else { return Ok(text.as_bytes().to_vec()) };
+    body.push(b'}');
+    Ok(body)
 }
 
-/// The object with DingTalk's idempotency key, every other member as written. The caller's metadata is the
-/// later word: a `msgUuid` in the object gives way.
-fn with_msg_uuid(object: &str, uuid: &str) -> serde_json::Result<Vec<u8>> {
-    // Grown step by step, the body of a large message would take its room twice.
-    let mut body = Vec::with_capacity(object.len() + uuid.len() + 32);
+/// The beginning of an object with DingTalk's idempotency key, before `rest` bytes of other members. Grown
+/// step by step, the body of a large message would take its room twice.
+fn starting_with(uuid: &str, rest: usize) -> Result<Vec<u8>, String> {
+    let mut body = Vec::with_capacity(rest + uuid.len() + 32);
     body.extend_from_slice(b"{\"msgUuid\":");
-    serde_json::to_writer(&mut body, uuid)?;
-    json::members(object, &mut |name, value| {
-        if !json::is(name, "msgUuid") {
-            body.push(b',');
-            body.extend_from_slice(name.as_bytes());
-            body.push(b':');
-            body.extend_from_slice(value.as_bytes());
-        }
-    })?;
-    body.push(b'}');
+    serde_json::to_writer(&mut body, uuid).map_err(|error| error.to_string())?;
     Ok(body)
 }
 
