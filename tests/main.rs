@@ -5,7 +5,11 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod api;
+mod canary;
 mod cli;
 mod contract;
+mod errors;
+mod messages;
 mod serve;
+mod signature;
 mod support;
