@@ -335,6 +335,8 @@ mod tests {
             Ok(r#"{"msgUuid":"a\"b","text":{"content" : 1.0},"msgtype":"text"}"#.into()),
         );
         assert_eq!(shaped(r#"{"msgUuid":"old","a":1}"#, &uuid), Ok(r#"{"msgUuid":"a\"b","a":1}"#.into()));
+        let escaped = r#"{"msg\u0055uid":"old","\u0061" : 1}"#;
+        assert_eq!(shaped(escaped, &uuid), Ok(r#"{"msgUuid":"a\"b","\u0061":1}"#.into()));
         assert_eq!(shaped("{}", &uuid), Ok(r#"{"msgUuid":"a\"b"}"#.into()));
         assert_eq!(message("Hi", &uuid)["msgUuid"], "a\"b");
     }

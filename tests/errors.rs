@@ -356,7 +356,9 @@ fn what_is_not_dingtalk_is_never_success() {
     // Closing is announced, so that no later call can meet a connection that is about to close.
     let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n";
     let chunks = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
-    let cases: Vec<(Vec<u8>, &str, &[(&str, &str)], &str)> = vec![
+    // Answer, class, metadata, text.
+    type Case<'a> = (Vec<u8>, &'a str, &'a [(&'a str, &'a str)], &'a str);
+    let cases: Vec<Case<'_>> = vec![
         (b"SSH-2.0-OpenSSH_9.9\r\n".to_vec(), "unreachable", UNKNOWN, "does not speak HTTP"),
         (b"\x15\x03\x01\x00\x02\x02\x16".to_vec(), "unreachable", UNKNOWN, "does not speak HTTP"),
         (vec![0; 300], "unreachable", UNKNOWN, "does not speak HTTP"),

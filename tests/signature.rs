@@ -233,8 +233,8 @@ fn each_send_is_signed_for_its_own_time() {
 fn the_time_is_taken_when_sending_not_when_loading() {
     let setup = Setup::new(clock::system());
     let url = setup.server.url("/robot/send");
-    let properties = vec![("id", "x"), ("url", url.as_str()), ("secret", "SECone")];
-    let settings = Settings::parse(properties.iter().copied()).unwrap();
+    let properties = [("id", "x"), ("url", url.as_str()), ("secret", "SECone")];
+    let settings = Settings::parse(properties).unwrap();
     let owned = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let tenant = setup.sandbox.tenant(owned, Egress::new("x", &settings, &Proxies::none()), settings.timeout);
     let request = Request { operation: "create".into(), data: b"{}".to_vec(), metadata: vec![] };
