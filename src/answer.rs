@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::error::Category;
 
 use crate::error::{AnswerError, Error, Rejection, RejectionClass, SecurityCheck};
-use crate::json::{self, Members};
+use crate::json;
 
 /// The longest answer that is read. A result has 50 to 500 bytes; 64 KiB leaves room for the throttle page
 /// without letting a hostile server fill the instance's memory.
@@ -74,19 +74,28 @@ fn result(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, 
         return Err(malformed("it is empty"));
     }
     let json = std::str::from_utf8(&answer.body).map_err(|_| malformed("it is not UTF-8"))?;
-    let members: Members<'_> = serde_json::from_str(json).map_err(|error| match error.classify() {
+    let (mut errcode, mut errmsg, mut status) = (None, None, None);
+    // The last one counts where a name is repeated, as in most parsers.
+    json::members(json, &mut |name, value| {
+        for (known, slot) in [("errcode", &mut errcode), ("errmsg", &mut errmsg), ("status", &mut status)] {
+            if json::is(name, known) {
+                *slot = Some(value);
+            }
+        }
+    })
+    .map_err(|error| match error.classify() {
         Category::Eof => NoResult::Answer(AnswerError::Truncated),
         Category::Data => malformed("it is JSON, but not an object"),
         Category::Syntax | Category::Io => malformed("it is not JSON"),
     })?;
-    let errcode = match members.get("errcode") {
-        None if members.get("status").and_then(integer) == Some(1111) => {
+    let errcode = match errcode {
+        None if status.and_then(integer) == Some(1111) => {
             return Err(NoResult::Answer(AnswerError::Throttled(ADDRESS_PENALTY)));
         }
         None | Some("null") => return Err(NoResult::Answer(AnswerError::MissingErrcode)),
         Some(errcode) => integer(errcode).ok_or_else(|| malformed("its errcode is not a whole number"))?,
     };
-    let errmsg = members.get("errmsg").and_then(json::string).unwrap_or_default();
+    let errmsg = errmsg.and_then(json::string).unwrap_or_default();
     let errmsg = errmsg.as_str();
     if errcode == 0 {
         return Ok(Accepted { errmsg: redact(errmsg) });

@@ -3,42 +3,37 @@
 //! `serde_json::Value` would lose the digits of large numbers and the order of members, and costs the
 //! component 30 KiB of number parsing that nothing here needs.
 
-use std::borrow::Cow;
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The members of an object, in order, repeated names included.
-#[derive(Debug)]
-pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'a> Members<'a> {
-    /// The value of `name` as written; the last one counts where it is repeated, as in most parsers.
-    pub fn get(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().rev().find(|(found, _)| found == name).map(|(_, value)| value.get())
+/// Calls `each` with name and value of an object's members as they are written, in order, repeated names
+/// included. Keeps and copies none of them: an object of 4 MiB can have 800,000, and a list of those would not
+/// fit into an instance's memory. For what a name means, see [`is`].
+pub fn members<'a>(object: &'a str, each: &mut dyn FnMut(&'a str, &'a str)) -> serde_json::Result<()> {
+    struct Each<'e, 'a>(&'e mut dyn FnMut(&'a str, &'a str));
+    impl<'a> Visitor<'a> for Each<'_, 'a> {
+        type Value = ();
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+            while let Some((name, value)) = map.next_entry::<&'a RawValue, &'a RawValue>()? {
+                (self.0)(name.get(), value.get());
+            }
+            Ok(())
+        }
     }
+    let mut json = serde_json::Deserializer::from_str(object);
+    json.deserialize_map(Each(each))?;
+    json.end()
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Members<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Collect)
-    }
+/// Whether a name, given as written, is this one, however it is escaped.
+pub fn is(name: &str, this: &str) -> bool {
+    let bare = name.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
+    bare == Some(this) || (name.contains('\\') && string(name).is_some_and(|name| name == this))
 }
 
 /// The content of a JSON string, given as written; `None` for every other JSON.

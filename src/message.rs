@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::json::{Members, quoted};
+use crate::json::{self, quoted};
 
 /// What request metadata says about a message. Names are compared without regard to case, because gRPC
 /// clients cannot send capitals; names that mean nothing here are ignored, because runtimes add their own.
@@ -164,32 +164,38 @@ fn name_of(json: &RawValue) -> &'static str {
 }
 
 fn shape_object(text: &str, object: &RawValue, options: &Options) -> Result<Vec<u8>, String> {
-    let Members(members) = serde_json::from_str(object.get()).map_err(|error| format!("data: {error}"))?;
-    if let [(name, value)] = members.as_slice()
-        && name == "message"
-        && let Ok(message) = serde_json::from_str::<String>(value.get())
+    let object = object.get();
+    let (mut count, mut last) = (0, None);
+    let mut body = options.msg_uuid.as_deref().map(|uuid| starting_with(uuid, object.len())).transpose()?;
+    json::members(object, &mut |name, value| {
+        count += 1;
+        last = json::is(name, "message").then_some(value);
+        // The caller's metadata is the later word: a `msgUuid` in the object gives way.
+        if let Some(body) = body.as_mut().filter(|_| !json::is(name, "msgUuid")) {
+            body.push(b',');
+            body.extend_from_slice(name.as_bytes());
+            body.push(b':');
+            body.extend_from_slice(value.as_bytes());
+        }
+    })
+    .map_err(|error| format!("data: {error}"))?;
+    if count == 1
+        && let Some(message) = last.and_then(json::string)
     {
         return shape_text(&message, options);
     }
-    match &options.msg_uuid {
-        None => Ok(text.as_bytes().to_vec()),
-        Some(uuid) => with_msg_uuid(&members, uuid),
-    }
+    let Some(mut body) = body else { return Ok(text.as_bytes().to_vec()) };
+    body.push(b'}');
+    Ok(body)
 }
 
-/// The object with DingTalk's idempotency key, every other member as written. The caller's metadata is the
-/// later word: a `msgUuid` in the object gives way.
-fn with_msg_uuid(members: &[(Cow<'_, str>, &RawValue)], uuid: &str) -> Result<Vec<u8>, String> {
-    let json = |text: &str| serde_json::to_string(text).map_err(|error| error.to_string());
-    let mut body = format!("{{\"msgUuid\":{}", json(uuid)?);
-    for (name, value) in members.iter().filter(|(name, _)| name != "msgUuid") {
-        body.push(',');
-        body.push_str(&json(name)?);
-        body.push(':');
-        body.push_str(value.get());
-    }
-    body.push('}');
-    Ok(body.into_bytes())
+/// The beginning of an object with DingTalk's idempotency key, before `rest` bytes of other members. Grown
+/// step by step, the body of a large message would take its room twice.
+fn starting_with(uuid: &str, rest: usize) -> Result<Vec<u8>, String> {
+    let mut body = Vec::with_capacity(rest + uuid.len() + 32);
+    body.extend_from_slice(b"{\"msgUuid\":");
+    serde_json::to_writer(&mut body, uuid).map_err(|error| error.to_string())?;
+    Ok(body)
 }
 
 #[derive(Serialize)]
@@ -355,6 +361,8 @@ mod tests {
             Ok(r#"{"msgUuid":"a\"b","text":{"content" : 1.0},"msgtype":"text"}"#.into()),
         );
         assert_eq!(shaped(r#"{"msgUuid":"old","a":1}"#, &uuid), Ok(r#"{"msgUuid":"a\"b","a":1}"#.into()));
+        let escaped = r#"{"msg\u0055uid":"old","\u0061" : 1}"#;
+        assert_eq!(shaped(escaped, &uuid), Ok(r#"{"msgUuid":"a\"b","\u0061":1}"#.into()));
         assert_eq!(shaped("{}", &uuid), Ok(r#"{"msgUuid":"a\"b"}"#.into()));
         assert_eq!(message("Hi", &uuid)["msgUuid"], "a\"b");
     }

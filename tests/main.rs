@@ -5,9 +5,13 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod api;
+mod canary;
 mod cli;
 mod contract;
 mod egress;
+mod errors;
 mod limits;
+mod messages;
 mod serve;
+mod signature;
 mod support;

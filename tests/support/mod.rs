@@ -1,12 +1,14 @@
 //! What the tests share: the host as a process, the simulated robot, and an HTTP client that shows bytes.
 
 pub mod held;
+pub mod witness;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dingtalk_binding::secret::Secret;
@@ -199,7 +201,7 @@ pub fn signal(child: &Child, name: &str) {
     assert!(status.success());
 }
 
-fn read_all(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+fn read_all(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         pipe.read_to_end(&mut bytes).unwrap();
@@ -220,6 +222,7 @@ pub struct Host {
     child: Child,
     address: SocketAddr,
     log: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Host {
@@ -233,12 +236,12 @@ impl Host {
         let path = resources.path().to_str().unwrap();
         let mut command = command(&["serve", "--resources-path", path, "--dapr-http-port", "0"]);
         command.args(["--log-level", "debug"]).args(arguments).envs(environment.iter().copied());
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (found, address) = mpsc::channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let copy = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let errors = std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if let Some(address) = listening(&line) {
                     let _ = found.send(address);
@@ -246,8 +249,15 @@ impl Host {
                 copy.lock().unwrap().push_str(&format!("{line}\n"));
             }
         });
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let copy = Arc::clone(&log);
+        let output = std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                copy.lock().unwrap().push_str(&format!("{line}\n"));
+            }
+        });
         match address.recv_timeout(PATIENCE) {
-            Ok(address) => Self { child, address, log },
+            Ok(address) => Self { child, address, log, readers: vec![errors, output] },
             Err(_) => {
                 let _ = child.kill();
                 panic!("the host does not listen:\n{}", log.lock().unwrap());
@@ -259,7 +269,7 @@ impl Host {
         self.address
     }
 
-    /// Everything logged so far.
+    /// Everything logged so far, and standard output.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -291,6 +301,16 @@ impl Host {
     /// Asks the process to end as a terminal would.
     pub fn interrupt(&self) {
         signal(&self.child, "INT");
+    }
+
+    /// Ends the process as a service manager would; everything that it wrote, to the last line.
+    pub fn end(mut self) -> String {
+        self.terminate();
+        assert!(wait(&mut self.child).is_some(), "the host does not end:\n{}", self.log());
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        self.log()
     }
 
     /// Waits for the end.

@@ -319,7 +319,12 @@ fn connect_failure(cause: &(dyn StdError + 'static)) -> Option<Error> {
             }
         });
     }
-    let io = cause.downcast_ref::<io::Error>()?;
+    let mut io = cause.downcast_ref::<io::Error>()?;
+    // The connector wraps the handshake's error in another one, whose `source` is not the one it wraps but
+    // the one after that.
+    while let Some(inner) = io.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>()) {
+        io = inner;
+    }
     if let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         tracing::warn!(error = %tls, "no TLS connection");
         return Some(match tls {

@@ -98,7 +98,7 @@ impl Egress {
             .flatten()
             .inspect_err(|error| tracing::debug!(binding = self.0.binding, %error, "sending failed"))?;
         let (parts, body) = response.into_parts();
-        let body = read(body, deadline).await;
+        let body = read(body, deadline).await?;
         Ok(Response::from_parts(parts, body.boxed_unsync()))
     }
 }
@@ -128,7 +128,10 @@ type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = (Response<WasiBody>, Done);
 
 /// Reads an answer to its end, its deadline, or one byte past what the component would read of it.
-async fn read(mut body: hyper::body::Incoming, deadline: Instant) -> Received {
+///
+/// A body that is not complete in time is no answer: of an error that a body carries, wasmtime-wasi-http does
+/// not tell the component which one it was, and so a timeout would look like a connection that broke.
+async fn read(mut body: hyper::body::Incoming, deadline: Instant) -> Result<Received, Error> {
     let mut data = BytesMut::new();
     loop {
         let end = match tokio::time::timeout_at(deadline.into(), body.frame()).await {
@@ -144,9 +147,9 @@ async fn read(mut body: hyper::body::Incoming, deadline: Instant) -> Received {
             }
             Ok(None) => None,
             Ok(Some(Err(_))) => Some(Error::HttpResponseIncomplete),
-            Err(_) => Some(Error::HttpResponseTimeout),
+            Err(_) => return Err(Error::HttpResponseTimeout),
         };
-        return Received { data: Some(data.freeze()).filter(|data| !data.is_empty()), end };
+        return Ok(Received { data: Some(data.freeze()).filter(|data| !data.is_empty()), end });
     }
 }
 

@@ -35,7 +35,8 @@ pub struct Limits {
     pub instances_per_binding: usize,
     /// Linear memory of one call; see [`Limits::for_messages_of`].
     pub memory: usize,
-    /// Instructions of one call. A usual message takes 60,000, one of 4 MiB some 250 million.
+    /// Instructions of one call; see [`Limits::for_messages_of`]. A usual message takes 60,000. A long text
+    /// takes 14 a byte, short members and items up to 500.
     pub fuel: u64,
     /// Bytes that the component may hand to the host in one function call. It writes a message in pieces of
     /// 1 MiB.
@@ -62,11 +63,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The default limits, with the memory that messages of up to `size` bytes need: a message is held some
-    /// six times on its way (as received, as text, as members, as body, and growing buffers of those).
+    /// The default limits, with the memory that messages of up to `size` bytes need (a message is held some
+    /// six times on its way: as received, as text, as body, and growing buffers of those), and twice the
+    /// instructions that the worst of them takes.
     pub fn for_messages_of(size: usize) -> Self {
         let default = Self::default();
-        Self { memory: default.memory.max(size.saturating_mul(8)), ..default }
+        let fuel = u64::try_from(size).unwrap_or(u64::MAX).saturating_mul(1_000);
+        Self { memory: default.memory.max(size.saturating_mul(8)), fuel: default.fuel.max(fuel), ..default }
     }
 }
 

@@ -1,0 +1,302 @@
+//! Secrets, access tokens and signatures never appear: not in an answer, not in a log line at any level, not
+//! on the command line's output, whatever fails and however.
+
+use dingtalk_binding::secret::Secret;
+use dingtalk_host::simulator::fault::{Fault, Times};
+use dingtalk_host::simulator::robot::RobotConfig;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::support::witness::{Tap, base64};
+use crate::support::{Host, Reply, Resources, Robot, component, run, send, stderr, stdout};
+
+/// With characters that look different in a URL.
+const SECRET: &str = "SEC+c4n4ry/53cr3t=of&the?robot";
+const TOKEN: &str = "c4n4ry/t0k3n+of=the&robot";
+const API_TOKEN: &str = "c4n4ry-4p1-t0k3n";
+
+const HELLO: &str = r#"{"msgtype":"text","text":{"content":"hello"}}"#;
+
+/// What must not be found, each in every spelling.
+fn canaries(signatures: &[String]) -> Vec<String> {
+    let mut canaries = Vec::new();
+    for canary in [SECRET, TOKEN, API_TOKEN].into_iter().map(str::to_owned).chain(signatures.iter().cloned()) {
+        canaries.push(base64(canary.as_bytes()));
+        canaries.push(base64(canary.as_bytes()).trim_end_matches('=').to_owned());
+        canaries.push(encoded(&canary));
+        canaries.push(canary);
+    }
+    canaries
+}
+
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// Everything that was seen, with where it was seen.
+#[derive(Default)]
+struct Seen(Vec<(String, String)>);
+
+impl Seen {
+    fn add(&mut self, place: impl Into<String>, text: impl Into<String>) {
+        self.0.push((place.into(), text.into()));
+    }
+
+    fn reply(&mut self, place: &str, reply: &Reply) {
+        self.add(place, format!("{}\n{}", reply.status, reply.body));
+        for (name, value) in &reply.headers {
+            self.add(format!("{place}, header {name}"), format!("{name}: {value}"));
+        }
+    }
+
+    fn run(&mut self, arguments: &[&str]) -> std::process::Output {
+        let output = run(arguments);
+        self.add(format!("standard output of {}", arguments[0]), stdout(&output));
+        self.add(format!("standard error of {}", arguments[0]), stderr(&output));
+        output
+    }
+
+    /// The first canary found, and where.
+    fn find(&self, canaries: &[String]) -> Option<String> {
+        self.0.iter().find_map(|(place, text)| {
+            let found = canaries.iter().find(|canary| text.contains(canary.as_str()))?;
+            Some(format!("{found} in {place}: {text}"))
+        })
+    }
+
+    /// Nothing is found; and each canary would be, wherever it was.
+    #[track_caller]
+    fn assert_clean(mut self, canaries: &[String]) {
+        assert_eq!(self.find(canaries), None);
+        for canary in canaries {
+            self.add("here", format!("planted {canary} in a text"));
+            assert!(self.find(canaries).is_some(), "the search is blind for {canary}");
+            self.0.pop();
+        }
+    }
+}
+
+/// The signatures that were really sent.
+fn signatures(tap: &Tap) -> Vec<String> {
+    let targets = tap.targets();
+    let signs = targets.iter().filter_map(|target| target.split_once("&sign=").map(|(_, sign)| sign));
+    signs.map(|sign| percent_decode_str(sign).decode_utf8().unwrap().into_owned()).collect()
+}
+
+fn robot() -> Robot {
+    let secret = Some(Secret::new(SECRET));
+    Robot::with(RobotConfig { access_token: Secret::new(TOKEN), secret, ..Robot::config() })
+}
+
+fn webhook(address: impl std::fmt::Display) -> String {
+    format!("http://{address}/robot/send?access_token={}", encoded(TOKEN))
+}
+
+fn faults() -> Vec<Fault> {
+    let names = [
+        "delay=1ms",
+        "reset",
+        "half-body",
+        "html",
+        "throttled",
+        "status=503",
+        "status=401",
+        "redirect=http://127.0.0.1:1/elsewhere",
+        "oversized",
+        "empty",
+        "missing-errcode",
+        "string-errcode",
+        "rejected=310000:sign not match",
+        "echo",
+    ];
+    names.iter().map(|name| name.parse().unwrap()).collect()
+}
+
+fn everything_that_can_fail(logging: &[&str]) {
+    let robot = robot();
+    let tap = Tap::before(robot.address());
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let tapped = webhook(tap.address());
+    let refused = webhook(nobody.local_addr().unwrap());
+    let secure = tapped.replacen("http:", "https:", 1);
+    let unresolved = webhook("does-not-exist.invalid");
+    let in_path = format!("http://{}/hook/{}", tap.address(), encoded(TOKEN));
+    let wrong = format!("{SECRET}-another");
+    let mut resources = Resources::new();
+    for (name, url, secret, timeout) in [
+        ("team", &tapped, SECRET, "30s"),
+        ("hasty", &tapped, SECRET, "200ms"),
+        ("wrong", &tapped, wrong.as_str(), "30s"),
+        ("unsigned", &tapped, "", "30s"),
+        ("refused", &refused, SECRET, "30s"),
+        ("secure", &secure, SECRET, "30s"),
+        ("unresolved", &unresolved, SECRET, "30s"),
+        ("in-path", &in_path, SECRET, "30s"),
+    ] {
+        let properties = [("id", name), ("url", url), ("secret", secret), ("timeout", timeout)];
+        resources = resources.with(&format!("{name}.yaml"), &component(name, &properties));
+    }
+    let host = Host::serve_with(&resources, logging, &[("DAPR_API_TOKEN", API_TOKEN)]);
+    let mut seen = Seen::default();
+    let authorised = [("dapr-api-token", API_TOKEN)];
+    let mut call = |place: &str, method: &str, path: &str, body: &str| {
+        let reply = send(host.address(), method, path, &authorised, body.as_bytes());
+        seen.reply(place, &reply);
+        reply.status
+    };
+    let create = |data: &str| format!(r#"{{"operation":"create","data":{data},"metadata":{{"msgUuid":"u"}}}}"#);
+    for fault in faults() {
+        let text = fault.to_string();
+        robot.fail(fault, Times::ONCE);
+        call(&text, "POST", "/v1.0/bindings/team", &create(HELLO));
+    }
+    robot.fail(Fault::Hang, Times::ONCE);
+    assert_eq!(call("hang", "POST", "/v1.0/bindings/hasty", &create(HELLO)), 500);
+    robot.fail(Fault::Echo, Times::Always);
+    for binding in ["team", "wrong", "unsigned", "in-path"] {
+        for data in [HELLO, r#"{"message":"Hi"}"#, "\"Hi\"", "{}"] {
+            assert_eq!(call("echo", "POST", &format!("/v1.0/bindings/{binding}"), &create(data)), 500);
+        }
+    }
+    robot.fail(Fault::Html, Times::ONCE);
+    for binding in ["team", "wrong", "unsigned", "refused", "secure", "unresolved", "in-path", "missing"] {
+        for body in [create(HELLO), create("null"), r#"{"operation":"get"}"#.into(), "{}".into(), "{".into()] {
+            call(binding, "POST", &format!("/v1.0/bindings/{binding}"), &body);
+        }
+    }
+    for path in ["/v1.0/metadata", "/v1.0/healthz", "/v1.0/bindings/team", "/elsewhere"] {
+        call(path, "GET", path, "");
+    }
+    for headers in [&[][..], &[("dapr-api-token", "c4n4ry-4p1")]] {
+        let reply = send(host.address(), "POST", "/v1.0/bindings/team", headers, create(HELLO).as_bytes());
+        assert_eq!(reply.status, 401);
+        seen.reply("without token", &reply);
+    }
+    let log = host.end();
+    assert!(log.contains("invocation failed") && log.contains("invoked"), "{log}");
+    assert_eq!(log.lines().all(|line| line.starts_with('{')), !logging.is_empty(), "{log}");
+    seen.add("the log", log);
+    let signatures = signatures(&tap);
+    assert!(signatures.len() > faults().len() && signatures.iter().all(|sign| sign.len() == 44), "{signatures:?}");
+    seen.assert_clean(&canaries(&signatures));
+}
+
+#[test]
+fn nothing_secret_appears_when_calls_fail() {
+    everything_that_can_fail(&[]);
+}
+
+#[test]
+fn nothing_secret_appears_when_calls_fail_and_the_log_is_json() {
+    everything_that_can_fail(&["--log-as-json"]);
+}
+
+#[test]
+fn nothing_secret_appears_when_the_configuration_is_wrong() {
+    let good = webhook("127.0.0.1:9");
+    let refused = |url: &str, secret: &str, timeout: &str| {
+        component("team", &[("id", "team"), ("url", url), ("secret", secret), ("timeout", timeout)])
+    };
+    let signed = |url: String| refused(&url, SECRET, "");
+    let by_reference = "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: team\nauth:\n  \
+        secretStore: store\nspec:\n  type: bindings.dingtalk.webhook\n  version: v1\n  metadata:\n  - name: id\n    \
+        value: team\n  - name: url\n    secretKeyRef: {name: url, key: url}\n  - name: secret\n    secretKeyRef: \
+        {name: KEY, key: KEY}\n---\napiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: store\nspec:\n  \
+        type: secretstores.local.file\n  version: v1\n  metadata:\n  - name: secretsFile\n    value: secrets.json\n";
+    let mut files = vec![
+        signed(format!("ftp://h/robot/send?access_token={TOKEN}")),
+        signed(format!("https://{}@h/robot/send", encoded(TOKEN))),
+        signed(format!("https://user:{}@h/robot/send", encoded(TOKEN))),
+        signed(format!("https://h/robot/send?access_token={TOKEN}\n")),
+        signed(format!("https://h:x/robot/send?access_token={TOKEN}")),
+        signed(format!("https://群/robot/send?access_token={TOKEN}")),
+        signed(format!("https://[::1/robot/send?access_token={TOKEN}")),
+        signed(format!("/robot/send?access_token={TOKEN}")),
+        refused(&good, " \t", ""),
+        refused(&good, SECRET, "soon"),
+        refused(&good, SECRET, "0s"),
+        refused("", SECRET, ""),
+        component("team", &[("url", &good), ("secret", SECRET)]),
+        component("team", &[("id", "team"), ("url", &good), ("secret", SECRET), ("Secret", SECRET)]),
+        component("team", &[("id", "team"), ("url", &good), ("secret", SECRET)]).replace("version: v1", "version: v9"),
+        component("team", &[("id", "team"), ("url", "{podName}"), ("secret", SECRET)]),
+        by_reference.replace("KEY", "none"),
+        by_reference.replace("KEY", "nested"),
+        by_reference.replace("KEY", "empty"),
+        // YAML that breaks at and after the canaries.
+        format!("{}    {SECRET}: [\n", component("team", &[("url", &good), ("secret", SECRET)])),
+        component("team", &[("url", &good)]) + &format!("  - name: secret\n    value: \"{SECRET}\n"),
+        component("team", &[("url", &good)]) + &format!("  - name: secret\n    value: {{{SECRET}: 1}}\n"),
+        component("team", &[("url", &good)]) + &format!("  - name: secret\n    value: [{SECRET}]\n"),
+        component("team", &[("url", &good)]) + &format!("  - name: secret\n    value: *{SECRET}\n"),
+        component("team", &[("url", &good)]) + &format!("  - name: secret\n    value: !{SECRET} x\n"),
+        component("team", &[("url", &good)]) + &format!("  - name: secret\n    \"{SECRET}\": x\n  - {TOKEN}\n"),
+        format!("{SECRET}\n"),
+    ];
+    files.push(component("team", &[("id", "team"), ("url", "ftp://h"), ("secret", SECRET)]) + "  ignoreErrors: true\n");
+    let mut seen = Seen::default();
+    let secrets =
+        serde_json::json!({"url": good, "secret": SECRET, "nested": {"deep": SECRET}, "empty": ""}).to_string();
+    for broken in [secrets.clone(), format!("{secrets}{SECRET}"), format!("[\"{SECRET}\"]")] {
+        for (index, yaml) in files.iter().enumerate() {
+            let by_reference = yaml.contains("secretKeyRef");
+            if broken != secrets && !by_reference {
+                continue;
+            }
+            let resources = Resources::new().with("team.yaml", yaml).with("secrets.json", &broken);
+            let path = resources.path().to_str().unwrap();
+            let file = resources.path().join("team.yaml");
+            if !yaml.contains("ignoreErrors") {
+                let arguments = ["serve", "--resources-path", path, "--dapr-http-port", "0", "--log-level", "debug"];
+                for more in [&[][..], &["--log-as-json"]] {
+                    let output = seen.run(&[&arguments[..], more].concat());
+                    assert_eq!(output.status.code(), Some(1), "{index}: {yaml}\n{output:?}");
+                }
+            } else {
+                let host = Host::serve(&resources);
+                seen.reply("a binding left out", &host.invoke("team", "create", HELLO));
+                seen.add("the log", host.end());
+            }
+            for form in ["text", "json"] {
+                let file = file.to_str().unwrap();
+                let arguments =
+                    ["invoke", "--component", file, "--data", HELLO, "--output", form, "--log-level", "debug"];
+                let output = seen.run(&arguments);
+                assert_eq!(output.status.code(), Some(1), "{index}: {yaml}\n{output:?}");
+            }
+        }
+    }
+    seen.assert_clean(&canaries(&[]));
+}
+
+#[test]
+fn nothing_secret_appears_on_the_command_line() {
+    let robot = robot();
+    let tap = Tap::before(robot.address());
+    let (url, wrong) = (webhook(tap.address()), format!("{SECRET}-another"));
+    let mut seen = Seen::default();
+    for (secret, fault) in [
+        (SECRET, None),
+        (wrong.as_str(), None),
+        (SECRET, Some(Fault::Echo)),
+        (wrong.as_str(), Some(Fault::Echo)),
+        (SECRET, Some(Fault::Html)),
+        (SECRET, Some(Fault::Reset)),
+    ] {
+        let resources = Resources::binding("team", &[("id", "team"), ("url", &url), ("secret", secret)]);
+        let file = resources.path().join("team.yaml");
+        for form in ["text", "json"] {
+            if let Some(fault) = &fault {
+                robot.fail(fault.clone(), Times::ONCE);
+            }
+            let file = file.to_str().unwrap();
+            let arguments = ["invoke", "--component", file, "--data", HELLO, "--output", form, "--log-level", "debug"];
+            let output = seen.run(&arguments);
+            let code = i32::from(secret != SECRET || fault.is_some());
+            assert_eq!(output.status.code(), Some(code), "{output:?}");
+        }
+    }
+    let signatures = signatures(&tap);
+    assert_eq!(signatures.len(), 12);
+    seen.assert_clean(&canaries(&signatures));
+}
