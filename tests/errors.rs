@@ -93,7 +93,7 @@ fn each_fault_has_its_class_and_ends_one_call_only() {
         (Fault::HalfBody, "unexpected-answer.truncated", vec![HTTP_OK], "the message may have been posted"),
         (Fault::Reset, "unreachable", vec![("outcome", "unknown")], "closed the connection without an answer"),
         // 40035 with "access_token" in its text is about the URL, and this text repeats the URL.
-        (Fault::Echo, "rejected", code("40035", "configuration"), "[redacted]"),
+        (Fault::Echo, "rejected", code("40035", "content"), "[redacted]"),
         (rejected(-1, "系统繁忙"), "rejected", code("-1", "busy"), "send msg failed. 系统繁忙 (errcode -1, busy)"),
         (rejected(90_030, "webhook over limit"), "rejected", code("90030", "quota"), "webhook over limit"),
         (
@@ -279,8 +279,8 @@ fn what_cannot_be_reached_was_not_sent() {
     let host = Host::serve(&bindings(&urls, &[("timeout", "55s"), ("connectTimeout", "55s")]));
     for _ in 0..2 {
         for (binding, text) in [
-            ("b0", format!("{} does not accept connections. Nothing was sent", bound.local_addr().unwrap())),
-            ("b1", "the name of does-not-exist.invalid cannot be resolved".to_owned()),
+            ("b0", format!("{} refuses connections. Nothing was sent", bound.local_addr().unwrap())),
+            ("b1", "the name does-not-exist.invalid cannot be resolved".to_owned()),
             ("b2", format!("no TLS connection to {} came about. Nothing was sent", plain.address())),
         ] {
             let reply = host.invoke(binding, "create", HELLO);

@@ -17,25 +17,26 @@ use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve};
 
 use crate::support::{Robot, SECRET};
 
-/// A component that fits a world and does `body` in every function, the allocation function included.
-fn hostile(resolve: &Resolve, world: wit_parser::WorldId, body: &str) -> Vec<u8> {
-    let dummy = dummy_module(resolve, world, ManglingAndAbi::Legacy(LiftLowerAbi::Sync));
+/// A component that exports what our world does, imports `imports` and does `body` in every function, the
+/// allocation function included.
+fn hostile(imports: &str, body: &str) -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
+    resolve.push_dir(wit).unwrap();
+    let text = format!(
+        "package test:hostile@0.1.0; world hostile {{ {imports} export dingtalk:binding/init@0.1.0; export \
+         dingtalk:binding/invoke@0.1.0; }}"
+    );
+    let package = resolve.push_str("hostile.wit", &text).unwrap();
+    let world = resolve.select_world(&[package], Some("hostile")).unwrap();
+    let dummy = dummy_module(&resolve, world, ManglingAndAbi::Legacy(LiftLowerAbi::Sync));
     let text = wasmprinter::print_bytes(dummy).unwrap();
     assert!(text.contains("unreachable"), "the dummy does something else:\n{text}");
     let text = text.replace("unreachable", body);
     let (rest, _) = text.trim_end().rsplit_once(')').unwrap();
     let mut module = wat::parse_str(format!("{rest} (func $deeper (call $deeper)))")).unwrap();
-    embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8, false).unwrap();
-    let mut encoder = ComponentEncoder::default().module(&module).unwrap();
-    encoder.validate(true).encode().unwrap()
-}
-
-fn of_our_world(body: &str) -> Vec<u8> {
-    let mut resolve = Resolve::default();
-    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
-    let (package, _) = resolve.push_dir(wit).unwrap();
-    let world = resolve.select_world(&[package], Some("binding")).unwrap();
-    hostile(&resolve, world, body)
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).unwrap();
+    ComponentEncoder::default().validate(true).module(&module).unwrap().encode().unwrap()
 }
 
 const TRAP: &str = "unreachable";
@@ -65,7 +66,7 @@ fn runtime() -> Runtime {
 
 /// What a hostile component ends with, and what the same host says to the next one.
 fn stopped(body: &str, limits: Limits) -> String {
-    let sandbox = Sandbox::new(&of_our_world(body), limits, clock::system()).unwrap();
+    let sandbox = Sandbox::new(&hostile("", body), limits, clock::system()).unwrap();
     let tenant = tenant(&sandbox, "http://127.0.0.1:1/", Duration::from_millis(200));
     runtime().block_on(async {
         let mut last = String::new();
@@ -115,21 +116,22 @@ fn endless_recursion_ends_at_the_limit_of_the_stack() {
 
 #[test]
 fn a_component_that_imports_more_than_the_world_does_not_load() {
-    let mut resolve = Resolve::default();
-    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
-    resolve.push_dir(wit).unwrap();
-    for import in ["wasi:cli/environment@0.2.12", "wasi:sockets/tcp@0.2.12", "wasi:random/random@0.2.12"] {
-        let mut resolve = resolve.clone();
-        let text = format!(
-            "package test:greedy@0.1.0; world greedy {{ include dingtalk:binding/binding@0.1.0; import {import}; }}"
-        );
-        let package = resolve.push_str("greedy.wit", &text).unwrap();
-        let world = resolve.select_world(&[package], Some("greedy")).unwrap();
-        let component = hostile(&resolve, world, TRAP);
+    for import in [
+        "wasi:cli/environment@0.2.12",
+        "wasi:clocks/monotonic-clock@0.2.12",
+        "wasi:filesystem/preopens@0.2.12",
+        "wasi:random/random@0.2.12",
+        "wasi:sockets/tcp-create-socket@0.2.12",
+    ] {
+        let component = hostile(&format!("import {import};"), TRAP);
         let error = Sandbox::new(&component, two(), clock::system()).err().expect(import).to_string();
-        let interface = import.split('@').next().unwrap();
-        assert!(error.contains(interface), "{error}");
+        let package = import.split('/').next().unwrap();
+        assert!(error.contains(package), "{import}: {error}");
     }
+    Sandbox::new(&hostile("import wasi:http/outgoing-handler@0.2.12;", TRAP), two(), clock::system())
+        .err()
+        .expect("the whole of wasi:http needs the monotonic clock, which our component does not");
+    Sandbox::new(&hostile("import wasi:clocks/wall-clock@0.2.12;", TRAP), two(), clock::system()).unwrap();
 }
 
 #[test]
@@ -137,7 +139,8 @@ fn a_binding_that_waits_takes_no_slot_from_another_one() {
     let slow = Robot::start();
     slow.fail(Fault::Hang, Times::Always);
     let quick = Robot::start();
-    let limits = Limits { instances: 3, instances_per_binding: 1, grace: Duration::ZERO, ..Limits::default() };
+    let queue = Duration::from_millis(100);
+    let limits = Limits { instances: 3, instances_per_binding: 1, queue, grace: Duration::ZERO, ..Limits::default() };
     let sandbox = Sandbox::new(COMPONENT, limits, clock::system()).unwrap();
     // The binding's own time is longer than the call's: the host must end the call.
     let waiting = tenant(&sandbox, &slow.url(), Duration::from_millis(500));

@@ -41,7 +41,7 @@ impl Setup {
         properties.extend(secret.map(|secret| ("secret".to_owned(), secret.to_owned())));
         let settings = Settings::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
         self.runtime.block_on(async {
-            let egress = Egress::new("x", &settings, &Proxies::none());
+            let egress = Egress::new("x", &settings, &Proxies::none()).unwrap();
             let tenant = self.sandbox.tenant(properties, egress, settings.timeout);
             let request = Request { operation: "create".into(), data: data.into(), metadata: vec![] };
             self.sandbox.invoke(&tenant, request).await
@@ -236,7 +236,7 @@ fn the_time_is_taken_when_sending_not_when_loading() {
     let properties = [("id", "x"), ("url", url.as_str()), ("secret", "SECone")];
     let settings = Settings::parse(properties).unwrap();
     let owned = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let tenant = setup.sandbox.tenant(owned, Egress::new("x", &settings, &Proxies::none()), settings.timeout);
+    let tenant = setup.sandbox.tenant(owned, Egress::new("x", &settings, &Proxies::none()).unwrap(), settings.timeout);
     let request = Request { operation: "create".into(), data: b"{}".to_vec(), metadata: vec![] };
     let mut last = 0;
     for _ in 0..2 {

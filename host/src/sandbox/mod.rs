@@ -43,6 +43,9 @@ pub struct Limits {
     pub hostcall_bytes: usize,
     /// Handles to host resources that one call may hold. The component holds a dozen.
     pub handles: usize,
+    /// How long a call waits for a slot. Shorter than a call may take: who waited for long must still have the
+    /// whole time for sending, or it would be cut off with an unknown outcome.
+    pub queue: Duration,
     /// Added to a binding's own `timeout`, after which the host ends the call: the component should have
     /// ended it itself.
     pub grace: Duration,
@@ -57,6 +60,7 @@ impl Default for Limits {
             fuel: 2_000_000_000,
             hostcall_bytes: 2 << 20,
             handles: 64,
+            queue: Duration::from_secs(5),
             grace: Duration::from_secs(5),
         }
     }
@@ -177,9 +181,7 @@ impl Sandbox {
         call: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<Result<T, wit::Error>>,
     ) -> Result<T, CallError> {
         let wall = tenant.timeout + self.limits.grace;
-        // The wait for a slot counts: a caller waits for the whole.
-        let deadline = tokio::time::Instant::now() + wall;
-        let _slots = self.slots(tenant, deadline).await?;
+        let _slots = self.slots(tenant).await?;
         let run = async {
             let mut instance = self.instantiate(tenant).await?;
             match instance.init(tenant).await? {
@@ -187,7 +189,7 @@ impl Sandbox {
                 Err(error) => Ok(Err(error)),
             }
         };
-        match tokio::time::timeout_at(deadline, run).await {
+        match tokio::time::timeout(wall, run).await {
             Ok(Ok(answer)) => answer.map_err(|error| CallError::Binding(error.into())),
             Ok(Err(trap)) => {
                 let reason = explain(&trap);
@@ -204,11 +206,7 @@ impl Sandbox {
 
     /// Waits until this binding, and then the host, may run one more call. The binding's own slot comes first:
     /// while a call waits for that, it must not hold one of everybody's.
-    async fn slots<'a>(
-        &'a self,
-        tenant: &'a Tenant,
-        deadline: tokio::time::Instant,
-    ) -> Result<[SemaphorePermit<'a>; 2], CallError> {
+    async fn slots<'a>(&'a self, tenant: &'a Tenant) -> Result<[SemaphorePermit<'a>; 2], CallError> {
         // The usual case, without the cost of a timer.
         if let Ok(own) = tenant.slots.try_acquire()
             && let Ok(shared) = self.slots.try_acquire()
@@ -216,7 +214,7 @@ impl Sandbox {
             return Ok([own, shared]);
         }
         let slots = async { Ok::<_, AcquireError>([tenant.slots.acquire().await?, self.slots.acquire().await?]) };
-        match tokio::time::timeout_at(deadline, slots).await {
+        match tokio::time::timeout(self.limits.queue, slots).await {
             Ok(Ok(slots)) => Ok(slots),
             Ok(Err(_)) | Err(_) => Err(CallError::Overloaded(self.limits.instances_per_binding)),
         }
