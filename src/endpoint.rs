@@ -33,7 +33,8 @@ impl Scheme {
         }
     }
 
-    fn default_port(self) -> u16 {
+    /// The port that a URL without one means.
+    pub fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
             Self::Https => 443,
@@ -51,17 +52,6 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// From a URL's parts, for a host that meets a request rather than a URL. `None` for what no endpoint
-    /// can have, so that comparing against an endpoint's origin fails closed.
-    pub fn new(scheme: &str, host: &str, port: Option<u16>) -> Option<Self> {
-        let scheme = match scheme {
-            "http" => Scheme::Http,
-            "https" => Scheme::Https,
-            _ => return None,
-        };
-        Some(Self { scheme, host: parse_host(host).ok()?, port: port.unwrap_or(scheme.default_port()) })
-    }
-
     /// How the connection is made.
     pub fn scheme(&self) -> Scheme {
         self.scheme

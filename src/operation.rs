@@ -71,6 +71,10 @@ pub fn prepare<'a>(
 /// What the answer to `post` means: response metadata, or the error.
 pub fn conclude(settings: &Settings, post: &Post, answer: &Answer) -> Result<Vec<(String, String)>, Error> {
     let redact = |text: &str| {
+        // Nearly every answer's text, and never a secret; the rest costs as much as signing.
+        if text == "ok" {
+            return text.to_owned();
+        }
         let url = settings.endpoint.secrets();
         let secret = settings.secret.as_ref();
         let signature = post.signature.iter().flat_map(SentSignature::secrets);

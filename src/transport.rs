@@ -94,7 +94,7 @@ fn answer(post: &Post, response: &IncomingResponse) -> Result<Answer, Error> {
     let Ok(stream) = body.stream() else { return Ok(answer) };
     match read(&stream, &mut answer.body) {
         Ok(()) => Ok(answer),
-        Err(code) if matches!(code, Some(ErrorCode::ConnectionReadTimeout | ErrorCode::HttpResponseTimeout)) => {
+        Err(Some(ErrorCode::ConnectionReadTimeout | ErrorCode::HttpResponseTimeout)) => {
             Err(unreachable(post, &ErrorCode::HttpResponseTimeout))
         }
         Err(_) => Ok(Answer { complete: false, ..answer }),

@@ -4,6 +4,8 @@
 //! Machines are noisy, so what counts is the ratio: native and sandboxed rounds alternate within one run. The
 //! server is a process of its own (this program started again), so that it costs both the same.
 
+#![allow(clippy::indexing_slicing, reason = "its own arrays of a known length")]
+
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};

@@ -42,6 +42,8 @@ pub struct Egress(Arc<Inner>);
 struct Inner {
     binding: String,
     allowed: Origin,
+    /// The spellings of the allowed host and port.
+    authorities: Vec<String>,
     client: Client,
     refused: AtomicU64,
 }
@@ -50,9 +52,15 @@ impl Egress {
     /// For the binding called `binding`: allows the origin of its url, with connections of its own. The error
     /// says which proxy of the environment cannot be used.
     pub fn new(binding: &str, settings: &Settings, proxies: &Proxies) -> Result<Self, String> {
+        let allowed = settings.endpoint.origin().clone();
+        let mut authorities = vec![format!("{}:{}", allowed.host(), allowed.port())];
+        if allowed.port() == allowed.scheme().default_port() {
+            authorities.push(allowed.host().to_owned());
+        }
         Ok(Self(Arc::new(Inner {
             binding: binding.to_owned(),
-            allowed: settings.endpoint.origin().clone(),
+            allowed,
+            authorities,
             client: Client::new(settings, proxies)?,
             refused: AtomicU64::new(0),
         })))
@@ -64,19 +72,18 @@ impl Egress {
     }
 
     fn check(&self, uri: &hyper::Uri) -> Result<(), Error> {
-        let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
-        let asked = Origin::new(uri.scheme_str().unwrap_or_default(), authority.host(), authority.port_u16());
-        // A port that is no number parses as none; the length shows it, as it shows userinfo.
-        let exact = asked.as_ref().is_some_and(|asked| {
-            authority.as_str().eq_ignore_ascii_case(asked.host())
-                || authority.as_str().eq_ignore_ascii_case(&format!("{}:{}", asked.host(), asked.port()))
-        });
-        if exact && asked.as_ref() == Some(&self.0.allowed) {
+        let Inner { binding, allowed, authorities, refused, .. } = &*self.0;
+        let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?.as_str();
+        // Compared as text, so that nothing (a user name, a port that is no number) can hide in what a parser
+        // leaves out.
+        if uri.scheme_str() == Some(allowed.scheme().as_str())
+            && authorities.iter().any(|allowed| allowed.eq_ignore_ascii_case(authority))
+        {
             return Ok(());
         }
-        self.0.refused.fetch_add(1, Ordering::Relaxed);
-        let destination = asked.map_or_else(|| "an invalid destination".to_owned(), |asked| asked.to_string());
-        tracing::warn!(binding = self.0.binding, destination, allowed = %self.0.allowed, "egress refused");
+        refused.fetch_add(1, Ordering::Relaxed);
+        let destination = uri.host().unwrap_or_default();
+        tracing::warn!(binding, destination, %allowed, "egress refused");
         Err(Error::HttpRequestDenied)
     }
 
