@@ -370,3 +370,61 @@ impl wall_clock::Host for CallClock {
         Ok(wall_clock::Datetime { seconds: 0, nanoseconds: 1_000_000 })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::egress::Proxies;
+    use dingtalk_binding::settings::Settings;
+
+    /// A tenant whose robot refuses connections.
+    fn tenant(sandbox: &Sandbox, properties: &[(&str, &str)]) -> Tenant {
+        let settings = Settings::parse([("id", "x"), ("url", "http://127.0.0.1:1")]).unwrap();
+        let egress = Egress::new("x", &settings, &Proxies::none()).unwrap();
+        let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        sandbox.tenant(properties, egress, settings.timeout)
+    }
+
+    fn request(data: &str) -> wit::InvokeRequest {
+        Request { operation: "create".into(), data: data.into(), metadata: Vec::new() }.into()
+    }
+
+    /// What other hosts may do, and this one does not: keep an instance.
+    #[tokio::test]
+    async fn an_instance_serves_call_after_call_and_init_after_init() {
+        let limits = Limits { fuel: u64::MAX, ..Limits::default() };
+        let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system()).unwrap();
+        let good = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1"), ("secret", "SEC")]);
+        let bad = tenant(&sandbox, &[("id", "two")]);
+        let mut instance = sandbox.instantiate(&good).await.unwrap();
+        let get = Request { operation: "get".into(), ..Request::default() }.into();
+
+        let before = instance.invoke(&request("Hi")).await.unwrap();
+        assert!(matches!(before, Err(wit::Error::NotInitialized)), "{before:?}");
+        instance.init(&good).await.unwrap().unwrap();
+        let sent = instance.invoke(&request("Hi")).await.unwrap();
+        assert!(matches!(sent, Err(wit::Error::Unreachable(_))), "{sent:?}");
+
+        // An instance whose second configuration fails must not send to the robot of the first.
+        let failed = instance.init(&bad).await.unwrap();
+        assert!(matches!(failed, Err(wit::Error::Configuration(_))), "{failed:?}");
+        let after = instance.invoke(&request("Hi")).await.unwrap();
+        assert!(matches!(after, Err(wit::Error::NotInitialized)), "{after:?}");
+
+        let other = tenant(&sandbox, &[("id", "three"), ("url", "http://127.0.0.1:1")]);
+        instance.init(&other).await.unwrap().unwrap();
+        match instance.invoke(&get).await.unwrap() {
+            Err(wit::Error::NotReading(id)) => assert_eq!(id, "three"),
+            answer => panic!("{answer:?}"),
+        }
+
+        // 2,000 messages of 64 KiB are four times the memory that an instance may have: what a call takes, it
+        // gives back.
+        let large = request(&format!("[1, \"{}\"]", "x".repeat(64 << 10)));
+        for _ in 0..2_000 {
+            let refused = instance.invoke(&large).await.unwrap();
+            assert!(matches!(refused, Err(wit::Error::InvalidMessage(_))), "{refused:?}");
+        }
+    }
+}
