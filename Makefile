@@ -19,7 +19,7 @@ lint: toolchain
 	    echo "cargo clippy (the component's target)" && \
 	    cargo clippy --locked --package dingtalk-binding --target wasm32-unknown-unknown -- -D warnings; \
 	else \
-	    echo "not linted: src/exports.rs and src/transport.rs, because clippy needs rustup's wasm32-unknown-unknown"; \
+	    echo "not linted: src/allocator.rs, src/exports.rs and src/transport.rs, because clippy needs rustup's wasm32-unknown-unknown"; \
 	fi
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 

@@ -1,7 +1,7 @@
 //! The DingTalk group robot binding.
 //!
 //! Compiled to WebAssembly, this library is the component: `exports` and `transport` are its edges towards
-//! WIT and wasi:http. Everything else is pure functions over bytes and time, compiled and tested natively
+//! WIT and wasi:http, `allocator` its memory. Everything else is pure functions over bytes and time, compiled and tested natively
 //! too, and used by the host where it needs the same rule.
 
 pub mod answer;

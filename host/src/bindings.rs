@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dingtalk_binding::endpoint::Scheme;
-use dingtalk_binding::error::{Error, Outcome};
+use dingtalk_binding::error::Outcome;
 use dingtalk_binding::settings::Settings;
 
 use crate::egress::{Egress, Proxies};
@@ -68,7 +68,7 @@ pub enum InvokeError {
 }
 
 impl InvokeError {
-    /// What a program needs to decide what to do; see [`Error::metadata`].
+    /// What a program needs to decide what to do; see [`dingtalk_binding::error::Error::metadata`].
     pub fn metadata(&self) -> Vec<(String, String)> {
         let pairs: &[(&str, &str)] = match self {
             Self::Call(CallError::Binding(error)) => return error.metadata(),
@@ -168,11 +168,5 @@ fn warn_of_readable_token(name: &str, settings: &Settings) {
             destination = %origin,
             "the url is plain http: the access token and every message travel readable; use https"
         );
-    }
-}
-
-impl From<Error> for InvokeError {
-    fn from(error: Error) -> Self {
-        Self::Call(error.into())
     }
 }

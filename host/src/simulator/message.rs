@@ -160,16 +160,12 @@ fn action_card(card: &Map<String, Value>) -> Result<Content, Reason> {
         // "If singleTitle and singleURL are set, btns is ignored."
         (Some(title), Some(url), _) => vec![Button { title: title.to_owned(), url: url.to_owned() }],
         (_, _, Some(Value::Array(buttons))) if !buttons.is_empty() => {
-            let mut typed = Vec::with_capacity(buttons.len());
-            for (index, button) in buttons.iter().enumerate() {
-                let path = |name: &str| format!("actionCard->btns[{index}]{name}");
-                let button = button.as_object().ok_or_else(|| Reason::Invalid(path("")))?;
-                typed.push(Button {
+            items(buttons, "actionCard->btns", |button, path| {
+                Ok(Button {
                     title: required(button, "title", &path("->title"))?.to_owned(),
                     url: required(button, "actionURL", &path("->actionURL"))?.to_owned(),
-                });
-            }
-            typed
+                })
+            })?
         }
         (Some(_), None, None) => return Err(Reason::Absent("actionCard->singleURL".into())),
         (None, Some(_), None) => return Err(Reason::Absent("actionCard->singleTitle".into())),
@@ -185,22 +181,32 @@ fn action_card(card: &Map<String, Value>) -> Result<Content, Reason> {
     })
 }
 
+/// Reads the objects of a list; `read` gets each with what makes the path of one of its members.
+fn items<T>(
+    list: &[Value],
+    name: &str,
+    read: impl Fn(&Map<String, Value>, &dyn Fn(&str) -> String) -> Result<T, Reason>,
+) -> Result<Vec<T>, Reason> {
+    let read = |(index, item): (usize, &Value)| {
+        let path = |member: &str| format!("{name}[{index}]{member}");
+        read(item.as_object().ok_or_else(|| Reason::Invalid(path("")))?, &path)
+    };
+    list.iter().enumerate().map(read).collect()
+}
+
 fn feed_card(card: &Map<String, Value>) -> Result<Content, Reason> {
     let links = match present(card, "links") {
         Some(Value::Array(links)) if !links.is_empty() => links,
         _ => return Err(Reason::Member(Member::FeedCardLinks)),
     };
-    let mut typed = Vec::with_capacity(links.len());
-    for (index, link) in links.iter().enumerate() {
-        let path = |name: &str| format!("feedCard->links[{index}]{name}");
-        let link = link.as_object().ok_or_else(|| Reason::Invalid(path("")))?;
-        typed.push(FeedLink {
+    let links = items(links, "feedCard->links", |link, path| {
+        Ok(FeedLink {
             title: required(link, "title", &path("->title"))?.to_owned(),
             message_url: required(link, "messageURL", &path("->messageURL"))?.to_owned(),
             picture_url: required(link, "picURL", &path("->picURL"))?.to_owned(),
-        });
-    }
-    Ok(Content::FeedCard(typed))
+        })
+    })?;
+    Ok(Content::FeedCard(links))
 }
 
 /// `at` of any message type; link and feed cards take none, and there it is checked and then ignored. Codes
