@@ -6,6 +6,7 @@ pub mod bindings;
 pub mod cli;
 pub mod clock;
 pub mod egress;
+pub mod event;
 pub mod resources;
 pub mod sandbox;
 pub mod simulator;

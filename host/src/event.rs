@@ -1,0 +1,113 @@
+//! A message from DingTalk on its way to the application, and what can become of it: the words in which the
+//! sandbox, the inbox and the ways to the application speak of it.
+
+use std::fmt;
+use std::pin::Pin;
+
+use bytes::Bytes;
+
+/// A received message. Its `Debug` output shows neither data nor metadata: people wrote them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The name of the binding that received it.
+    pub binding: String,
+    /// The message as it was received, byte for byte.
+    pub data: Bytes,
+    /// What the binding says about it, in the binding's order: `msgId`, `conversationId` and so on.
+    pub metadata: Vec<(String, String)>,
+    /// W3C trace context to hand on: `traceparent`, `tracestate`, `baggage`, as far as there are any.
+    pub trace: Vec<(String, String)>,
+}
+
+impl Event {
+    /// The value of a metadata item, its name as documented.
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        self.metadata.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "event of {:?}, {} bytes", self.binding, self.data.len())
+    }
+}
+
+/// What an application answered: the body of its answer, if that has one.
+pub type Answer = Option<Bytes>;
+
+/// A future that can be kept in a `dyn` type.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Whoever takes events: the application over HTTP, or standard output.
+pub trait Application: Send + Sync + 'static {
+    /// Hands `event` over once and waits for the answer. May be given the same event again after it failed.
+    fn deliver<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<Answer, Undelivered>>;
+}
+
+/// Why the application has not taken an event. The texts never contain the event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Undelivered {
+    /// No connection came about, it broke, or no answer came in time. Says which, and names the application's
+    /// address.
+    #[error("error invoking app: {0}")]
+    Unreachable(String),
+    /// The application's health check fails.
+    #[error("app is not in a healthy state")]
+    Unhealthy,
+    /// The application does not read from this binding.
+    #[error("the application does not read from binding {binding} ({reason})")]
+    NotSubscribed {
+        /// The binding.
+        binding: String,
+        /// What the application answered to the question, and what to do.
+        reason: String,
+    },
+    /// The application answered with a status that says no.
+    #[error("fails to send binding event to http app channel, status code: {status} body: {body}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// The beginning of the answer, fit for a log line.
+        body: String,
+    },
+}
+
+impl Undelivered {
+    /// Whether the same event will be refused again, however often it is tried. A status of 4xx says that the
+    /// request is at fault, except those that speak of credentials, of routes that a starting application does
+    /// not have yet, and of time.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Refused { status: 400..=499, .. })
+            && !matches!(self, Self::Refused { status: 401 | 403 | 404 | 405 | 407 | 408 | 421 | 423 | 425 | 429, .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_blames_the_event_is_final() {
+        let refused = |status| Undelivered::Refused { status, body: String::new() };
+        for status in [400, 402, 406, 409, 410, 411, 413, 414, 415, 422, 451] {
+            assert!(refused(status).is_final(), "{status}");
+        }
+        for status in [301, 302, 401, 403, 404, 405, 408, 425, 429, 500, 502, 503, 504, 599] {
+            assert!(!refused(status).is_final(), "{status}");
+        }
+        assert!(!Undelivered::Unhealthy.is_final());
+        assert!(!Undelivered::Unreachable("x".into()).is_final());
+    }
+
+    #[test]
+    fn debug_shows_nothing_of_what_people_wrote() {
+        let event = Event {
+            binding: "team".into(),
+            data: "S3CR3T".into(),
+            metadata: vec![("text".into(), "S3CR3T".into())],
+            trace: Vec::new(),
+        };
+        assert_eq!(format!("{event:?}"), "event of \"team\", 6 bytes");
+        assert_eq!(event.metadata("text"), Some("S3CR3T"));
+    }
+}
