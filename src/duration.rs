@@ -50,18 +50,12 @@ fn nanos(number: &str, unit: u64) -> Option<u64> {
         return None;
     }
     let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    let mut total = u128::from(whole).checked_mul(u128::from(unit))?;
-    let mut scale = u128::from(unit);
-    let mut part: u128 = 0;
-    // Digits past the 18th are worth less than a nanosecond of any unit.
-    for digit in fraction.chars().take(18) {
-        // Scaled by 10^18 so that "0.3" is exact.
-        part = part.checked_mul(10)?.checked_add(u128::from(digit.to_digit(10)?))?;
-        scale = scale.checked_mul(10)?;
+    let mut part: u64 = 0;
+    // From the last digit on, so that "0.3" is exact and no number is larger than ten units.
+    for digit in fraction.bytes().rev() {
+        part = u64::from(digit.checked_sub(b'0')?).checked_mul(unit)?.checked_add(part)? / 10;
     }
-    let divisor = scale.checked_div(u128::from(unit))?;
-    total = total.checked_add(part.checked_mul(u128::from(unit))?.checked_div(divisor)?)?;
-    u64::try_from(total).ok()
+    whole.checked_mul(unit)?.checked_add(part)
 }
 
 #[cfg(test)]

@@ -67,6 +67,11 @@ impl Origin {
         self.port
     }
 
+    /// Whether this is `host` over https, at the usual port.
+    pub fn is_https(&self, host: &str) -> bool {
+        self.scheme == Scheme::Https && self.port == Scheme::Https.default_port() && self.host == host
+    }
+
     /// Whether the traffic stays on this machine, by name or address.
     pub fn is_loopback(&self) -> bool {
         let bare = self.host.trim_start_matches('[').trim_end_matches(']');

@@ -35,6 +35,57 @@ pub enum Error {
     Rejected(Rejection),
     /// "get" without a reader of this `id`.
     NotReading(String),
+    /// A callback was not accepted.
+    CallbackRefused(Refusal),
+    /// The handler did not take a message.
+    HandlerFailed(String),
+    /// "reply" without a `sessionWebhook` that may be posted to.
+    InvalidSessionWebhook(String),
+    /// "reply" after the end of the session.
+    ExpiredSessionWebhook,
+}
+
+/// Why a callback was not accepted. Mirrors `refusal` in wit/types.wit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The binding has nothing to verify with.
+    Unverifiable,
+    /// A header that proves the sender is missing.
+    Unsigned,
+    /// One of those headers occurs more than once.
+    Ambiguous,
+    /// The timestamp is not a number of milliseconds.
+    BadTimestamp,
+    /// The timestamp is too far from now.
+    Expired,
+    /// The signature or token is wrong.
+    BadSignature,
+    /// For another robot or organisation.
+    WrongRobot,
+    /// Longer than this many bytes.
+    TooLarge(u64),
+    /// Not `application/json`.
+    WrongContentType,
+    /// No message; says why.
+    Malformed(String),
+}
+
+impl Refusal {
+    /// The name in WIT, metadata and documentation, after "callback-refused.".
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Unverifiable => "callback-refused.unverifiable",
+            Self::Unsigned => "callback-refused.unsigned",
+            Self::Ambiguous => "callback-refused.ambiguous",
+            Self::BadTimestamp => "callback-refused.bad-timestamp",
+            Self::Expired => "callback-refused.expired",
+            Self::BadSignature => "callback-refused.bad-signature",
+            Self::WrongRobot => "callback-refused.wrong-robot",
+            Self::TooLarge(_) => "callback-refused.too-large",
+            Self::WrongContentType => "callback-refused.wrong-content-type",
+            Self::Malformed(_) => "callback-refused.malformed",
+        }
+    }
 }
 
 /// Whether a message may have arrived although the call failed.
@@ -170,6 +221,10 @@ impl Error {
             },
             Self::Rejected(_) => "rejected",
             Self::NotReading(_) => "not-reading",
+            Self::CallbackRefused(refusal) => refusal.name(),
+            Self::HandlerFailed(_) => "handler-failed",
+            Self::InvalidSessionWebhook(_) => "invalid-session-webhook",
+            Self::ExpiredSessionWebhook => "expired-session-webhook",
         }
     }
 
@@ -201,7 +256,14 @@ impl Error {
                 metadata.extend(rejection.check.map(|check| ("check", check.name().into())));
                 metadata.extend(rejection.retry_after.map(|wait| ("retryAfter", wait.as_millis().to_string())));
             }
-            Self::NotInitialized | Self::UnsupportedOperation(_) | Self::InvalidMessage(_) | Self::NotReading(_) => {}
+            Self::NotInitialized
+            | Self::UnsupportedOperation(_)
+            | Self::InvalidMessage(_)
+            | Self::NotReading(_)
+            | Self::CallbackRefused(_)
+            | Self::HandlerFailed(_)
+            | Self::InvalidSessionWebhook(_)
+            | Self::ExpiredSessionWebhook => {}
         }
         metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
@@ -229,7 +291,37 @@ impl fmt::Display for Error {
             Self::NotReading(id) => {
                 write!(f, "invalid component metadata.id {id}: nothing reads from the binding with this id")
             }
+            Self::CallbackRefused(refusal) => write!(f, "callback refused: {refusal}"),
+            Self::HandlerFailed(reason) => write!(f, "the message was not taken: {reason}"),
+            Self::InvalidSessionWebhook(reason) => write!(f, "metadata sessionWebhook: {reason}. Nothing was sent"),
+            Self::ExpiredSessionWebhook => f.write_str(
+                "the session of this message has expired (sessionWebhookExpiredTime); send with \"create\" instead. \
+                 Nothing was sent",
+            ),
         }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unverifiable => {
+                "the binding cannot verify callbacks; set the property \"appSecret\" to the app's client secret"
+            }
+            Self::Unsigned => "it has no signature",
+            Self::Ambiguous => "it has more than one signature",
+            Self::BadTimestamp => "its timestamp is not a number of milliseconds",
+            Self::Expired => {
+                "its timestamp is too far from this machine's time; check the clock (property \"callbackMaxSkew\")"
+            }
+            Self::BadSignature => "its signature is wrong; compare the property \"appSecret\" with the app's settings",
+            Self::WrongRobot => {
+                "it is for another robot or organisation (properties \"robotCode\" and \"chatbotCorpId\")"
+            }
+            Self::TooLarge(cap) => return write!(f, "its body is longer than {cap} bytes"),
+            Self::WrongContentType => "its Content-Type is not application/json",
+            Self::Malformed(reason) => return write!(f, "its body is no message: {reason}"),
+        })
     }
 }
 

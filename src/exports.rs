@@ -2,8 +2,10 @@
 
 use std::cell::RefCell;
 
-use crate::error::{AnswerError, Error, Outcome, Rejection, RejectionClass, SecurityCheck};
-use crate::operation::{self, OPERATIONS};
+use crate::callback;
+use crate::error::{AnswerError, Error, Outcome, Refusal, Rejection, RejectionClass, SecurityCheck};
+use crate::operation::{self, OPERATIONS, Step};
+use crate::reply;
 use crate::settings::Settings;
 use crate::transport;
 
@@ -34,25 +36,36 @@ mod bindings {
     use super::Component;
 }
 
-use bindings::dingtalk::binding::types as wit;
-use bindings::exports::dingtalk::binding::{init, invoke};
+use bindings::dingtalk::binding::{handler, types as wit};
+use bindings::exports::dingtalk::binding::{init, invoke, read};
 
 struct Component;
 
-thread_local! {
-    /// This instance's binding. A component has one thread.
-    static SETTINGS: RefCell<Option<Settings>> = const { RefCell::new(None) };
+/// This instance's binding.
+struct Binding {
+    settings: Settings,
+    /// Between `read` and `close`.
+    reading: bool,
 }
 
-fn pairs(metadata: &wit::Metadata) -> impl Iterator<Item = (&str, &str)> {
+thread_local! {
+    /// A component has one thread.
+    static BINDING: RefCell<Option<Binding>> = const { RefCell::new(None) };
+}
+
+fn with<T>(call: impl FnOnce(&Binding) -> Result<T, wit::Error>) -> Result<T, wit::Error> {
+    BINDING.with_borrow(|binding| call(binding.as_ref().ok_or(wit::Error::NotInitialized)?))
+}
+
+fn pairs(metadata: &wit::Metadata) -> impl Iterator<Item = (&str, &str)> + Clone {
     metadata.iter().map(|(name, value)| (name.as_str(), value.as_str()))
 }
 
 impl init::Guest for Component {
     fn init(properties: wit::Metadata) -> Result<(), wit::Error> {
-        SETTINGS.with_borrow_mut(|settings| {
-            *settings = None;
-            *settings = Some(Settings::parse(pairs(&properties))?);
+        BINDING.with_borrow_mut(|binding| {
+            *binding = None;
+            *binding = Some(Binding { settings: Settings::parse(pairs(&properties))?, reading: false });
             Ok(())
         })
     }
@@ -64,15 +77,57 @@ impl invoke::Guest for Component {
     }
 
     fn invoke(request: wit::InvokeRequest) -> Result<wit::InvokeResponse, wit::Error> {
-        SETTINGS.with_borrow(|settings| {
-            let settings = settings.as_ref().ok_or(wit::Error::NotInitialized)?;
+        with(|Binding { settings, reading }| {
             let wit::InvokeRequest { operation, data, metadata } = request;
-            let post = operation::prepare(settings, &operation, &data, pairs(&metadata), transport::now())?;
-            let answer = transport::post(&post)?;
-            let metadata = operation::conclude(settings, &post, &answer)?;
-            Ok(wit::InvokeResponse { data: None, metadata })
+            match operation::prepare(settings, &operation, &data, pairs(&metadata), transport::now())? {
+                Step::Post(post) => {
+                    let answer = transport::post(&post)?;
+                    let metadata = operation::conclude(settings, &post, &answer)?;
+                    Ok(wit::InvokeResponse { data: None, metadata })
+                }
+                Step::HandOn if !reading => Err(Error::NotReading(settings.id.clone()).into()),
+                Step::HandOn => {
+                    let data = handler::handle(&wit::Event { data, metadata })?;
+                    Ok(wit::InvokeResponse { data, metadata: Vec::new() })
+                }
+            }
         })
     }
+}
+
+impl read::Guest for Component {
+    fn read() -> Result<(), wit::Error> {
+        set_reading(true)
+    }
+
+    fn close() {
+        // Nothing was reading if there is no binding.
+        let _ = set_reading(false);
+    }
+
+    fn receive(callback: wit::Callback) -> Result<wit::Reply, wit::Error> {
+        with(|Binding { settings, reading }| {
+            let wit::Callback { headers, body } = callback;
+            let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+            let metadata = callback::accept(&settings.callbacks, headers, &body, transport::now())
+                .map_err(Error::CallbackRefused)?;
+            // After the check, so that nobody learns without a signature whether anything reads.
+            if !reading {
+                return Err(Error::NotReading(settings.id.clone()).into());
+            }
+            let answer = handler::handle(&wit::Event { data: body, metadata: metadata.0 })?.unwrap_or_default();
+            // A mistake in a reply was the handler's to report; DingTalk posts nothing.
+            let body = reply::of(&answer).ok().flatten().unwrap_or(reply::EMPTY).as_bytes().to_vec();
+            Ok(wit::Reply { status: 200, content_type: "application/json".into(), body })
+        })
+    }
+}
+
+fn set_reading(to: bool) -> Result<(), wit::Error> {
+    BINDING.with_borrow_mut(|binding| {
+        binding.as_mut().ok_or(wit::Error::NotInitialized)?.reading = to;
+        Ok(())
+    })
 }
 
 fn millis(time: std::time::Duration) -> u64 {
@@ -96,6 +151,27 @@ impl From<Error> for wit::Error {
             Error::UnexpectedAnswer(answer) => Self::UnexpectedAnswer(answer.into()),
             Error::Rejected(rejection) => Self::Rejected(rejection.into()),
             Error::NotReading(id) => Self::NotReading(id),
+            Error::CallbackRefused(refusal) => Self::CallbackRefused(refusal.into()),
+            Error::HandlerFailed(reason) => Self::HandlerFailed(reason),
+            Error::InvalidSessionWebhook(reason) => Self::InvalidSessionWebhook(reason),
+            Error::ExpiredSessionWebhook => Self::ExpiredSessionWebhook,
+        }
+    }
+}
+
+impl From<Refusal> for wit::Refusal {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unverifiable => Self::Unverifiable,
+            Refusal::Unsigned => Self::Unsigned,
+            Refusal::Ambiguous => Self::Ambiguous,
+            Refusal::BadTimestamp => Self::BadTimestamp,
+            Refusal::Expired => Self::Expired,
+            Refusal::BadSignature => Self::BadSignature,
+            Refusal::WrongRobot => Self::WrongRobot,
+            Refusal::TooLarge(cap) => Self::TooLarge(cap),
+            Refusal::WrongContentType => Self::WrongContentType,
+            Refusal::Malformed(reason) => Self::Malformed(reason),
         }
     }
 }

@@ -41,6 +41,26 @@ pub fn string(raw: &str) -> Option<String> {
     serde_json::from_str(raw).ok()
 }
 
+/// How deep arrays and objects are nested; 0 for anything else. `json` must be JSON. (serde_json bounds only
+/// the depth of what it recurses into, and values that are kept as written are not.)
+pub fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth = depth.saturating_add(1);
+                deepest = depth.max(deepest);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 /// A short value from outside, in quotes, fit for an error. (`{:?}` would bring 6 KiB of Unicode tables.)
 pub fn quoted(value: &str) -> String {
     format!("\"{}\"", value.escape_default())

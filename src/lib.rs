@@ -5,13 +5,16 @@
 //! too, and used by the host where it needs the same rule.
 
 pub mod answer;
+pub mod callback;
 pub mod duration;
 pub mod endpoint;
 pub mod error;
 pub mod json;
 pub mod message;
 pub mod operation;
+pub mod reply;
 pub mod secret;
+pub mod session;
 pub mod settings;
 pub mod signature;
 

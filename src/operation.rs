@@ -1,27 +1,34 @@
 //! One operation from request to response, without the sending: [`prepare`] says what to post, the transport
 //! posts it, [`conclude`] says what the answer means.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use crate::answer::{self, Accepted, Answer};
-use crate::endpoint::{Scheme, SentSignature};
+use crate::endpoint::{Endpoint, SentSignature};
 use crate::error::Error;
 use crate::message::{self, Options};
 use crate::secret;
+use crate::session::Session;
 use crate::settings::Settings;
 
-/// The operations, in the specification's order.
-pub const OPERATIONS: [&str; 2] = ["create", "get"];
+/// The operations: the specification's in its order, then the additions.
+pub const OPERATIONS: [&str; 3] = ["create", "get", "reply"];
 
-/// One HTTP request to the robot, complete. Its `Debug` output shows neither target nor body.
-pub struct Post {
-    /// How to connect.
-    pub scheme: Scheme,
-    /// The host alone, for texts.
-    pub host: String,
-    /// Host and, where the URL has one, port.
-    pub authority: String,
+/// What to do for a request.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// "create" and "reply": post this.
+    Post(Post<'a>),
+    /// "get": hand data and metadata to whoever reads.
+    HandOn,
+}
+
+/// One HTTP request to DingTalk, complete. Its `Debug` output shows neither target nor body.
+pub struct Post<'a> {
+    /// Where it goes.
+    pub endpoint: Cow<'a, Endpoint>,
     /// Path and query, signed.
     pub target: String,
     /// The message.
@@ -33,49 +40,51 @@ pub struct Post {
     signature: Option<SentSignature>,
 }
 
-impl fmt::Debug for Post {
+impl fmt::Debug for Post<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "POST {}://{}/[redacted], {} bytes", self.scheme.as_str(), self.authority, self.body.len())
+        write!(f, "POST {:?}, {} bytes", self.endpoint, self.body.len())
     }
 }
 
-/// What to post for `operation`, signed for `now` (milliseconds since the Unix epoch).
-pub fn prepare<'a>(
-    settings: &Settings,
+/// What to do for `operation` at `now` (milliseconds since the Unix epoch).
+pub fn prepare<'s, 'a>(
+    settings: &'s Settings,
     operation: &str,
     data: &[u8],
-    metadata: impl IntoIterator<Item = (&'a str, &'a str)>,
+    metadata: impl Iterator<Item = (&'a str, &'a str)> + Clone,
     now: u64,
-) -> Result<Post, Error> {
-    match operation {
-        "create" => {}
-        // This version has no input side, so nothing can have asked for messages.
-        "get" => return Err(Error::NotReading(settings.id.clone())),
+) -> Result<Step<'s>, Error> {
+    let (endpoint, secret) = match operation {
+        "create" => (Cow::Borrowed(&settings.endpoint), settings.secret.as_ref()),
+        "get" => return Ok(Step::HandOn),
+        // Who has the session's address needs no signature.
+        "reply" => {
+            let session = Session::find(metadata.clone()).endpoint(&settings.session_webhooks, now)?;
+            (Cow::Owned(session), None)
+        }
         _ => return Err(Error::UnsupportedOperation(OPERATIONS.map(str::to_owned).to_vec())),
-    }
+    };
     let options = Options::parse(metadata).map_err(Error::InvalidMessage)?;
     let body = message::shape(data, &options).map_err(Error::InvalidMessage)?;
-    let signature = settings.secret.as_ref().map(|secret| SentSignature::new(secret, now));
-    Ok(Post {
-        scheme: settings.endpoint.origin().scheme(),
-        host: settings.endpoint.origin().host().to_owned(),
-        authority: settings.endpoint.authority().to_owned(),
-        target: settings.endpoint.target(signature.as_ref()),
+    let signature = secret.map(|secret| SentSignature::new(secret, now));
+    Ok(Step::Post(Post {
+        target: endpoint.target(signature.as_ref()),
+        endpoint,
         body,
         timeout: settings.timeout,
         connect_timeout: settings.connect_timeout,
         signature,
-    })
+    }))
 }
 
 /// What the answer to `post` means: response metadata, or the error.
-pub fn conclude(settings: &Settings, post: &Post, answer: &Answer) -> Result<Vec<(String, String)>, Error> {
+pub fn conclude(settings: &Settings, post: &Post<'_>, answer: &Answer) -> Result<Vec<(String, String)>, Error> {
     let redact = |text: &str| {
         // Nearly every answer's text, and never a secret; the rest costs as much as signing.
         if text == "ok" {
             return text.to_owned();
         }
-        let url = settings.endpoint.secrets();
+        let url = post.endpoint.secrets();
         let secret = settings.secret.as_ref();
         let signature = post.signature.iter().flat_map(SentSignature::secrets);
         secret::redact(text, url.iter().chain(secret).map(|s| s.expose()).chain(signature))
@@ -100,32 +109,54 @@ mod tests {
         Answer { status: 200, body: body.into(), complete: true }
     }
 
+    fn post<'s>(settings: &'s Settings, operation: &str, metadata: &[(&str, &str)]) -> Post<'s> {
+        match prepare(settings, operation, b"{}", metadata.iter().copied(), NOW).unwrap() {
+            Step::Post(post) => post,
+            Step::HandOn => panic!("{operation} posts nothing"),
+        }
+    }
+
     #[test]
     fn a_signed_post() {
-        let post = prepare(&settings("secret"), "create", b"{}", [], NOW).unwrap();
+        let signed = settings("secret");
+        let post = post(&signed, "create", &[]);
         assert_eq!(
             post.target,
             "/p?access_token=T0K3N%2B&timestamp=1700000000000&sign=OuzzJR5%2BxZ4%2FEYwqtNt6sMYZQMTa%2FHEGvc9miJe7XzY%3D"
         );
         assert_eq!(format!("{post:?}"), "POST https://h/[redacted], 2 bytes");
-        let unsigned = prepare(&settings(""), "create", b"{}", [], NOW).unwrap();
-        assert_eq!(unsigned.target, "/p?access_token=T0K3N%2B");
+        assert_eq!(self::post(&settings(""), "create", &[]).target, "/p?access_token=T0K3N%2B");
+    }
+
+    #[test]
+    fn a_reply_goes_to_the_session_and_is_not_signed() {
+        let settings = settings("secret");
+        let webhook = "https://oapi.dingtalk.com/robot/sendBySession?session=S3SS10N";
+        let post = post(&settings, "reply", &[("sessionWebhook", webhook), ("msgUuid", "u")]);
+        assert_eq!(post.target, "/robot/sendBySession?session=S3SS10N");
+        assert_eq!(post.endpoint.authority(), "oapi.dingtalk.com");
+        assert_eq!(post.body, br#"{"msgUuid":"u"}"#);
+        let echo = serde_json::json!({"errcode": 300_001, "errmsg": format!("{webhook} secret")}).to_string();
+        let text = conclude(&settings, &post, &answer(&echo)).unwrap_err().to_string();
+        assert!(!text.contains("S3SS10N") && !text.contains("secret"), "{text}");
+        let error = prepare(&settings, "reply", b"{}", [].into_iter(), NOW).unwrap_err();
+        assert!(matches!(error, Error::InvalidSessionWebhook(_)), "{error}");
     }
 
     #[test]
     fn the_operations() {
-        let fails = |operation| prepare(&settings(""), operation, b"{}", [], NOW).unwrap_err();
-        assert_eq!(fails("get"), Error::NotReading("team".into()));
-        assert!(fails("get").to_string().contains("invalid component metadata.id team"));
+        let prepared = |operation| prepare(&settings(""), operation, b"{}", [].into_iter(), NOW).map(|step| format!("{step:?}"));
+        assert_eq!(prepared("get").unwrap(), "HandOn");
         for operation in ["", "Create", "delete", "list"] {
-            assert_eq!(fails(operation), Error::UnsupportedOperation(vec!["create".into(), "get".into()]));
+            let all = vec!["create".into(), "get".into(), "reply".into()];
+            assert_eq!(prepared(operation), Err(Error::UnsupportedOperation(all)));
         }
     }
 
     #[test]
     fn success_tells_what_dingtalk_said() {
         let settings = settings("secret");
-        let post = prepare(&settings, "create", b"{}", [], NOW).unwrap();
+        let post = post(&settings, "create", &[]);
         let metadata = conclude(&settings, &post, &answer(OK)).unwrap();
         let metadata: Vec<(&str, &str)> = metadata.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         assert_eq!(metadata, [("statusCode", "200"), ("errcode", "0"), ("errmsg", "ok")]);
@@ -134,7 +165,7 @@ mod tests {
     #[test]
     fn an_echo_of_the_request_shows_nothing_secret() {
         let settings = settings("S3CR3T");
-        let post = prepare(&settings, "create", b"{}", [], NOW).unwrap();
+        let post = post(&settings, "create", &[]);
         let signature = crate::signature::sign("S3CR3T", NOW);
         let echo = format!("bad request {} S3CR3T {signature} T0K3N+ T0K3N%2B", post.target);
         for errcode in [0, 310_000] {

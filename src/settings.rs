@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use crate::callback::{Key, Policy};
 use crate::duration;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Origin};
 use crate::error::Error;
 use crate::json::quoted;
 use crate::secret::Secret;
+use crate::session;
 
 /// Time for one call in all, as Dapr's binding has it.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -14,6 +16,11 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A call holds an instance's memory for as long as it waits; nobody waits longer for a chat message.
 const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// DingTalk's own limit for a signature's age.
+const DEFAULT_MAX_SKEW: Duration = Duration::from_secs(60 * 60);
+/// For a machine whose clock cannot be set. A signature that is valid for longer protects nothing.
+const MAX_MAX_SKEW: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The configuration of one binding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,62 +31,107 @@ pub struct Settings {
     pub endpoint: Endpoint,
     /// The signing secret; without one, messages are not signed.
     pub secret: Option<Secret>,
+    /// What a callback must satisfy.
+    pub callbacks: Policy,
+    /// Where `reply` may post to, beside DingTalk's hosts.
+    pub session_webhooks: Vec<Origin>,
     /// Time for one call in all.
     pub timeout: Duration,
     /// Time to connect, within `timeout`.
     pub connect_timeout: Duration,
 }
 
+/// The properties in their documented spelling.
+const PROPERTIES: [&str; 11] = [
+    "id",
+    "url",
+    "secret",
+    "timeout",
+    "connectTimeout",
+    "appSecret",
+    "outgoingToken",
+    "callbackMaxSkew",
+    "robotCode",
+    "chatbotCorpId",
+    "sessionWebhookHosts",
+];
+
 impl Settings {
     /// Reads properties. Names are compared without regard to case, unknown ones are ignored, a known one
     /// that occurs twice is an error.
     pub fn parse<'a>(properties: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, Error> {
-        let (mut id, mut url, mut secret, mut timeout, mut connect_timeout) = (None, None, None, None, None);
+        let mut values = [None; PROPERTIES.len()];
         for (name, value) in properties {
-            let (known, slot) = match name.to_ascii_lowercase().as_str() {
-                "id" => ("id", &mut id),
-                "url" => ("url", &mut url),
-                "secret" => ("secret", &mut secret),
-                "timeout" => ("timeout", &mut timeout),
-                "connecttimeout" => ("connectTimeout", &mut connect_timeout),
-                _ => continue,
-            };
-            if slot.replace(value).is_some() {
-                let reason = "occurs more than once (names are compared without regard to case); keep one";
-                return Err(Error::configuration(known, reason));
+            for (known, slot) in PROPERTIES.iter().zip(&mut values) {
+                if known.eq_ignore_ascii_case(name) && slot.replace(value).is_some() {
+                    let reason = "occurs more than once (names are compared without regard to case); keep one";
+                    return Err(Error::configuration(known, reason));
+                }
             }
         }
+        let [id, url, secret, timeout, connect_timeout, app_secret, token, skew, robot_code, corp_id, hosts] = values;
         let id = match id {
             Some(id) if !id.trim().is_empty() => id.to_owned(),
             _ => return Err(Error::configuration("id", "missing webhook id: give the binding an id of your choice")),
         };
         let endpoint =
             Endpoint::parse(url.unwrap_or_default()).map_err(|reason| Error::configuration("url", reason))?;
-        let secret = match secret {
-            None | Some("") => None,
-            // Sending unsigned, or signed with a space, would be refused far from the mistake's place.
-            Some(secret) if secret.trim().is_empty() => {
-                let reason = "consists of white space only; set the robot's secret (SEC…), or remove the property \
-                              if the robot does not sign";
-                return Err(Error::configuration("secret", reason));
-            }
-            Some(secret) => Some(Secret::new(secret)),
+        let secret = parse_secret("secret", secret)?;
+        let app_secret = parse_secret("appSecret", app_secret)?;
+        let token = parse_secret("outgoingToken", token)?;
+        let key = match app_secret.or_else(|| secret.clone()) {
+            Some(secret) => Some(Key::Signature(secret)),
+            None => token.map(Key::Token),
         };
+        let max_skew = parse_duration("callbackMaxSkew", skew, DEFAULT_MAX_SKEW, MAX_MAX_SKEW, "24h")?;
+        let own = |value: Option<&str>| value.filter(|value| !value.is_empty()).map(str::to_owned);
         Ok(Self {
             id,
             endpoint,
             secret,
-            timeout: parse_timeout("timeout", timeout, DEFAULT_TIMEOUT)?,
-            connect_timeout: parse_timeout("connectTimeout", connect_timeout, DEFAULT_CONNECT_TIMEOUT)?,
+            callbacks: Policy {
+                key,
+                max_skew: u64::try_from(max_skew.as_millis()).unwrap_or(u64::MAX),
+                robot_code: own(robot_code),
+                chatbot_corp_id: own(corp_id),
+            },
+            session_webhooks: session::parse_hosts(hosts.unwrap_or_default())
+                .map_err(|reason| Error::configuration("sessionWebhookHosts", reason))?,
+            timeout: parse_duration("timeout", timeout, DEFAULT_TIMEOUT, MAX_TIMEOUT, "10m")?,
+            connect_timeout: parse_duration(
+                "connectTimeout",
+                connect_timeout,
+                DEFAULT_CONNECT_TIMEOUT,
+                MAX_TIMEOUT,
+                "10m",
+            )?,
         })
     }
 }
 
-fn parse_timeout(property: &str, value: Option<&str>, default: Duration) -> Result<Duration, Error> {
+fn parse_secret(property: &str, value: Option<&str>) -> Result<Option<Secret>, Error> {
+    match value {
+        None | Some("") => Ok(None),
+        // Sending unsigned, or signed with a space, would be refused far from the mistake's place.
+        Some(secret) if secret.trim().is_empty() => {
+            let reason = "consists of white space only; set its value (a robot's secret is SEC…), or remove the property";
+            Err(Error::configuration(property, reason))
+        }
+        Some(secret) => Ok(Some(Secret::new(secret))),
+    }
+}
+
+fn parse_duration(
+    property: &str,
+    value: Option<&str>,
+    default: Duration,
+    max: Duration,
+    max_text: &str,
+) -> Result<Duration, Error> {
     let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(default) };
     let parsed = duration::parse(value).map_err(|reason| Error::configuration(property, reason))?;
-    if parsed < Duration::from_millis(1) || parsed > MAX_TIMEOUT {
-        return Err(Error::configuration(property, format!("{} is not between 1ms and 10m", quoted(value))));
+    if parsed < Duration::from_millis(1) || parsed > max {
+        return Err(Error::configuration(property, format!("{} is not between 1ms and {max_text}", quoted(value))));
     }
     Ok(parsed)
 }

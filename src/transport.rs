@@ -23,7 +23,7 @@ pub(crate) fn now() -> u64 {
 }
 
 /// Posts once. Whatever HTTP answers is an [`Answer`]; an error means that there was none.
-pub(crate) fn post(post: &Post) -> Result<Answer, Error> {
+pub(crate) fn post(post: &Post<'_>) -> Result<Answer, Error> {
     let failed = |code: &ErrorCode| unreachable(post, code);
     let request = request(post).map_err(|what| Error::Unreachable {
         reason: format!("the host refused the request ({what})"),
@@ -48,7 +48,7 @@ pub(crate) fn post(post: &Post) -> Result<Answer, Error> {
     }
 }
 
-fn request(post: &Post) -> Result<OutgoingRequest, &'static str> {
+fn request(post: &Post<'_>) -> Result<OutgoingRequest, &'static str> {
     let json = || b"application/json".to_vec();
     let headers = Fields::from_list(&[
         ("accept".into(), json()),
@@ -58,13 +58,13 @@ fn request(post: &Post) -> Result<OutgoingRequest, &'static str> {
     ])
     .map_err(|_| "headers")?;
     let request = OutgoingRequest::new(headers);
-    let scheme = match post.scheme {
+    let scheme = match post.endpoint.origin().scheme() {
         Scheme::Http => WasiScheme::Http,
         Scheme::Https => WasiScheme::Https,
     };
     request.set_method(&Method::Post).map_err(|()| "method")?;
     request.set_scheme(Some(&scheme)).map_err(|()| "scheme")?;
-    request.set_authority(Some(&post.authority)).map_err(|()| "authority")?;
+    request.set_authority(Some(post.endpoint.authority())).map_err(|()| "authority")?;
     request.set_path_with_query(Some(&post.target)).map_err(|()| "path and query")?;
     Ok(request)
 }
@@ -84,7 +84,7 @@ fn write(body: &OutgoingBody, mut bytes: &[u8]) -> Result<(), StreamError> {
     Ok(())
 }
 
-fn answer(post: &Post, response: &IncomingResponse) -> Result<Answer, Error> {
+fn answer(post: &Post<'_>, response: &IncomingResponse) -> Result<Answer, Error> {
     let mut answer = Answer { status: response.status(), body: Vec::new(), complete: true };
     // Only a 200 can carry a result.
     if answer.status != 200 {
@@ -116,12 +116,12 @@ fn read(stream: &InputStream, body: &mut Vec<u8>) -> Result<(), Option<ErrorCode
 
 /// What an error of wasi:http means, and whether the message can have arrived. Everything that happens after
 /// the connection stands is `unknown`: the bytes may have been read before it broke.
-fn unreachable(post: &Post, code: &ErrorCode) -> Error {
-    let host = &post.authority;
-    let limit = |time: std::time::Duration| format!("{} ms", time.as_millis());
+fn unreachable(post: &Post<'_>, code: &ErrorCode) -> Error {
+    let host = post.endpoint.authority();
+    let limit = |time| format!("{} ms", nanos(time) / 1_000_000);
     let (reason, outcome) = match code {
         ErrorCode::HttpRequestDenied => {
-            let scheme = post.scheme.as_str();
+            let scheme = post.endpoint.origin().scheme().as_str();
             let reason = format!("the egress policy does not allow this binding to reach {scheme}://{host}");
             (reason, Outcome::NotSent)
         }
@@ -129,7 +129,8 @@ fn unreachable(post: &Post, code: &ErrorCode) -> Error {
             (format!("the egress policy does not allow the address of {host}"), Outcome::NotSent)
         }
         ErrorCode::DnsTimeout | ErrorCode::DnsError(_) | ErrorCode::DestinationNotFound => {
-            let reason = format!("the name {} cannot be resolved; check the property \"url\" and DNS", post.host);
+            let host = post.endpoint.origin().host();
+            let reason = format!("the name {host} cannot be resolved; check the property \"url\" and DNS");
             (reason, Outcome::NotSent)
         }
         ErrorCode::ConnectionRefused => (format!("{host} refuses connections"), Outcome::NotSent),

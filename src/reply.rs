@@ -1,0 +1,127 @@
+//! The consumer's answer to a message → what DingTalk is to be answered.
+//!
+//! DingTalk posts the body of a callback's answer into the conversation, if it is one of four types of
+//! message; anything else it drops without a word. So the answer is checked here, where a mistake can be named.
+
+use crate::json;
+
+/// What DingTalk takes for "nothing to say".
+pub const EMPTY: &str = r#"{"msgtype":"empty"}"#;
+
+/// The longest reply, as for any message of a robot.
+const MAX_REPLY: usize = 20_000;
+
+/// Finds the reply in an answer. `Ok(None)`: the answer is no message and nothing is said. The error names
+/// the member that keeps a message from being a reply.
+pub fn of(answer: &[u8]) -> Result<Option<&str>, String> {
+    let Ok(answer) = std::str::from_utf8(answer) else { return Ok(None) };
+    let [Some(msgtype)] = find(answer, ["msgtype"]) else { return Ok(None) };
+    let msgtype = json::string(msgtype).ok_or("msgtype is not a text")?;
+    let members: &[&str] = match msgtype.as_str() {
+        "empty" => return Ok(None),
+        "text" => &["content"],
+        "markdown" => &["title", "text"],
+        "actionCard" => &["title", "text"],
+        "feedCard" => &["links"],
+        _ => {
+            let types = "text, markdown, actionCard, feedCard and empty can";
+            return Err(format!("msgtype {} cannot be a reply; {types}", json::quoted(&msgtype)));
+        }
+    };
+    let [payload] = find(answer, [msgtype.as_str()]);
+    let payload = payload.ok_or_else(|| format!("{msgtype} is missing"))?;
+    for member in members {
+        let missing = || format!("{msgtype}.{member} is missing or empty");
+        let [value] = find(payload, [member]);
+        let value = value.ok_or_else(missing)?;
+        let filled = match *member {
+            "links" => value.starts_with('[') && value.contains('{'),
+            _ => json::string(value).is_some_and(|text| !text.trim().is_empty()),
+        };
+        if !filled {
+            return Err(missing());
+        }
+    }
+    if msgtype == "actionCard" {
+        let [title, url, buttons] = find(payload, ["singleTitle", "singleURL", "btns"]);
+        if buttons.is_none() && (title.is_none() || url.is_none()) {
+            return Err("actionCard has neither singleTitle and singleURL nor btns".into());
+        }
+    }
+    if answer.len() > MAX_REPLY {
+        return Err(format!("the message has {} bytes, more than {MAX_REPLY}", answer.len()));
+    }
+    Ok(Some(answer))
+}
+
+/// The members of these names as they are written; the last one counts. None if this is no object.
+fn find<'a, const N: usize>(object: &'a str, names: [&str; N]) -> [Option<&'a str>; N] {
+    let mut found = [None; N];
+    let read = json::members(object, &mut |name, value| {
+        for (known, slot) in names.iter().zip(&mut found) {
+            if json::is(name, known) {
+                *slot = Some(value);
+            }
+        }
+    });
+    if read.is_ok() { found } else { [None; N] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_type_that_dingtalk_takes() {
+        for reply in [
+            r#"{"msgtype":"text","text":{"content":"pong"}}"#,
+            r#" {"at":{"isAtAll":true},"text":{"content":"x"},"msgtype":"text"} "#,
+            r##"{"msgtype":"markdown","markdown":{"title":"t","text":"# x"}}"##,
+            r#"{"msgtype":"actionCard","actionCard":{"title":"t","text":"x","singleTitle":"go","singleURL":"https://h"}}"#,
+            r#"{"msgtype":"actionCard","actionCard":{"title":"t","text":"x","btns":[{"title":"a","actionURL":"b"}]}}"#,
+            r#"{"msgtype":"feedCard","feedCard":{"links":[{"title":"t","messageURL":"u","picURL":"p"}]}}"#,
+            r#"{"\u006dsgtype":"text","text":{"content":"x"}}"#,
+        ] {
+            assert_eq!(of(reply.as_bytes()), Ok(Some(reply)), "{reply}");
+        }
+    }
+
+    #[test]
+    fn what_says_nothing() {
+        for answer in [
+            "", "ok", "null", "[]", "1", "{}", r#"{"to":["x"],"data":1}"#, r#"{"msgtype":"empty"}"#, "{\"msgtype\":", "\"msgtype\"",
+        ] {
+            assert_eq!(of(answer.as_bytes()), Ok(None), "{answer}");
+        }
+        assert_eq!(of(b"\xff{}"), Ok(None));
+    }
+
+    #[test]
+    fn a_mistake_is_named() {
+        let long = format!(r#"{{"msgtype":"text","text":{{"content":"{}"}}}}"#, "x".repeat(20_000));
+        for (answer, field) in [
+            (r#"{"msgtype":1}"#, "msgtype is not a text"),
+            (r#"{"msgtype":"link","link":{}}"#, "msgtype \"link\" cannot be a reply"),
+            (r#"{"msgtype":"text"}"#, "text is missing"),
+            (r#"{"msgtype":"text","text":"pong"}"#, "text.content is missing or empty"),
+            (r#"{"msgtype":"text","text":{"content":" "}}"#, "text.content is missing or empty"),
+            (r#"{"msgtype":"text","text":{"content":7}}"#, "text.content is missing or empty"),
+            (r#"{"msgtype":"markdown","markdown":{"text":"x"}}"#, "markdown.title is missing or empty"),
+            (r#"{"msgtype":"markdown","markdown":{"title":"x"}}"#, "markdown.text is missing or empty"),
+            (r#"{"msgtype":"actionCard","actionCard":{"title":"t","text":"x"}}"#, "neither singleTitle and singleURL"),
+            (r#"{"msgtype":"feedCard","feedCard":{"links":[]}}"#, "feedCard.links is missing or empty"),
+            (&long, "more than 20000"),
+        ] {
+            let error = of(answer.as_bytes()).unwrap_err();
+            assert!(error.contains(field), "{answer}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_a_reply_is_the_answer(answer: Vec<u8>) {
+            if let Ok(Some(reply)) = of(&answer) { prop_assert_eq!(reply.as_bytes(), answer); }
+        }
+    }
+}
