@@ -7,7 +7,9 @@
 //! Codes: DingTalk open platform, "custom robots" and "global error codes", and answers seen by users of
 //! other clients (documentation: docs/errors.md).
 
-use std::time::Duration;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use serde_json::error::Category;
 
@@ -73,7 +75,7 @@ fn result(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, 
     if answer.body.trim_ascii().is_empty() {
         return Err(malformed("it is empty"));
     }
-    let json = std::str::from_utf8(&answer.body).map_err(|_| malformed("it is not UTF-8"))?;
+    let json = core::str::from_utf8(&answer.body).map_err(|_| malformed("it is not UTF-8"))?;
     let (mut errcode, mut errmsg, mut status) = (None, None, None);
     // The last one counts where a name is repeated, as in most parsers.
     json::members(json, &mut |name, value| {

@@ -7,7 +7,11 @@
 //!
 //! Source: DingTalk open platform, "receive messages" for robots, and answers seen by users of other clients.
 
-use std::fmt;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
 
 use crate::error::Refusal;
 use crate::json;
@@ -101,7 +105,7 @@ pub fn accept<'h>(
             if !timestamp.iter().all(u8::is_ascii_digit) {
                 return Err(Refusal::BadTimestamp);
             }
-            let timestamp = std::str::from_utf8(timestamp).unwrap_or_default();
+            let timestamp = core::str::from_utf8(timestamp).unwrap_or_default();
             let time: u64 = timestamp.parse().map_err(|_| Refusal::BadTimestamp)?;
             if now.abs_diff(time) > policy.max_skew {
                 return Err(Refusal::Expired);
@@ -127,7 +131,7 @@ fn is_json(content_type: &[u8]) -> bool {
 /// Reads a body whose sender is known.
 fn read(policy: &Policy, body: &[u8]) -> Result<Metadata, Refusal> {
     let malformed = |what: &str| Refusal::Malformed(what.into());
-    let body = std::str::from_utf8(body).map_err(|_| malformed("it is not UTF-8"))?;
+    let body = core::str::from_utf8(body).map_err(|_| malformed("it is not UTF-8"))?;
     let mut values: [Option<&str>; METADATA.len()] = [None; METADATA.len()];
     let (mut text, mut content) = (None, None);
     let mut repeated = None;
@@ -186,5 +190,276 @@ fn scalar(raw: &str) -> Option<String> {
         b'"' => json::string(raw),
         b'-' | b'0'..=b'9' => Some(raw.to_owned()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECRET: &str = "client-secret-for-test";
+    // github.com/eryajf/chatgpt-dingtalk 3766c24, public/tools_test.go
+    const TIME: u64 = 1_684_493_546_276;
+    const SIGN: &str = "nwBJQmaBLv9+5/sSS/66jcFc1/kGY5wo38L88LOGfRU=";
+    const JSON: (&str, &str) = ("Content-Type", "application/json; charset=utf-8");
+    const HOUR: u64 = 3_600_000;
+
+    fn policy() -> Policy {
+        let key = Some(Key::Signature(Secret::new(SECRET)));
+        Policy { key, max_skew: HOUR, robot_code: None, chatbot_corp_id: None }
+    }
+
+    fn with(policy: &Policy, headers: &[(&str, &str)], body: &str, now: u64) -> Result<Vec<(String, String)>, Refusal> {
+        let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        accept(policy, headers.into_iter(), body.as_bytes(), now).map(|metadata| metadata.0)
+    }
+
+    fn headers(timestamp: &str, sign: &str) -> Result<Vec<(String, String)>, Refusal> {
+        with(&policy(), &[JSON, ("timestamp", timestamp), ("sign", sign)], "{}", TIME)
+    }
+
+    fn body(policy: &Policy, body: &str) -> Result<Vec<(String, String)>, Refusal> {
+        with(policy, &[JSON, ("timestamp", &TIME.to_string()), ("sign", SIGN)], body, TIME)
+    }
+
+    #[test]
+    fn the_published_signature_is_accepted() {
+        assert_eq!(headers(&TIME.to_string(), SIGN), Ok(vec![]));
+        let names = [("content-type", "APPLICATION/JSON"), ("TIMESTAMP", "1684493546276"), ("Sign", SIGN)];
+        assert_eq!(with(&policy(), &names, "{}", TIME), Ok(vec![]));
+    }
+
+    #[test]
+    fn the_window_is_exact_to_the_millisecond() {
+        for (now, expected) in [
+            (TIME + HOUR, Ok(vec![])),
+            (TIME + HOUR + 1, Err(Refusal::Expired)),
+            (TIME - HOUR, Ok(vec![])),
+            (TIME - HOUR - 1, Err(Refusal::Expired)),
+            (0, Err(Refusal::Expired)),
+            (u64::MAX, Err(Refusal::Expired)),
+        ] {
+            let headers = [JSON, ("timestamp", "1684493546276"), ("sign", SIGN)];
+            assert_eq!(with(&policy(), &headers, "{}", now), expected, "{now}");
+        }
+        let tight = Policy { max_skew: 1, ..policy() };
+        let signed = [JSON, ("timestamp", "1684493546276"), ("sign", SIGN)];
+        assert!(with(&tight, &signed, "{}", TIME + 1).is_ok());
+        assert_eq!(with(&tight, &signed, "{}", TIME + 2), Err(Refusal::Expired));
+    }
+
+    #[test]
+    fn signatures_that_prove_nothing() {
+        for (timestamp, sign, expected) in [
+            ("1684493546276", "", Refusal::BadSignature),
+            ("1684493546276", "nwBJQmaBLv9+5/sSS/66jcFc1/kGY5wo38L88LOGfRU", Refusal::BadSignature),
+            ("1684493546276", "nwBJQmaBLv9%2B5%2FsSS%2F66jcFc1%2FkGY5wo38L88LOGfRU%3D", Refusal::BadSignature),
+            ("1684493546276", " nwBJQmaBLv9+5/sSS/66jcFc1/kGY5wo38L88LOGfRU=", Refusal::BadSignature),
+            ("1684493546276", "NWBJQMABLV9+5/SSS/66JCFC1/KGY5WO38L88LOGFRU=", Refusal::BadSignature),
+            ("1684493546277", SIGN, Refusal::BadSignature),
+            ("01684493546276", SIGN, Refusal::BadSignature),
+            ("", SIGN, Refusal::BadTimestamp),
+            ("1684493546276 ", SIGN, Refusal::BadTimestamp),
+            ("+1684493546276", SIGN, Refusal::BadTimestamp),
+            ("-1684493546276", SIGN, Refusal::BadTimestamp),
+            ("1.684493546276e12", SIGN, Refusal::BadTimestamp),
+            ("soon", SIGN, Refusal::BadTimestamp),
+            ("18446744073709551616", SIGN, Refusal::BadTimestamp),
+            // In seconds: half a century ago.
+            ("1684493546", SIGN, Refusal::Expired),
+        ] {
+            assert_eq!(headers(timestamp, sign), Err(expected), "{timestamp:?} {sign:?}");
+        }
+    }
+
+    #[test]
+    fn exactly_one_header_of_each() {
+        let (time, sign) = (("timestamp", "1684493546276"), ("sign", SIGN));
+        for (headers, expected) in [
+            (&[JSON][..], Refusal::Unsigned),
+            (&[JSON, time], Refusal::Unsigned),
+            (&[JSON, sign], Refusal::Unsigned),
+            (&[JSON, time, sign, ("Sign", SIGN)], Refusal::Ambiguous),
+            (&[JSON, time, ("TimeStamp", "1684493546276"), sign], Refusal::Ambiguous),
+            (&[time, sign], Refusal::WrongContentType),
+            (&[JSON, JSON, time, sign], Refusal::WrongContentType),
+            (&[("content-type", "text/plain"), time, sign], Refusal::WrongContentType),
+            (&[("content-type", "application/jsonp"), time, sign], Refusal::WrongContentType),
+            (&[("content-type", ""), time, sign], Refusal::WrongContentType),
+        ] {
+            assert_eq!(with(&policy(), headers, "{}", TIME), Err(expected), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_key_nothing_is_accepted_and_a_token_is_one() {
+        let signed = [JSON, ("timestamp", "1684493546276"), ("sign", SIGN), ("token", "T")];
+        let none = Policy { key: None, ..policy() };
+        assert_eq!(with(&none, &signed, "{}", TIME), Err(Refusal::Unverifiable));
+        let token = Policy { key: Some(Key::Token(Secret::new("T"))), ..policy() };
+        assert_eq!(with(&token, &[JSON, ("Token", "T")], "{}", 0), Ok(vec![]));
+        for (value, expected) in
+            [("", Refusal::BadSignature), ("t", Refusal::BadSignature), ("TT", Refusal::BadSignature)]
+        {
+            assert_eq!(with(&token, &[JSON, ("token", value)], "{}", 0), Err(expected), "{value:?}");
+        }
+        assert_eq!(with(&token, &[JSON], "{}", 0), Err(Refusal::Unsigned));
+        assert_eq!(with(&token, &[JSON, ("token", "T"), ("token", "T")], "{}", 0), Err(Refusal::Ambiguous));
+        // A token does not replace the signature where one is expected.
+        assert_eq!(with(&policy(), &[JSON, ("token", SECRET)], "{}", TIME), Err(Refusal::Unsigned));
+    }
+
+    #[test]
+    fn only_the_robot_and_organisation_that_are_meant() {
+        let bound = Policy { robot_code: Some("r1".into()), chatbot_corp_id: Some("c1".into()), ..policy() };
+        assert!(body(&bound, r#"{"robotCode":"r1","chatbotCorpId":"c1"}"#).is_ok());
+        for wrong in [
+            "{}",
+            r#"{"robotCode":"r1"}"#,
+            r#"{"chatbotCorpId":"c1"}"#,
+            r#"{"robotCode":"r2","chatbotCorpId":"c1"}"#,
+            r#"{"robotCode":"R1","chatbotCorpId":"c1"}"#,
+            r#"{"robotCode":"r1 ","chatbotCorpId":"c1"}"#,
+            r#"{"robotCode":null,"chatbotCorpId":"c1"}"#,
+            r#"{"robotCode":["r1"],"chatbotCorpId":"c1"}"#,
+            r#"{"x":{"robotCode":"r1","chatbotCorpId":"c1"}}"#,
+        ] {
+            assert_eq!(body(&bound, wrong), Err(Refusal::WrongRobot), "{wrong}");
+        }
+        for both in [r#"{"robotCode":"r1","robotCode":"r2"}"#, r#"{"robotCode":"r2","robot\u0043ode":"r1"}"#] {
+            let error = body(&bound, both).unwrap_err();
+            assert_eq!(error, Refusal::Malformed("the member robotCode occurs more than once".into()), "{both}");
+        }
+    }
+
+    #[test]
+    fn what_is_handed_on_beside_the_message() {
+        let message = r#"{"msgtype":"text","text":{"content":" hello \u4f60 "},"msgId":"msg1==","createAt":1684493546276,
+            "conversationType":"2","conversationId":"cid1","conversationTitle":"Ops","senderId":"$:1","senderNick":"张三",
+            "senderStaffId":"u1","robotCode":"r1","sessionWebhook":"https://oapi.dingtalk.com/x?session=S","isAdmin":true,
+            "atUsers":[{"dingtalkId":"$:2"}]}"#;
+        let metadata = body(&policy(), message).unwrap();
+        let metadata: Vec<(&str, &str)> =
+            metadata.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(
+            metadata,
+            [
+                ("msgId", "msg1=="),
+                ("msgtype", "text"),
+                ("conversationId", "cid1"),
+                ("conversationType", "2"),
+                ("conversationTitle", "Ops"),
+                ("senderId", "$:1"),
+                ("senderStaffId", "u1"),
+                ("senderNick", "张三"),
+                ("robotCode", "r1"),
+                ("createAt", "1684493546276"),
+                ("text", "hello 你"),
+            ]
+        );
+    }
+
+    #[test]
+    fn every_type_of_message_passes() {
+        for (message, expected) in [
+            (r#"{"msgtype":"text","content":" 你好"}"#, &[("msgtype", "text"), ("text", "你好")][..]),
+            (r#"{"msgtype":"text","text":{}}"#, &[("msgtype", "text")]),
+            (r#"{"msgtype":"text","text":7}"#, &[("msgtype", "text")]),
+            (r#"{"msgtype":"richText","content":{"richText":[{"text":"a"}]}}"#, &[("msgtype", "richText")]),
+            (r#"{"msgtype":"picture","content":{"downloadCode":"d"}}"#, &[("msgtype", "picture")]),
+            (r#"{"msgtype":"audio","content":{"duration":4000,"recognition":"hi"}}"#, &[("msgtype", "audio")]),
+            (r#"{"msgtype":"video","content":{"videoType":"mp4"}}"#, &[("msgtype", "video")]),
+            (r#"{"msgtype":"file","content":{"fileName":"a.txt"}}"#, &[("msgtype", "file")]),
+            (r#"{"errorCode":20001,"errorMessage":"quota"}"#, &[("errorCode", "20001")]),
+            (r#"{"msgtype":"hologram","hologram":{}}"#, &[("msgtype", "hologram")]),
+            (r#"{"msgtype":["text"],"text":{"content":"x"}}"#, &[]),
+        ] {
+            let expected: Vec<_> = expected.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+            assert_eq!(body(&policy(), message), Ok(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn bodies_that_are_no_message() {
+        for malformed in ["", " ", "null", "[]", "\"x\"", "{", "{} {}", "{\"a\":}", "\u{feff}{}", "{'a':1}"] {
+            let error = body(&policy(), malformed).unwrap_err();
+            assert_eq!(error, Refusal::Malformed("it is not one JSON object".into()), "{malformed}");
+        }
+        let raw = [
+            ("content-type", b"application/json".as_slice()),
+            ("timestamp", b"1684493546276"),
+            ("sign", SIGN.as_bytes()),
+        ];
+        let error = accept(&policy(), raw.iter().copied(), b"{\"a\":\"\xff\"}", TIME).unwrap_err();
+        assert_eq!(error, Refusal::Malformed("it is not UTF-8".into()));
+        let nested = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+        assert!(body(&policy(), &nested(MAX_DEPTH)).is_ok());
+        assert!(matches!(body(&policy(), &nested(MAX_DEPTH + 1)), Err(Refusal::Malformed(_))));
+        // Brackets in texts are no nesting.
+        assert!(body(&policy(), &format!("{{\"a\":\"\\\"{}\"}}", "[".repeat(500))).is_ok());
+        let sized = |size: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(size - 8));
+        assert!(body(&policy(), &sized(MAX_BODY)).is_ok());
+        assert_eq!(body(&policy(), &sized(MAX_BODY + 1)), Err(Refusal::TooLarge(131_072)));
+    }
+
+    #[test]
+    fn the_body_is_not_read_before_the_sender_is_known() {
+        let unsigned = with(&policy(), &[JSON], "no JSON", TIME);
+        assert_eq!(unsigned, Err(Refusal::Unsigned));
+        let forged = with(&policy(), &[JSON, ("timestamp", "1684493546276"), ("sign", "x")], "no JSON", TIME);
+        assert_eq!(forged, Err(Refusal::BadSignature));
+    }
+
+    proptest! {
+        #[test]
+        fn only_the_right_key_and_time_pass(secret in ".{1,40}", other in ".{1,40}", time: u64, skew: u64, now: u64) {
+            let sign = signature::sign(&secret, time);
+            let time_text = time.to_string();
+            let headers = [JSON, ("timestamp", time_text.as_str()), ("sign", sign.as_str())];
+            let policy = |secret: &str| Policy {
+                key: Some(Key::Signature(Secret::new(secret))), max_skew: skew, robot_code: None, chatbot_corp_id: None,
+            };
+            let accepted = with(&policy(&secret), &headers, "{}", now).is_ok();
+            prop_assert_eq!(accepted, now.abs_diff(time) <= skew);
+            let other_passes = with(&policy(&other), &headers, "{}", time).is_ok();
+            prop_assert_eq!(other_passes, secret == other);
+        }
+
+        #[test]
+        fn never_panics_and_nothing_unsigned_passes(
+            headers in prop::collection::vec(("(?i)content-type|timestamp|sign|token|x", "(?s).{0,20}"), 0..6),
+            body: Vec<u8>, now: u64,
+        ) {
+            let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            prop_assert!(accept(&policy(), headers, &body, now).is_err());
+        }
+
+        #[test]
+        fn depth_is_what_a_parser_counts(json in arbitrary_json()) {
+            fn depth(value: &serde_json::Value) -> usize {
+                match value {
+                    serde_json::Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or_default(),
+                    serde_json::Value::Object(items) => 1 + items.values().map(depth).max().unwrap_or_default(),
+                    _ => 0,
+                }
+            }
+            prop_assert_eq!(json::depth(&json.to_string()), depth(&json));
+        }
+    }
+
+    fn arbitrary_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<i64>().prop_map(Into::into),
+            ".{0,6}".prop_map(Into::into)
+        ];
+        leaf.prop_recursive(5, 40, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(serde_json::Value::Array),
+                prop::collection::btree_map(".{0,3}", inner, 0..4)
+                    .prop_map(|items| serde_json::Value::Object(items.into_iter().collect())),
+            ]
+        })
     }
 }

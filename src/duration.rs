@@ -3,7 +3,9 @@
 //! Kept here because no maintained crate reads exactly Go's grammar: `humantime` takes "1min" and refuses
 //! "1.5s", and a property that works in Dapr must work here.
 
-use std::time::Duration;
+use alloc::format;
+use alloc::string::String;
+use core::time::Duration;
 
 use crate::json::quoted;
 

@@ -4,8 +4,12 @@
 //! decoded and written again: `a=1&&b=%7E` leaves as it came. Only `timestamp` and `sign` are taken out:
 //! DingTalk reads the first of two, and a URL copied from a log would fail as expired after an hour.
 
-use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 

@@ -3,8 +3,12 @@
 //! The texts begin as Dapr's own binding begins them ("dingtalk webhook error: ", "send msg failed. …"), so
 //! that alerts which look for those keep working; what Dapr leaves out (code, class, what to do) follows.
 
-use std::fmt;
-use std::time::Duration;
+use alloc::borrow::ToOwned;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
 
 /// Why a call failed; each variant is one decision for the caller. Mirrors `error` in wit/types.wit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -325,7 +329,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Error {}
+impl core::error::Error for Error {}
 
 impl fmt::Display for AnswerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

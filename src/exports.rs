@@ -1,6 +1,10 @@
 //! The component's exports: translates between WIT and the modules of this library, nothing else.
 
-use std::cell::RefCell;
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use spin::Mutex;
 
 use crate::callback;
 use crate::error::{AnswerError, Error, Outcome, Refusal, Rejection, RejectionClass, SecurityCheck};
@@ -48,13 +52,11 @@ struct Binding {
     reading: bool,
 }
 
-thread_local! {
-    /// A component has one thread.
-    static BINDING: RefCell<Option<Binding>> = const { RefCell::new(None) };
-}
+/// Never waited for: an instance has one thread, and is not entered again before it has returned.
+static BINDING: Mutex<Option<Binding>> = Mutex::new(None);
 
 fn with<T>(call: impl FnOnce(&Binding) -> Result<T, wit::Error>) -> Result<T, wit::Error> {
-    BINDING.with_borrow(|binding| call(binding.as_ref().ok_or(wit::Error::NotInitialized)?))
+    call(BINDING.lock().as_ref().ok_or(wit::Error::NotInitialized)?)
 }
 
 fn pairs(metadata: &wit::Metadata) -> impl Iterator<Item = (&str, &str)> + Clone {
@@ -63,11 +65,10 @@ fn pairs(metadata: &wit::Metadata) -> impl Iterator<Item = (&str, &str)> + Clone
 
 impl init::Guest for Component {
     fn init(properties: wit::Metadata) -> Result<(), wit::Error> {
-        BINDING.with_borrow_mut(|binding| {
-            *binding = None;
-            *binding = Some(Binding { settings: Settings::parse(pairs(&properties))?, reading: false });
-            Ok(())
-        })
+        let mut binding = BINDING.lock();
+        *binding = None;
+        *binding = Some(Binding { settings: Settings::parse(pairs(&properties))?, reading: false });
+        Ok(())
     }
 }
 
@@ -124,13 +125,11 @@ impl read::Guest for Component {
 }
 
 fn set_reading(to: bool) -> Result<(), wit::Error> {
-    BINDING.with_borrow_mut(|binding| {
-        binding.as_mut().ok_or(wit::Error::NotInitialized)?.reading = to;
-        Ok(())
-    })
+    BINDING.lock().as_mut().ok_or(wit::Error::NotInitialized)?.reading = to;
+    Ok(())
 }
 
-fn millis(time: std::time::Duration) -> u64 {
+fn millis(time: core::time::Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 

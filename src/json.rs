@@ -3,7 +3,9 @@
 //! `serde_json::Value` would lose the digits of large numbers and the order of members, and costs the
 //! component 30 KiB of number parsing that nothing here needs.
 
-use std::fmt;
+use alloc::format;
+use alloc::string::String;
+use core::fmt;
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;

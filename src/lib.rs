@@ -3,6 +3,12 @@
 //! Compiled to WebAssembly, this library is the component: `exports` and `transport` are its edges towards
 //! WIT and wasi:http, `allocator` its memory. Everything else is pure functions over bytes and time, compiled and tested natively
 //! too, and used by the host where it needs the same rule.
+//!
+//! Without the standard library: its panic handler alone would bring the component 20 KiB of formatting.
+
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
 
 pub mod answer;
 pub mod callback;
@@ -24,3 +30,11 @@ mod allocator;
 mod exports;
 #[cfg(target_family = "wasm")]
 mod transport;
+
+/// A panic is a defect: the instance ends there, as for any other trap, and the host says so. The message could
+/// go nowhere.
+#[cfg(target_family = "wasm")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    core::arch::wasm32::unreachable()
+}

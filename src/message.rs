@@ -5,7 +5,11 @@
 //! specification's example sends, and text. Everything else is refused here, before anything is sent,
 //! because DingTalk's answer to it (40035) does not say what is wrong.
 
-use std::borrow::Cow;
+use alloc::borrow::Cow;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -51,7 +55,7 @@ struct At {
     at_mobiles: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     at_user_ids: Vec<String>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
     is_at_all: bool,
 }
 
@@ -136,7 +140,7 @@ fn parse_truth(name: &str, value: &str) -> Result<bool, String> {
 pub fn shape(data: &[u8], options: &Options) -> Result<Vec<u8>, String> {
     // Windows shells write a byte order mark that DingTalk takes for broken JSON.
     let data = data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data);
-    let text = std::str::from_utf8(data)
+    let text = core::str::from_utf8(data)
         .map_err(|error| format!("data is not UTF-8 (byte {}); a message is JSON or text", error.valid_up_to() + 1))?;
     match (text.trim_start_matches([' ', '\t', '\r', '\n']).chars().next(), serde_json::from_str::<&RawValue>(text)) {
         (None, _) => Err("data is empty; a message is a JSON object or text".into()),
@@ -194,7 +198,7 @@ fn shape_object(text: &str, object: &RawValue, options: &Options) -> Result<Vec<
 fn starting_with(uuid: &str, rest: usize) -> Result<Vec<u8>, String> {
     let mut body = Vec::with_capacity(rest + uuid.len() + 32);
     body.extend_from_slice(b"{\"msgUuid\":");
-    serde_json::to_writer(&mut body, uuid).map_err(|error| error.to_string())?;
+    body.extend_from_slice(serde_json::to_string(uuid).map_err(|error| error.to_string())?.as_bytes());
     Ok(body)
 }
 

@@ -1,9 +1,12 @@
 //! One operation from request to response, without the sending: [`prepare`] says what to post, the transport
 //! posts it, [`conclude`] says what the answer means.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::time::Duration;
+use alloc::borrow::Cow;
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
 
 use crate::answer::{self, Accepted, Answer};
 use crate::endpoint::{Endpoint, SentSignature};
@@ -124,7 +127,7 @@ mod tests {
             post.target,
             "/p?access_token=T0K3N%2B&timestamp=1700000000000&sign=OuzzJR5%2BxZ4%2FEYwqtNt6sMYZQMTa%2FHEGvc9miJe7XzY%3D"
         );
-        assert_eq!(format!("{post:?}"), "POST https://h/[redacted], 2 bytes");
+        assert_eq!(format!("{post:?}"), "POST https://h:443/[redacted], 2 bytes");
         assert_eq!(self::post(&settings(""), "create", &[]).target, "/p?access_token=T0K3N%2B");
     }
 
@@ -145,7 +148,8 @@ mod tests {
 
     #[test]
     fn the_operations() {
-        let prepared = |operation| prepare(&settings(""), operation, b"{}", [].into_iter(), NOW).map(|step| format!("{step:?}"));
+        let prepared =
+            |operation| prepare(&settings(""), operation, b"{}", [].into_iter(), NOW).map(|step| format!("{step:?}"));
         assert_eq!(prepared("get").unwrap(), "HandOn");
         for operation in ["", "Create", "delete", "list"] {
             let all = vec!["create".into(), "get".into(), "reply".into()];

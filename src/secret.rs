@@ -1,7 +1,9 @@
 //! Values that must not be seen: the type that keeps them out of `Debug`, and the filter that keeps them out
 //! of texts which came from outside.
 
-use std::fmt;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
 
 /// A robot's secret. Its `Debug` output is constant and it has no `Display`, so that it cannot slip into a
 /// log line or an error through a struct that happens to contain it.

@@ -6,6 +6,10 @@
 
 use crate::endpoint::{Endpoint, Origin};
 use crate::error::Error;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 /// DingTalk's hosts, in China and elsewhere.
 pub const HOSTS: [&str; 3] = ["oapi.dingtalk.com", "oapi.dingtalk.io", "api.dingtalk.com"];

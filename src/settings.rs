@@ -1,6 +1,10 @@
 //! Properties → [`Settings`], a type that cannot be wrong.
 
-use std::time::Duration;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::callback::{Key, Policy};
 use crate::duration;
@@ -114,7 +118,8 @@ fn parse_secret(property: &str, value: Option<&str>) -> Result<Option<Secret>, E
         None | Some("") => Ok(None),
         // Sending unsigned, or signed with a space, would be refused far from the mistake's place.
         Some(secret) if secret.trim().is_empty() => {
-            let reason = "consists of white space only; set its value (a robot's secret is SEC…), or remove the property";
+            let reason =
+                "consists of white space only; set its value (a robot's secret is SEC…), or remove the property";
             Err(Error::configuration(property, reason))
         }
         Some(secret) => Ok(Some(Secret::new(secret))),
@@ -171,6 +176,43 @@ mod tests {
     }
 
     #[test]
+    fn the_key_of_callbacks() {
+        let key = |properties: &[(&str, &str)]| {
+            let all = [("id", "x"), ("url", "h")].into_iter().chain(properties.iter().copied());
+            Settings::parse(all).unwrap().callbacks.key
+        };
+        let signature = |secret: &str| Some(Key::Signature(Secret::new(secret)));
+        assert_eq!(key(&[]), None);
+        assert_eq!(key(&[("secret", ""), ("appsecret", ""), ("outgoingToken", "")]), None);
+        assert_eq!(key(&[("secret", "S")]), signature("S"));
+        assert_eq!(key(&[("secret", "S"), ("AppSecret", "A"), ("outgoingToken", "T")]), signature("A"));
+        assert_eq!(key(&[("secret", "S"), ("outgoingToken", "T")]), signature("S"));
+        assert_eq!(key(&[("OUTGOINGTOKEN", "T")]), Some(Key::Token(Secret::new("T"))));
+    }
+
+    #[test]
+    fn the_input_side() {
+        let settings = |properties: &[(&str, &str)]| {
+            Settings::parse([("id", "x"), ("url", "h")].into_iter().chain(properties.iter().copied())).unwrap()
+        };
+        let given = settings(&[
+            ("callbackMaxSkew", "5m"),
+            ("robotCode", "r"),
+            ("chatbotCorpId", "c"),
+            ("sessionWebhookHosts", "h:1, i"),
+        ]);
+        assert_eq!(given.callbacks.max_skew, 300_000);
+        assert_eq!(
+            (given.callbacks.robot_code.as_deref(), given.callbacks.chatbot_corp_id.as_deref()),
+            (Some("r"), Some("c"))
+        );
+        assert_eq!(format!("{:?}", given.session_webhooks), "[https://h:1, https://i:443]");
+        let default = settings(&[("robotCode", ""), ("chatbotCorpId", "")]);
+        assert_eq!((default.callbacks.max_skew, default.callbacks.robot_code), (3_600_000, None));
+        assert_eq!((default.callbacks.chatbot_corp_id, default.session_webhooks), (None, vec![]));
+    }
+
+    #[test]
     fn each_refusal_names_the_property() {
         const ID: (&str, &str) = ("id", "x");
         const URL: (&str, &str) = ("url", "h");
@@ -181,6 +223,13 @@ mod tests {
             (&[ID, ("url", "ftp://h")], "property \"url\": the scheme"),
             (&[ID, URL, ("URL", "h2")], "property \"url\": occurs more than once"),
             (&[ID, URL, ("secret", " \n\t")], "property \"secret\": consists of white space"),
+            (&[ID, URL, ("appSecret", " ")], "property \"appSecret\": consists of white space"),
+            (&[ID, URL, ("outgoingToken", " ")], "property \"outgoingToken\": consists of white space"),
+            (
+                &[ID, URL, ("callbackMaxSkew", "25h")],
+                "property \"callbackMaxSkew\": \"25h\" is not between 1ms and 24h",
+            ),
+            (&[ID, URL, ("sessionWebhookHosts", "a,b/c")], "property \"sessionWebhookHosts\": item 2 is not a host"),
             (&[ID, URL, ("timeout", "soon")], "property \"timeout\": \"soon\" is not a duration"),
             (&[ID, URL, ("timeout", "0")], "property \"timeout\": \"0\" is not between"),
             (&[ID, URL, ("connectTimeout", "1h")], "property \"connectTimeout\": \"1h\" is not between"),

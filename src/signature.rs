@@ -6,6 +6,7 @@
 //!
 //! Source: DingTalk open platform, "customize robot security settings".
 
+use alloc::string::{String, ToString};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};

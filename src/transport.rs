@@ -3,6 +3,9 @@
 //! A call costs the host about 28 crossings, which is most of its time, so this writes all headers with one
 //! call and the body with as few as the host allows.
 
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
 use wasi::clocks::wall_clock;
 use wasi::http::outgoing_handler;
 use wasi::http::types::{
@@ -168,6 +171,6 @@ fn unreachable(post: &Post<'_>, code: &ErrorCode) -> Error {
     Error::Unreachable { reason, outcome }
 }
 
-fn nanos(time: std::time::Duration) -> u64 {
+fn nanos(time: core::time::Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
