@@ -56,6 +56,11 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// `host`, in lower case, over https at the usual port.
+    pub(crate) fn https(host: &str) -> Self {
+        Self { scheme: Scheme::Https, host: host.to_owned(), port: Scheme::Https.default_port() }
+    }
+
     /// How the connection is made.
     pub fn scheme(&self) -> Scheme {
         self.scheme

@@ -113,6 +113,13 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Everywhere that `reply` may post to.
+    pub fn session_origins(&self) -> impl Iterator<Item = Origin> + '_ {
+        session::HOSTS.into_iter().map(Origin::https).chain(self.session_webhooks.iter().cloned())
+    }
+}
+
 fn parse_secret(property: &str, value: Option<&str>) -> Result<Option<Secret>, Error> {
     match value {
         None | Some("") => Ok(None),

@@ -1,6 +1,7 @@
 //! Name → binding: what is loaded, and operations on it in Dapr's order of checks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dingtalk_binding::endpoint::Scheme;
@@ -9,7 +10,7 @@ use dingtalk_binding::settings::Settings;
 
 use crate::egress::{Egress, Proxies};
 use crate::resources::BindingResource;
-use crate::sandbox::{CallError, Request, Response, Sandbox, Tenant};
+use crate::sandbox::{CallError, Handler, Request, Response, Sandbox, Tenant};
 
 /// The bindings that a host serves.
 pub struct Bindings {
@@ -139,7 +140,12 @@ impl Bindings {
     }
 
     /// Performs one operation of the binding called `name`.
-    pub async fn invoke(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
+    pub async fn invoke(
+        &self,
+        name: &str,
+        request: Request,
+        reader: Option<Arc<dyn Handler>>,
+    ) -> Result<Response, InvokeError> {
         if request.operation.is_empty() {
             return Err(InvokeError::MissingOperation);
         }
@@ -151,7 +157,7 @@ impl Bindings {
                 supported: binding.operations.clone(),
             });
         }
-        Ok(self.sandbox.invoke(&binding.tenant, request).await?)
+        Ok(self.sandbox.invoke(&binding.tenant, request, reader).await?)
     }
 
     /// Every binding by name.

@@ -31,7 +31,7 @@ impl Api {
         }
         let _call = self.call();
         let operation = request.operation.clone();
-        match self.bindings.invoke(name, request).await {
+        match self.bindings.invoke(name, request, None).await {
             Ok(response) => {
                 tracing::debug!(binding = name, operation, "invoked");
                 let reply = reply::json(StatusCode::OK, response.data.unwrap_or_default());

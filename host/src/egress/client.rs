@@ -1,4 +1,4 @@
-//! One binding's connections: TCP or TLS, directly or through a proxy, kept alive between calls.
+//! One binding's connections to one host: TCP or TLS, directly or through a proxy, kept alive between calls.
 //!
 //! Each binding has a client of its own, so that neither connections nor TLS sessions are shared: a
 //! connection that one team's misbehaving endpoint has poisoned cannot carry another team's message.
@@ -11,8 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dingtalk_binding::endpoint::Scheme;
-use dingtalk_binding::settings::Settings;
+use dingtalk_binding::endpoint::{Origin, Scheme};
 use http::header::{HeaderValue, PROXY_AUTHORIZATION};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -65,11 +64,11 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(settings: &Settings, proxies: &Proxies) -> Result<Self, String> {
-        let origin = settings.endpoint.origin();
+    /// To `origin`; `limit` is the time for connecting, TLS included.
+    pub(super) fn new(origin: &Origin, limit: Duration, proxies: &Proxies) -> Result<Self, String> {
         let destination = Uri::builder()
             .scheme(origin.scheme().as_str())
-            .authority(settings.endpoint.authority())
+            .authority(format!("{}:{}", origin.host(), origin.port()))
             .path_and_query("/")
             .build()
             .unwrap_or_default();
@@ -81,8 +80,6 @@ impl Client {
         let (route, proxy_authorization) = route(origin.scheme(), intercept, &http)?;
         let dialer = Dialer { http, route };
         let https = HttpsConnector::new(dialer, tls, false, Arc::new(DefaultServerNameResolver::default()));
-        // Within the call's own time: an attempt that outlives it would be reported as a lost answer.
-        let limit = settings.connect_timeout.min(settings.timeout);
         let pooled = Pooled::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)

@@ -1,8 +1,10 @@
 //! The one way out of the sandbox: where a binding may go, and the connections that it keeps.
 //!
-//! A binding reaches exactly the scheme, host and port of its own `url`. Everything else is refused here,
-//! whatever the component asks for, so that a component which was altered or tricked still cannot carry one
-//! team's secret to somewhere else. Redirects are not followed, so none can lead past this check.
+//! A call reaches exactly the scheme, host and port of its binding's own `url`; the operation `reply` reaches
+//! DingTalk's hosts and the operator's instead, and a call that only receives reaches nothing. Everything else
+//! is refused here, whatever the component asks for, so that a component which was altered or tricked still
+//! cannot carry one team's secret to somewhere else. Redirects are not followed, so none can lead past this
+//! check.
 //!
 //! Whole bodies are passed in both directions instead of streams: a message is small, a request is sent only
 //! once it is complete (a component that traps halfway sends nothing), and the component is resumed once
@@ -12,7 +14,7 @@ mod client;
 mod roots;
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -41,50 +43,124 @@ pub struct Egress(Arc<Inner>);
 
 struct Inner {
     binding: String,
-    allowed: Origin,
-    /// The spellings of the allowed host and port.
-    authorities: Vec<String>,
-    client: Client,
+    robot: Destination,
+    sessions: Vec<Destination>,
+    connect_timeout: Duration,
+    proxies: Proxies,
     refused: AtomicU64,
 }
 
-impl Egress {
-    /// For the binding called `binding`: allows the origin of its url, with connections of its own. The error
-    /// says which proxy of the environment cannot be used.
-    pub fn new(binding: &str, settings: &Settings, proxies: &Proxies) -> Result<Self, String> {
-        let allowed = settings.endpoint.origin().clone();
-        let mut authorities = vec![format!("{}:{}", allowed.host(), allowed.port())];
-        if allowed.port() == allowed.scheme().default_port() {
-            authorities.push(allowed.host().to_owned());
+/// How far one call may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Nothing: it only receives, or only says what it can do.
+    Nowhere,
+    /// The origin of the binding's `url`.
+    Robot,
+    /// The hosts of session webhooks.
+    Sessions,
+}
+
+/// A host that may be reached, and the connections to it.
+struct Destination {
+    origin: Origin,
+    /// The spellings of host and port.
+    authorities: Vec<String>,
+    /// Made for the first request; most bindings never reply to a session.
+    client: OnceLock<Arc<Client>>,
+}
+
+impl Destination {
+    fn new(origin: Origin) -> Self {
+        let mut authorities = vec![format!("{}:{}", origin.host(), origin.port())];
+        if origin.port() == origin.scheme().default_port() {
+            authorities.push(origin.host().to_owned());
         }
+        Self { origin, authorities, client: OnceLock::new() }
+    }
+
+    /// Compared as text, so that nothing (a user name, a port that is no number) can hide in what a parser
+    /// leaves out.
+    fn is(&self, scheme: &str, authority: &str) -> bool {
+        scheme == self.origin.scheme().as_str()
+            && self.authorities.iter().any(|known| known.eq_ignore_ascii_case(authority))
+    }
+}
+
+impl Egress {
+    /// For the binding called `binding`: allows the origin of its url, and those of its sessions, with
+    /// connections of its own. The error says which proxy of the environment cannot be used.
+    pub fn new(binding: &str, settings: &Settings, proxies: &Proxies) -> Result<Self, String> {
+        // Within the call's own time: an attempt that outlives it would be reported as a lost answer.
+        let connect_timeout = settings.connect_timeout.min(settings.timeout);
+        let robot = Destination::new(settings.endpoint.origin().clone());
+        let client = Arc::new(Client::new(&robot.origin, connect_timeout, proxies)?);
+        let sessions = settings.session_origins().map(|origin| {
+            let session = Destination::new(origin);
+            if session.origin == robot.origin {
+                let _ = session.client.set(Arc::clone(&client));
+            }
+            session
+        });
+        let sessions = sessions.collect();
+        let _ = robot.client.set(client);
         Ok(Self(Arc::new(Inner {
             binding: binding.to_owned(),
-            allowed,
-            authorities,
-            client: Client::new(settings, proxies)?,
+            robot,
+            sessions,
+            connect_timeout,
+            proxies: proxies.clone(),
             refused: AtomicU64::new(0),
         })))
+    }
+
+    /// The way out of one call.
+    pub fn exit(&self, reach: Reach) -> Exit {
+        Exit { egress: self.clone(), reach }
     }
 
     /// How many requests to other destinations were refused.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
     }
+}
 
-    fn check(&self, uri: &hyper::Uri) -> Result<(), Error> {
-        let Inner { binding, allowed, authorities, refused, .. } = &*self.0;
+/// The way out of one call. Cheap to clone.
+#[derive(Clone)]
+pub struct Exit {
+    egress: Egress,
+    reach: Reach,
+}
+
+impl Exit {
+    fn check(&self, uri: &hyper::Uri) -> Result<&Destination, Error> {
+        let Inner { binding, robot, sessions, refused, .. } = &*self.egress.0;
         let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?.as_str();
-        // Compared as text, so that nothing (a user name, a port that is no number) can hide in what a parser
-        // leaves out.
-        if uri.scheme_str() == Some(allowed.scheme().as_str())
-            && authorities.iter().any(|allowed| allowed.eq_ignore_ascii_case(authority))
-        {
-            return Ok(());
+        let allowed = match self.reach {
+            Reach::Nowhere => &[],
+            Reach::Robot => std::slice::from_ref(robot),
+            Reach::Sessions => sessions.as_slice(),
+        };
+        let scheme = uri.scheme_str().unwrap_or_default();
+        if let Some(destination) = allowed.iter().find(|allowed| allowed.is(scheme, authority)) {
+            return Ok(destination);
         }
         refused.fetch_add(1, Ordering::Relaxed);
         let destination = uri.host().unwrap_or_default();
-        tracing::warn!(binding, destination, %allowed, "egress refused");
+        tracing::warn!(binding, destination, reach = ?self.reach, "egress refused");
         Err(Error::HttpRequestDenied)
+    }
+
+    fn client(&self, destination: &Destination) -> Result<Arc<Client>, Error> {
+        if let Some(client) = destination.client.get() {
+            return Ok(Arc::clone(client));
+        }
+        let Inner { binding, connect_timeout, proxies, .. } = &*self.egress.0;
+        let client = Client::new(&destination.origin, *connect_timeout, proxies).map_err(|reason| {
+            tracing::warn!(binding, reason, "no way to the session's host");
+            Error::DestinationUnavailable
+        })?;
+        Ok(Arc::clone(destination.client.get_or_init(|| Arc::new(client))))
     }
 
     async fn send(
@@ -92,34 +168,34 @@ impl Egress {
         request: Request<WasiBody>,
         options: Option<RequestOptions>,
     ) -> Result<Response<WasiBody>, Error> {
-        self.check(request.uri())?;
+        let client = self.client(self.check(request.uri())?)?;
         let timeout = options.and_then(|options| options.first_byte_timeout).unwrap_or(DEFAULT_TIMEOUT);
         let deadline = Instant::now() + timeout;
         let (parts, body) = request.into_parts();
         let body =
             Limited::new(body, MAX_REQUEST_BODY).collect().await.map_err(|_| Error::HttpRequestBodySize(None))?;
         let request = Request::from_parts(parts, body.to_bytes());
-        let response = tokio::time::timeout_at(deadline.into(), self.0.client.send(request))
+        let response = tokio::time::timeout_at(deadline.into(), client.send(request))
             .await
             .map_err(|_| Error::HttpResponseTimeout)
             .flatten()
-            .inspect_err(|error| tracing::debug!(binding = self.0.binding, %error, "sending failed"))?;
+            .inspect_err(|error| tracing::debug!(binding = self.egress.0.binding, %error, "sending failed"))?;
         let (parts, body) = response.into_parts();
         let body = read(body, deadline).await?;
         Ok(Response::from_parts(parts, body.boxed_unsync()))
     }
 }
 
-impl WasiHttpHooks for Egress {
+impl WasiHttpHooks for Exit {
     fn send_request(
         &mut self,
         request: Request<WasiBody>,
         options: Option<RequestOptions>,
         _received: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
-        let egress = self.clone();
+        let exit = self.clone();
         Box::new(async move {
-            let response = egress.send(request, options).await?;
+            let response = exit.send(request, options).await?;
             let done: Done = Box::new(std::future::ready(Ok(())));
             Ok((response, done))
         })
@@ -194,9 +270,10 @@ mod tests {
     #[test]
     fn only_the_exact_origin_passes() {
         let egress = egress("https://oapi.dingtalk.com/robot/send?access_token=T");
+        let exit = egress.exit(Reach::Robot);
         for uri in ["https://oapi.dingtalk.com/", "https://OAPI.dingtalk.com:443/other?x", "https://oapi.dingtalk.com"]
         {
-            assert!(egress.check(&uri.parse().unwrap()).is_ok(), "{uri}");
+            assert!(exit.check(&uri.parse().unwrap()).is_ok(), "{uri}");
         }
         let refused = [
             "http://oapi.dingtalk.com/",
@@ -204,16 +281,33 @@ mod tests {
             "https://oapi.dingtalk.com.evil.com/",
             "https://evil.com/oapi.dingtalk.com",
             "https://xoapi.dingtalk.com/",
+            "https://api.dingtalk.com/",
             "https://oapi.dingtalk.com@evil.com/",
             "https://user@oapi.dingtalk.com/",
             "https://oapi.dingtalk.com:99999/",
             "https://127.0.0.1/",
         ];
         for uri in refused {
-            let error = egress.check(&uri.parse().unwrap()).expect_err(uri);
+            let error = exit.check(&uri.parse().unwrap()).map(|_| ()).expect_err(uri);
             assert!(matches!(error, Error::HttpRequestDenied), "{uri}: {error}");
         }
         assert_eq!(egress.refused(), refused.len() as u64);
-        assert!(egress.check(&"/path".parse().unwrap()).is_err());
+        assert!(exit.check(&"/path".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_reply_reaches_sessions_and_what_only_receives_reaches_nothing() {
+        let properties = [("id", "x"), ("url", "https://gateway.example.com/x"), ("sessionWebhookHosts", "10.0.0.7:8443")];
+        let settings = Settings::parse(properties).unwrap();
+        let egress = Egress::new("x", &settings, &Proxies::none()).unwrap();
+        let reaches = |reach, uri: &str| egress.exit(reach).check(&uri.parse().unwrap()).is_ok();
+        for uri in ["https://oapi.dingtalk.com/s", "https://oapi.dingtalk.io/s", "https://api.dingtalk.com/s", "https://10.0.0.7:8443/s"]
+        {
+            assert!(reaches(Reach::Sessions, uri), "{uri}");
+            assert!(!reaches(Reach::Robot, uri), "{uri}");
+            assert!(!reaches(Reach::Nowhere, uri), "{uri}");
+        }
+        let robot = "https://gateway.example.com/x";
+        assert!(reaches(Reach::Robot, robot) && !reaches(Reach::Sessions, robot) && !reaches(Reach::Nowhere, robot));
     }
 }

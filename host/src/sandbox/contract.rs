@@ -1,15 +1,16 @@
 //! The contract of wit/ as Rust types, and its translation into the types that the pure modules use.
 
+use std::fmt;
 use std::time::Duration;
 
-use dingtalk_binding::error::{AnswerError, Error, Outcome, Rejection, RejectionClass, SecurityCheck};
+use dingtalk_binding::error::{AnswerError, Error, Outcome, Refusal, Rejection, RejectionClass, SecurityCheck};
 
 #[allow(missing_docs, unreachable_pub, reason = "generated from wit/, where the documentation is")]
 mod generated {
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "binding",
-        imports: { default: trappable },
+        imports: { "dingtalk:binding/handler.handle": async | trappable, default: trappable },
         exports: { default: async },
         with: {
             "wasi:http": wasmtime_wasi_http::p2::bindings::http,
@@ -19,13 +20,13 @@ mod generated {
     });
 }
 
-pub(super) use generated::dingtalk::binding::types as wit;
+pub(super) use generated::dingtalk::binding::{handler, types as wit};
 pub(super) use generated::{Binding, BindingPre};
 
 /// One call of an operation.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// "create" or "get".
+    /// "create", "get" or "reply".
     pub operation: String,
     /// The operation's input.
     pub data: Vec<u8>,
@@ -40,6 +41,46 @@ pub struct Response {
     pub data: Option<Vec<u8>>,
     /// What the binding says about it.
     pub metadata: Vec<(String, String)>,
+}
+
+/// One HTTP request from DingTalk, as it arrived. Its `Debug` output shows sizes alone.
+#[derive(Clone, Default)]
+pub struct Callback {
+    /// Every header in order, repeated ones included.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl fmt::Debug for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "callback with {} headers, {} bytes", self.headers.len(), self.body.len())
+    }
+}
+
+/// What DingTalk is to be answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// The header `Content-Type`.
+    pub content_type: String,
+    /// A message, or `{"msgtype":"empty"}`.
+    pub body: Vec<u8>,
+}
+
+impl From<Callback> for wit::Callback {
+    fn from(callback: Callback) -> Self {
+        let Callback { headers, body } = callback;
+        Self { headers, body }
+    }
+}
+
+impl From<wit::Reply> for Reply {
+    fn from(reply: wit::Reply) -> Self {
+        let wit::Reply { status, content_type, body } = reply;
+        Self { status, content_type, body }
+    }
 }
 
 impl From<Request> for wit::InvokeRequest {
@@ -75,6 +116,27 @@ impl From<wit::Error> for Error {
             wit::Error::UnexpectedAnswer(answer) => Self::UnexpectedAnswer(answer.into()),
             wit::Error::Rejected(rejection) => Self::Rejected(rejection.into()),
             wit::Error::NotReading(id) => Self::NotReading(id),
+            wit::Error::CallbackRefused(refusal) => Self::CallbackRefused(refusal.into()),
+            wit::Error::HandlerFailed(reason) => Self::HandlerFailed(reason),
+            wit::Error::InvalidSessionWebhook(reason) => Self::InvalidSessionWebhook(reason),
+            wit::Error::ExpiredSessionWebhook => Self::ExpiredSessionWebhook,
+        }
+    }
+}
+
+impl From<wit::Refusal> for Refusal {
+    fn from(refusal: wit::Refusal) -> Self {
+        match refusal {
+            wit::Refusal::Unverifiable => Self::Unverifiable,
+            wit::Refusal::Unsigned => Self::Unsigned,
+            wit::Refusal::Ambiguous => Self::Ambiguous,
+            wit::Refusal::BadTimestamp => Self::BadTimestamp,
+            wit::Refusal::Expired => Self::Expired,
+            wit::Refusal::BadSignature => Self::BadSignature,
+            wit::Refusal::WrongRobot => Self::WrongRobot,
+            wit::Refusal::TooLarge(cap) => Self::TooLarge(cap),
+            wit::Refusal::WrongContentType => Self::WrongContentType,
+            wit::Refusal::Malformed(reason) => Self::Malformed(reason),
         }
     }
 }

@@ -19,11 +19,12 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView};
 use wasmtime_wasi_io::IoView;
 
 use crate::clock::Clock;
-use crate::egress::Egress;
+use crate::egress::{Egress, Exit, Reach};
+use crate::event::BoxFuture;
 
 mod contract;
-use contract::{BindingPre, wit};
-pub use contract::{Request, Response};
+use contract::{BindingPre, handler, wit};
+pub use contract::{Callback, Reply, Request, Response};
 
 /// What one call may use, and how many calls may run.
 #[derive(Debug, Clone)]
@@ -31,7 +32,8 @@ pub struct Limits {
     /// Calls that run at once; each has a slot in the memory pool. A slot costs address space, and start-up
     /// time: reserving 1,000 took 3 ms more than reserving 128.
     pub instances: u32,
-    /// Calls of one binding that run at once, so that one robot whose server hangs cannot take every slot.
+    /// Operations of one binding that run at once, and as many callbacks: one robot whose server hangs cannot
+    /// take every slot, nor callbacks whose application hangs the ones for sending.
     pub instances_per_binding: usize,
     /// Linear memory of one call; see [`Limits::for_messages_of`].
     pub memory: usize,
@@ -129,12 +131,29 @@ pub struct Sandbox {
     slots: Arc<Semaphore>,
 }
 
+/// Whoever consumes what a binding receives: the other end of the contract's import `handler`.
+pub trait Handler: Send + Sync {
+    /// Takes one message and answers it, see wit/handler.wit.
+    fn handle(&self, data: Vec<u8>, metadata: Vec<(String, String)>) -> BoxFuture<'_, Result<Option<Vec<u8>>, Error>>;
+}
+
 /// Who a call is made for: configuration and a way out, nothing that runs.
 pub struct Tenant {
     properties: wit::Metadata,
     egress: Egress,
     timeout: Duration,
-    slots: Semaphore,
+    operations: Semaphore,
+    callbacks: Semaphore,
+}
+
+/// What kind of call it is: which slots it takes, how far it reaches, how long it may take.
+struct Call<'a> {
+    slots: &'a Semaphore,
+    reach: Reach,
+    reader: Option<Arc<dyn Handler>>,
+    limit: Duration,
+    /// What it means for the message if a limit ends the call.
+    stopped: Outcome,
 }
 
 impl Sandbox {
@@ -153,41 +172,80 @@ impl Sandbox {
 
     /// A tenant with these properties. `timeout` is the binding's own time limit for one call.
     pub fn tenant(&self, properties: Vec<(String, String)>, egress: Egress, timeout: Duration) -> Tenant {
-        Tenant { properties, egress, timeout, slots: Semaphore::new(self.limits.instances_per_binding) }
+        let slots = || Semaphore::new(self.limits.instances_per_binding);
+        Tenant { properties, egress, timeout, operations: slots(), callbacks: slots() }
     }
 
     /// Initialises an instance for `tenant` and asks for its operations: what a host does once when it loads
     /// a binding, to learn of a mistake before the first message.
     pub async fn operations(&self, tenant: &Tenant) -> Result<Vec<String>, CallError> {
-        self.limited(tenant, Outcome::NotSent, async |instance| {
+        let call = Call {
+            slots: &tenant.operations,
+            reach: Reach::Nowhere,
+            reader: None,
+            limit: tenant.timeout,
+            stopped: Outcome::NotSent,
+        };
+        self.limited(tenant, call, async |instance| {
             let Instance { store, binding } = instance;
             Ok(Ok(binding.dingtalk_binding_invoke().call_operations(store).await?))
         })
         .await
     }
 
-    /// Performs one operation in an instance of its own.
-    pub async fn invoke(&self, tenant: &Tenant, request: Request) -> Result<Response, CallError> {
+    /// Performs one operation in an instance of its own. With a `reader`, "get" hands its message to that;
+    /// without one, it fails.
+    pub async fn invoke(
+        &self,
+        tenant: &Tenant,
+        request: Request,
+        reader: Option<Arc<dyn Handler>>,
+    ) -> Result<Response, CallError> {
+        let (reach, stopped) = match request.operation.as_str() {
+            "get" => (Reach::Nowhere, Outcome::NotSent),
+            "reply" => (Reach::Sessions, Outcome::Unknown),
+            _ => (Reach::Robot, Outcome::Unknown),
+        };
+        let call = Call { slots: &tenant.operations, reach, reader, limit: tenant.timeout, stopped };
         let request = request.into();
-        self.limited(tenant, Outcome::Unknown, async |instance| instance.invoke(&request).await).await.map(Into::into)
+        self.limited(tenant, call, async |instance| instance.invoke(&request).await).await.map(Into::into)
     }
 
-    /// Runs `call` in a fresh, initialised instance, within every limit. `stopped` is what it means for the
-    /// message if a limit ends the call.
+    /// Has one callback verified in an instance of its own, and its message handed to `reader`. Without one,
+    /// a callback that is genuine fails. Takes `limit` at most, and the sandbox's grace.
+    pub async fn receive(
+        &self,
+        tenant: &Tenant,
+        callback: Callback,
+        reader: Option<Arc<dyn Handler>>,
+        limit: Duration,
+    ) -> Result<Reply, CallError> {
+        let (slots, reach, stopped) = (&tenant.callbacks, Reach::Nowhere, Outcome::NotSent);
+        let callback = callback.into();
+        let call = Call { slots, reach, reader, limit, stopped };
+        self.limited(tenant, call, async |instance| instance.receive(&callback).await).await.map(Into::into)
+    }
+
+    /// Makes `call` in a fresh, initialised instance, within every limit.
     async fn limited<T>(
         &self,
         tenant: &Tenant,
-        stopped: Outcome,
-        call: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<Result<T, wit::Error>>,
+        call: Call<'_>,
+        run: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<Result<T, wit::Error>>,
     ) -> Result<T, CallError> {
-        let wall = tenant.timeout + self.limits.grace;
-        let _slots = self.slots(tenant).await?;
+        let Call { slots, reach, reader, limit, stopped } = call;
+        let _slots = self.slots(slots, limit.min(self.limits.queue)).await?;
+        let wall = limit + self.limits.grace;
+        let reads = reader.is_some();
         let run = async {
-            let mut instance = self.instantiate(tenant).await?;
-            match instance.init(tenant).await? {
-                Ok(()) => call(&mut instance).await,
-                Err(error) => Ok(Err(error)),
+            let mut instance = self.instantiate(tenant, reach, reader).await?;
+            if let Err(error) = instance.init(tenant).await? {
+                return Ok(Err(error));
             }
+            if reads && let Err(error) = instance.read().await? {
+                return Ok(Err(error));
+            }
+            run(&mut instance).await
         };
         match tokio::time::timeout(wall, run).await {
             Ok(Ok(answer)) => answer.map_err(|error| CallError::Binding(error.into())),
@@ -206,23 +264,28 @@ impl Sandbox {
 
     /// Waits until this binding, and then the host, may run one more call. The binding's own slot comes first:
     /// while a call waits for that, it must not hold one of everybody's.
-    async fn slots<'a>(&'a self, tenant: &'a Tenant) -> Result<[SemaphorePermit<'a>; 2], CallError> {
+    async fn slots<'a>(&'a self, own: &'a Semaphore, queue: Duration) -> Result<[SemaphorePermit<'a>; 2], CallError> {
         // The usual case, without the cost of a timer.
-        if let Ok(own) = tenant.slots.try_acquire()
+        if let Ok(own) = own.try_acquire()
             && let Ok(shared) = self.slots.try_acquire()
         {
             return Ok([own, shared]);
         }
-        let slots = async { Ok::<_, AcquireError>([tenant.slots.acquire().await?, self.slots.acquire().await?]) };
-        match tokio::time::timeout(self.limits.queue, slots).await {
+        let slots = async { Ok::<_, AcquireError>([own.acquire().await?, self.slots.acquire().await?]) };
+        match tokio::time::timeout(queue, slots).await {
             Ok(Ok(slots)) => Ok(slots),
             Ok(Err(_)) | Err(_) => Err(CallError::Overloaded(self.limits.instances_per_binding)),
         }
     }
 
-    /// A fresh instance with every limit but those of time and number, which [`Sandbox::invoke`] adds.
-    async fn instantiate(&self, tenant: &Tenant) -> wasmtime::Result<Instance> {
-        let mut store = self.store(tenant)?;
+    /// A fresh instance with every limit but those of time and number, which [`Sandbox::limited`] adds.
+    async fn instantiate(
+        &self,
+        tenant: &Tenant,
+        reach: Reach,
+        reader: Option<Arc<dyn Handler>>,
+    ) -> wasmtime::Result<Instance> {
+        let mut store = self.store(tenant, reach, reader)?;
         let binding = self.binding.instantiate_async(&mut store).await?;
         Ok(Instance { store, binding })
     }
@@ -233,7 +296,7 @@ impl Sandbox {
     pub async fn phases(&self, tenant: &Tenant, request: Request) -> Result<[Duration; 4], PrepareError> {
         let request = request.into();
         let start = Instant::now();
-        let mut instance = self.instantiate(tenant).await?;
+        let mut instance = self.instantiate(tenant, Reach::Robot, None).await?;
         let made = start.elapsed();
         let _ = instance.init(tenant).await?;
         let initialised = start.elapsed();
@@ -244,14 +307,15 @@ impl Sandbox {
         Ok([made, initialised - made, invoked - initialised, dropped - invoked])
     }
 
-    fn store(&self, tenant: &Tenant) -> wasmtime::Result<Store<State>> {
+    fn store(&self, tenant: &Tenant, reach: Reach, reader: Option<Arc<dyn Handler>>) -> wasmtime::Result<Store<State>> {
         let limits = &self.limits;
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
         let state = State {
             table,
             http: WasiHttpCtx::new(),
-            egress: tenant.egress.clone(),
+            exit: tenant.egress.exit(reach),
+            reader,
             clock: CallClock(Arc::clone(&self.clock)),
             limits: StoreLimitsBuilder::new().memory_size(limits.memory).trap_on_grow_failure(true).build(),
         };
@@ -281,6 +345,14 @@ impl Instance {
         request: &wit::InvokeRequest,
     ) -> wasmtime::Result<Result<wit::InvokeResponse, wit::Error>> {
         self.binding.dingtalk_binding_invoke().call_invoke(&mut self.store, request).await
+    }
+
+    async fn read(&mut self) -> wasmtime::Result<Result<(), wit::Error>> {
+        self.binding.dingtalk_binding_read().call_read(&mut self.store).await
+    }
+
+    async fn receive(&mut self, callback: &wit::Callback) -> wasmtime::Result<Result<wit::Reply, wit::Error>> {
+        self.binding.dingtalk_binding_read().call_receive(&mut self.store, callback).await
     }
 }
 
@@ -333,6 +405,7 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     wall_clock::add_to_linker::<State, HasSelf<CallClock>>(&mut linker, |state| &mut state.clock)?;
     types::add_to_linker::<State, WasiHttp>(&mut linker, &Default::default(), State::http)?;
     outgoing_handler::add_to_linker::<State, WasiHttp>(&mut linker, State::http)?;
+    handler::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     Ok(linker)
 }
 
@@ -340,20 +413,37 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
 struct State {
     table: ResourceTable,
     http: WasiHttpCtx,
-    egress: Egress,
+    exit: Exit,
+    reader: Option<Arc<dyn Handler>>,
     clock: CallClock,
     limits: StoreLimits,
 }
 
 impl State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.egress, table: &mut self.table, ctx: &mut self.http }
+        WasiHttpCtxView { hooks: &mut self.exit, table: &mut self.table, ctx: &mut self.http }
     }
 }
 
 impl IoView for State {
     fn table(&mut self) -> &mut ResourceTable {
         &mut self.table
+    }
+}
+
+impl handler::Host for State {
+    async fn handle(&mut self, event: wit::Event) -> wasmtime::Result<Result<Option<Vec<u8>>, wit::Error>> {
+        let wit::Event { data, metadata } = event;
+        let Some(reader) = &self.reader else {
+            // The component hands on only what it was told to read.
+            return Ok(Err(wit::Error::HandlerFailed("nothing reads from this binding".into())));
+        };
+        // Anything but its failure would be taken for another's.
+        Ok(reader.handle(data, metadata).await.map_err(|error| match error {
+            Error::NotReading(id) => wit::Error::NotReading(id),
+            Error::HandlerFailed(reason) => wit::Error::HandlerFailed(reason),
+            other => wit::Error::HandlerFailed(other.to_string()),
+        }))
     }
 }
 
@@ -397,7 +487,7 @@ mod tests {
         let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system()).unwrap();
         let good = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1"), ("secret", "SEC")]);
         let bad = tenant(&sandbox, &[("id", "two")]);
-        let mut instance = sandbox.instantiate(&good).await.unwrap();
+        let mut instance = sandbox.instantiate(&good, Reach::Robot, None).await.unwrap();
         let get = Request { operation: "get".into(), ..Request::default() }.into();
 
         let before = instance.invoke(&request("Hi")).await.unwrap();

@@ -270,7 +270,7 @@ impl Robot {
             return Err(Reason::Timestamp);
         }
         // Whether DingTalk tolerates a signature that was percent-encoded twice is not confirmed; here it fails.
-        if !signature::verify(secret.expose(), &timestamp, &sign) {
+        if !signature::verify(secret.expose(), &timestamp, sign.as_bytes()) {
             return Err(Reason::Signature);
         }
         Ok(true)
