@@ -36,7 +36,8 @@ impl Direction {
             match word.trim().to_ascii_lowercase().as_str() {
                 "input" => input = true,
                 "output" => output = true,
-                "" => return Err("is missing a word; write input, output, or both separated by a comma".into()),
+                // A comma too many, which daprd takes.
+                "" => {}
                 _ => {
                     // A word that does not fit in a line has no business here either.
                     let word: String = word.trim().chars().take(40).collect();
@@ -47,7 +48,8 @@ impl Direction {
         Ok(match (input, output) {
             (true, true) => Self::Both,
             (true, false) => Self::Input,
-            _ => Self::Output,
+            (false, true) => Self::Output,
+            (false, false) => return Err("is empty; write input, output, or both separated by a comma".into()),
         })
     }
 
@@ -309,6 +311,7 @@ mod tests {
             (" OutPut ", Direction::Output),
             ("output, input", Direction::Both),
             ("input,INPUT", Direction::Input),
+            ("input,", Direction::Input),
         ] {
             assert_eq!(Direction::parse(text), Ok(expected), "{text}");
         }
@@ -316,8 +319,8 @@ mod tests {
         {
             assert!(Direction::parse(text).unwrap_err().contains(named), "{text}");
         }
-        for text in ["", " ", "input,"] {
-            assert!(Direction::parse(text).unwrap_err().contains("missing a word"), "{text:?}");
+        for text in ["", " ", ","] {
+            assert!(Direction::parse(text).unwrap_err().contains("is empty"), "{text:?}");
         }
         let sides = |direction: Direction| (direction.reads(), direction.writes(), direction.probe());
         assert_eq!(sides(Direction::default()), (true, true, true));

@@ -507,8 +507,8 @@ async fn only_a_healthy_application_gets_events() {
     let server = Server::start(healthy(false)).await;
     let health = HealthConfig {
         path: "up?deep=1".into(),
-        interval: Duration::from_millis(20),
-        timeout: Duration::from_millis(20),
+        interval: Duration::from_millis(50),
+        timeout: Duration::from_millis(50),
         threshold: 3,
     };
     let app = HttpApp::start(HttpConfig { health: Some(health), ..config(server.address) }, asked()).unwrap();
