@@ -186,7 +186,7 @@ impl Application for HttpApp {
 impl Inner {
     async fn deliver(&self, event: &Event) -> Result<Answer, Undelivered> {
         let subscriber = self.subscriber(&event.binding).await?;
-        let request = self.event_request(&subscriber.subscription.route, event);
+        let request = self.event_request(subscriber.subscription.route(), event);
         let mut status = None;
         let exchange = async {
             let response = self.client.request(request).await?;
@@ -236,7 +236,7 @@ impl Inner {
         if !self.health.borrow().is_healthy() {
             return Err(Undelivered::Unhealthy);
         }
-        subscriber.reads(|| (self.now)(), self.options(&subscriber.subscription.route)).await?;
+        subscriber.reads(|| (self.now)(), self.options(subscriber.subscription.route())).await?;
         Ok(subscriber)
     }
 

@@ -74,8 +74,8 @@ impl Direction {
 pub struct Subscription {
     /// The binding's name.
     pub binding: String,
-    /// The path, and the query if any, under which the application takes its events.
-    pub route: String,
+    /// Made by [`target`] alone, so that it is always fit for a request.
+    route: String,
     /// What the component file says.
     pub direction: Direction,
 }
@@ -87,6 +87,11 @@ impl Subscription {
         let binding = binding.into();
         let route = target(route.filter(|route| !route.trim().is_empty()).unwrap_or(&binding));
         Self { binding, route, direction }
+    }
+
+    /// The path, and the query if any, under which the application takes its events.
+    pub fn route(&self) -> &str {
+        &self.route
     }
 
     /// The route without its query, which may hold a key.
