@@ -2,6 +2,7 @@
 //! top, and a simulator of DingTalk to try it all without an account.
 
 pub mod api;
+pub mod app;
 pub mod bindings;
 pub mod cli;
 pub mod clock;

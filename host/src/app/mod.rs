@@ -1,0 +1,49 @@
+//! The ways to the application: over HTTP, as daprd takes events there, or onto standard output.
+//!
+//! What daprd does is kept where an application can see it: the request, the question whether it reads from a
+//! binding, the health check. Two things differ, because they lose events: daprd asks once and believes the answer
+//! until it is restarted, and it never asks again when nobody was listening yet.
+
+mod headers;
+mod health;
+mod http;
+mod print;
+mod subscription;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::health::HealthConfig;
+pub use self::http::{ConfigError, HttpApp, HttpConfig};
+pub use self::print::PrintApp;
+pub use self::subscription::{Direction, Subscription, target};
+
+use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
+
+/// Where events go.
+pub enum App {
+    /// To an application with a port.
+    Http(HttpApp),
+    /// To standard output.
+    Print(PrintApp),
+}
+
+impl App {
+    /// Whether the application takes events of `binding` now. Asks it if need be. What cannot be handed over need
+    /// not be decoded first.
+    pub async fn reads(&self, binding: &str) -> Result<(), Undelivered> {
+        match self {
+            Self::Http(app) => app.reads(binding).await,
+            Self::Print(_) => Ok(()),
+        }
+    }
+}
+
+impl Application for App {
+    fn deliver<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<Answer, Undelivered>> {
+        match self {
+            Self::Http(app) => app.deliver(event),
+            Self::Print(app) => app.deliver(event),
+        }
+    }
+}

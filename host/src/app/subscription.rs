@@ -1,0 +1,441 @@
+//! Which bindings the application reads from: what the component file says of it, the question that daprd asks
+//! the application, and for how long its answer is believed.
+
+use std::fmt::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::event::Undelivered;
+
+/// For how long a "no" holds. Short enough that an application which is replaced by one with the route gets the
+/// next message but one; long enough that a busy group does not double the requests to one that will never read.
+const NO_HOLDS: Duration = Duration::from_secs(5);
+
+/// Which sides of a binding a component file asks for, with its item `direction`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Direction {
+    /// Nothing is said: both sides, and the application is asked whether it reads.
+    #[default]
+    Unstated,
+    /// `input`.
+    Input,
+    /// `output`.
+    Output,
+    /// `input, output`.
+    Both,
+}
+
+impl Direction {
+    /// Reads the value of `direction`: `input`, `output` or both, separated by commas, in any case. The error is
+    /// meant to follow the name of the item.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (mut input, mut output) = (false, false);
+        for word in text.split(',') {
+            match word.trim().to_ascii_lowercase().as_str() {
+                "input" => input = true,
+                "output" => output = true,
+                // A comma too many, which daprd takes.
+                "" => {}
+                _ => {
+                    // A word that does not fit in a line has no business here either.
+                    let word: String = word.trim().chars().take(40).collect();
+                    return Err(format!("has the unknown word {word:?}; write input, output, or both"));
+                }
+            }
+        }
+        Ok(match (input, output) {
+            (true, true) => Self::Both,
+            (true, false) => Self::Input,
+            (false, true) => Self::Output,
+            (false, false) => return Err("is empty; write input, output, or both separated by a comma".into()),
+        })
+    }
+
+    /// Whether there is an input side.
+    pub fn reads(self) -> bool {
+        self != Self::Output
+    }
+
+    /// Whether there is an output side.
+    pub fn writes(self) -> bool {
+        self != Self::Input
+    }
+
+    /// Whether the application is asked if it reads. It is not where the file says `input`.
+    pub fn probe(self) -> bool {
+        self == Self::Unstated
+    }
+}
+
+/// One binding towards the application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// The binding's name.
+    pub binding: String,
+    /// Made by [`target`] alone, so that it is always fit for a request.
+    route: String,
+    /// What the component file says.
+    pub direction: Direction,
+}
+
+impl Subscription {
+    /// `route` is the component file's item of that name; without one, or with an empty one, it is the binding's
+    /// name.
+    pub fn new(binding: impl Into<String>, route: Option<&str>, direction: Direction) -> Self {
+        let binding = binding.into();
+        let route = target(route.filter(|route| !route.trim().is_empty()).unwrap_or(&binding));
+        Self { binding, route, direction }
+    }
+
+    /// The path, and the query if any, under which the application takes its events.
+    pub fn route(&self) -> &str {
+        &self.route
+    }
+
+    /// The route without its query, which may hold a key.
+    fn path(&self) -> &str {
+        self.route.split('?').next().unwrap_or_default()
+    }
+}
+
+/// What cannot stand in a path or a query.
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// A route as the target of a request: rooted, cleaned like Go's `path.Clean`, and escaped where it is not yet.
+pub fn target(route: &str) -> String {
+    let (path, query) = match route.trim().split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (route.trim(), None),
+    };
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            // Above the root is the root.
+            ".." => {
+                segments.pop();
+            }
+            segment => segments.push(segment),
+        }
+    }
+    let mut target = String::new();
+    for segment in &segments {
+        target.push('/');
+        escape(segment, &mut target);
+    }
+    if segments.is_empty() {
+        target.push('/');
+    }
+    if let Some(query) = query {
+        target.push('?');
+        escape(query, &mut target);
+    }
+    target
+}
+
+/// Escapes what needs it, `%` only where it does not begin an escape.
+fn escape(text: &str, to: &mut String) {
+    for (index, part) in text.split('%').enumerate() {
+        if index > 0 {
+            let escaped = part.as_bytes().get(..2).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+            to.push_str(if escaped { "%" } else { "%25" });
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(to, "{}", utf8_percent_encode(part, ESCAPED));
+    }
+}
+
+/// What is known of the application's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Unknown,
+    Reads,
+    ReadsNot { since: Instant, status: u16 },
+}
+
+/// What to do with an event.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Deliver,
+    Refuse(u16),
+    Ask,
+}
+
+impl Known {
+    /// daprd's rule. 405 is the answer of a server that has the route, and for POST alone.
+    fn from_status(status: u16, now: Instant) -> Self {
+        match status {
+            200..=299 | 405 => Self::Reads,
+            status => Self::ReadsNot { since: now, status },
+        }
+    }
+
+    fn next(self, now: Instant) -> Next {
+        match self {
+            Self::Reads => Next::Deliver,
+            Self::ReadsNot { since, status } if now.saturating_duration_since(since) < NO_HOLDS => Next::Refuse(status),
+            Self::ReadsNot { .. } | Self::Unknown => Next::Ask,
+        }
+    }
+}
+
+/// A subscription and what is remembered of it.
+pub(super) struct Subscriber {
+    pub(super) subscription: Subscription,
+    memory: Mutex<Memory>,
+    /// Held while the application is asked: whoever comes meanwhile waits for the same answer.
+    asking: tokio::sync::Mutex<()>,
+}
+
+struct Memory {
+    known: Known,
+    /// How often the application has been asked, and what came of the last time.
+    asked: u64,
+    last: Result<(), Undelivered>,
+    /// The answer that the log has, so that it gets each change once.
+    logged: Option<bool>,
+}
+
+impl Subscriber {
+    pub(super) fn new(subscription: Subscription) -> Self {
+        let memory = Memory { known: Known::Unknown, asked: 0, last: Ok(()), logged: None };
+        Self { subscription, memory: Mutex::new(memory), asking: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Whether the application reads. Polls `probe`, which gives the status of the answer, only where nothing is
+    /// known and nobody else is asking.
+    pub(super) async fn reads(
+        &self,
+        now: impl Fn() -> Instant,
+        probe: impl Future<Output = Result<u16, Undelivered>>,
+    ) -> Result<(), Undelivered> {
+        let direction = self.subscription.direction;
+        if !direction.reads() {
+            return Err(self.not_subscribed("its direction is output; add input to it".into()));
+        }
+        if !direction.probe() {
+            return Ok(());
+        }
+        let asked = {
+            let memory = self.memory();
+            match memory.known.next(now()) {
+                Next::Deliver => return Ok(()),
+                Next::Refuse(status) => return Err(self.answered_no(status)),
+                Next::Ask => memory.asked,
+            }
+        };
+        let _asking = self.asking.lock().await;
+        {
+            let memory = self.memory();
+            if memory.asked != asked {
+                return memory.last.clone();
+            }
+        }
+        let answer = probe.await;
+        self.learn(answer, now())
+    }
+
+    /// After this, the application is asked again.
+    pub(super) fn forget(&self) {
+        self.memory().known = Known::Unknown;
+    }
+
+    fn learn(&self, answer: Result<u16, Undelivered>, now: Instant) -> Result<(), Undelivered> {
+        let mut memory = self.memory();
+        memory.known = answer.as_ref().map_or(Known::Unknown, |&status| Known::from_status(status, now));
+        memory.last = match (memory.known, answer) {
+            (Known::ReadsNot { status, .. }, _) => Err(self.answered_no(status)),
+            (_, Err(error)) => Err(error),
+            (_, Ok(_)) => Ok(()),
+        };
+        memory.asked = memory.asked.wrapping_add(1);
+        let reads = match memory.known {
+            Known::Unknown => None,
+            Known::Reads => Some(true),
+            Known::ReadsNot { .. } => Some(false),
+        };
+        if reads.is_some() && memory.logged != reads {
+            memory.logged = reads;
+            match &memory.last {
+                Ok(()) => {
+                    tracing::info!(
+                        binding = self.subscription.binding,
+                        route = self.subscription.path(),
+                        "the application reads from the binding"
+                    );
+                }
+                Err(refusal) => tracing::info!("{refusal}"),
+            }
+        }
+        memory.last.clone()
+    }
+
+    fn answered_no(&self, status: u16) -> Undelivered {
+        let path = self.subscription.path();
+        self.not_subscribed(format!(
+            "it answers OPTIONS {path} with {status} instead of 2xx or 405; give it the route, or the binding direction: \
+             input"
+        ))
+    }
+
+    fn not_subscribed(&self, reason: String) -> Undelivered {
+        Undelivered::NotSubscribed { binding: self.subscription.binding.clone(), reason }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn directions() {
+        for (text, expected) in [
+            ("input", Direction::Input),
+            (" OutPut ", Direction::Output),
+            ("output, input", Direction::Both),
+            ("input,INPUT", Direction::Input),
+            ("input,", Direction::Input),
+        ] {
+            assert_eq!(Direction::parse(text), Ok(expected), "{text}");
+        }
+        for (text, named) in [("inptu", "\"inptu\""), ("input;output", "\"input;output\""), ("input, both", "\"both\"")]
+        {
+            assert!(Direction::parse(text).unwrap_err().contains(named), "{text}");
+        }
+        for text in ["", " ", ","] {
+            assert!(Direction::parse(text).unwrap_err().contains("is empty"), "{text:?}");
+        }
+        let sides = |direction: Direction| (direction.reads(), direction.writes(), direction.probe());
+        assert_eq!(sides(Direction::default()), (true, true, true));
+        assert_eq!(sides(Direction::Input), (true, false, false));
+        assert_eq!(sides(Direction::Output), (false, true, false));
+        assert_eq!(sides(Direction::Both), (true, true, false));
+    }
+
+    // What Go's path.Clean makes of "/" + route, and url.Parse of the rest.
+    #[test]
+    fn routes_as_go_cleans_them() {
+        for (route, expected) in [
+            ("team", "/team"),
+            ("/team", "/team"),
+            ("a//b/", "/a/b"),
+            ("a/./b/../c", "/a/c"),
+            ("../../x", "/x"),
+            ("/", "/"),
+            (".", "/"),
+            ("..", "/"),
+            ("a/...", "/a/..."),
+            ("events?key=a b/../c", "/events?key=a%20b/../c"),
+            ("群/a b", "/%E7%BE%A4/a%20b"),
+            ("a%2Fb%zz%", "/a%2Fb%25zz%25"),
+            ("a#b", "/a%23b"),
+            ("//evil.example/x", "/evil.example/x"),
+            ("http://evil.example/x", "/http:/evil.example/x"),
+        ] {
+            assert_eq!(target(route), expected, "{route}");
+        }
+        let route = |route| Subscription::new("team", route, Direction::Unstated).route;
+        assert_eq!([route(None), route(Some("")), route(Some("/x"))], ["/team", "/team", "/x"]);
+    }
+
+    #[test]
+    fn the_rule_for_statuses() {
+        let now = Instant::now();
+        for status in [200, 204, 299, 405] {
+            assert_eq!(Known::from_status(status, now), Known::Reads, "{status}");
+        }
+        for status in [199, 300, 301, 400, 401, 403, 404, 406, 500, 503] {
+            assert_eq!(Known::from_status(status, now), Known::ReadsNot { since: now, status }, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_no_holds_for_a_while_and_a_yes_stays() {
+        let now = Instant::now();
+        assert_eq!(Known::Unknown.next(now), Next::Ask);
+        assert_eq!(Known::Reads.next(now + Duration::from_secs(86_400)), Next::Deliver);
+        let no = Known::from_status(404, now);
+        assert_eq!(no.next(now), Next::Refuse(404));
+        assert_eq!(no.next(now + NO_HOLDS - Duration::from_millis(1)), Next::Refuse(404));
+        assert_eq!(no.next(now + NO_HOLDS), Next::Ask);
+    }
+
+    fn unstated() -> Subscriber {
+        Subscriber::new(Subscription::new("team", Some("in?key=S3CR3T"), Direction::Unstated))
+    }
+
+    #[tokio::test]
+    async fn a_failed_question_is_asked_again() {
+        let subscriber = unstated();
+        let down = Undelivered::Unreachable("down".into());
+        assert_eq!(subscriber.reads(Instant::now, async { Err(down.clone()) }).await, Err(down.clone()));
+        assert_eq!(subscriber.reads(Instant::now, async { Ok(405) }).await, Ok(()));
+        assert_eq!(subscriber.reads(Instant::now, async { panic!("asked again") }).await, Ok(()));
+        subscriber.forget();
+        assert_eq!(subscriber.reads(Instant::now, async { Err(down.clone()) }).await, Err(down));
+    }
+
+    #[tokio::test]
+    async fn the_refusal_says_what_to_do_and_shows_no_query() {
+        let refusal = unstated().reads(Instant::now, async { Ok(404) }).await.unwrap_err().to_string();
+        assert!(refusal.contains("team") && refusal.contains("OPTIONS /in with 404"), "{refusal}");
+        assert!(!refusal.contains("S3CR3T"), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn who_comes_meanwhile_shares_the_question() {
+        let subscriber = unstated();
+        let asked = AtomicUsize::new(0);
+        let ask = || {
+            subscriber.reads(Instant::now, async {
+                asked.fetch_add(1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                Err(Undelivered::Unreachable("down".into()))
+            })
+        };
+        let answers = tokio::join!(ask(), ask(), ask());
+        assert!(answers.0.is_err() && answers.0 == answers.1 && answers.1 == answers.2);
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn directions_are_obeyed_without_a_question() {
+        let reads = async |direction| {
+            let subscriber = Subscriber::new(Subscription::new("team", None, direction));
+            subscriber.reads(Instant::now, async { panic!("asked") }).await
+        };
+        assert_eq!((reads(Direction::Input).await, reads(Direction::Both).await), (Ok(()), Ok(())));
+        assert!(reads(Direction::Output).await.unwrap_err().to_string().contains("direction is output"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_route_is_a_target(route: String) {
+            let target = target(&route);
+            prop_assert!(target.starts_with('/') && !target.starts_with("//"));
+            prop_assert!(target.parse::<http::uri::PathAndQuery>().is_ok_and(|parsed| parsed.as_str() == target), "{target}");
+        }
+    }
+}
