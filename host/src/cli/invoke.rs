@@ -93,7 +93,7 @@ pub(super) async fn run(args: InvokeArgs) -> Result<(), Failure> {
     let limits = Limits { instances: 1, ..Limits::for_messages_of(data.len()) };
     let bindings = load::bindings(resources, limits).await?;
     let request = Request { operation: args.operation, data, metadata: args.metadata };
-    let result = bindings.invoke(&name, request).await;
+    let result = bindings.invoke(&name, request, None).await;
     print(args.output, &result)?;
     result.map(|_| ()).map_err(|_| Failure::Reported)
 }
