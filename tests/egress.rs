@@ -35,7 +35,7 @@ fn a_binding_cannot_reach_the_robot_of_another_one() {
     let tenant = sandbox.tenant(properties, egress.clone(), Duration::from_secs(30));
     let request = Request { operation: "create".into(), data: HI.into(), metadata: Vec::new() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    match runtime.block_on(sandbox.invoke(&tenant, request)) {
+    match runtime.block_on(sandbox.invoke(&tenant, request, None)) {
         Err(CallError::Binding(Error::Unreachable { reason, outcome: Outcome::NotSent })) => {
             assert!(reason.contains("egress policy") && reason.contains(&theirs.address().to_string()), "{reason}");
         }

@@ -72,7 +72,7 @@ fn stopped(body: &str, limits: Limits) -> String {
         let mut last = String::new();
         // Twice as often as there are slots: an ended call must give its slot and its memory back.
         for _ in 0..4 {
-            match sandbox.invoke(&tenant, create()).await {
+            match sandbox.invoke(&tenant, create(), None).await {
                 Err(CallError::Stopped { reason, outcome: Outcome::Unknown }) => last = reason,
                 other => panic!("{other:?}"),
             }
@@ -147,16 +147,16 @@ fn a_binding_that_waits_takes_no_slot_from_another_one() {
     let other = tenant(&sandbox, &quick.url(), Duration::from_secs(30));
     runtime().block_on(async {
         let (first, second, third) = tokio::join!(
-            sandbox.invoke(&waiting, create()),
-            sandbox.invoke(&waiting, create()),
-            sandbox.invoke(&other, create()),
+            sandbox.invoke(&waiting, create(), None),
+            sandbox.invoke(&waiting, create(), None),
+            sandbox.invoke(&other, create(), None),
         );
         assert!(matches!(first, Err(CallError::Stopped { outcome: Outcome::Unknown, .. })), "{first:?}");
         assert!(matches!(second, Err(CallError::Overloaded(1))), "{second:?}");
         third.unwrap();
         // The slot of the call that was ended is free again.
         slow.recover();
-        sandbox.invoke(&waiting, create()).await.unwrap();
+        sandbox.invoke(&waiting, create(), None).await.unwrap();
     });
     assert_eq!(quick.messages().len(), 1);
 }
@@ -168,7 +168,7 @@ fn a_hundred_calls_at_once_share_ten_slots() {
     let sandbox = Sandbox::new(COMPONENT, limits, clock::system()).unwrap();
     let tenant = tenant(&sandbox, &robot.url(), Duration::from_secs(30));
     runtime().block_on(async {
-        let mut calls: Vec<_> = (0..100).map(|_| Box::pin(sandbox.invoke(&tenant, create()))).collect();
+        let mut calls: Vec<_> = (0..100).map(|_| Box::pin(sandbox.invoke(&tenant, create(), None))).collect();
         let mut answered = 0;
         std::future::poll_fn(|context| {
             calls.retain_mut(|call| match call.as_mut().poll(context) {

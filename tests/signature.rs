@@ -44,7 +44,7 @@ impl Setup {
             let egress = Egress::new("x", &settings, &Proxies::none()).unwrap();
             let tenant = self.sandbox.tenant(properties, egress, settings.timeout);
             let request = Request { operation: "create".into(), data: data.into(), metadata: vec![] };
-            self.sandbox.invoke(&tenant, request).await
+            self.sandbox.invoke(&tenant, request, None).await
         })
     }
 
@@ -244,7 +244,7 @@ fn the_time_is_taken_when_sending_not_when_loading() {
             std::thread::sleep(Duration::from_millis(1));
         }
         let before = now();
-        setup.runtime.block_on(setup.sandbox.invoke(&tenant, request.clone())).unwrap();
+        setup.runtime.block_on(setup.sandbox.invoke(&tenant, request.clone(), None)).unwrap();
         last = check(setup.server.received().last().unwrap(), "SECone").unwrap();
         assert!(last >= before && last - before < PATIENCE.as_millis() as u64);
     }

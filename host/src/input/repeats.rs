@@ -1,0 +1,123 @@
+//! One delivery for a message, however often DingTalk sends it.
+//!
+//! DingTalk repeats a callback that was not answered in its time, and whoever saw one can send it again. Copies
+//! that come while the first is being delivered wait for its result; later ones get the same result. Only success
+//! is remembered: what failed is delivered when it is sent again.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use moka::future::Cache;
+use moka::policy::EvictionPolicy;
+
+/// Memory for the messages of one binding. An entry has an identifier and a reply, 100 bytes to 20 KB: some
+/// 10,000 messages, which is 90 minutes of two a second.
+const CAPACITY_BYTES: u64 = 4 << 20;
+
+/// What an entry takes beside its texts, roughly.
+const ENTRY_BYTES: usize = 256;
+
+/// What a delivery ended with: the reply, if any.
+pub(super) type Outcome = Result<Option<Bytes>, String>;
+
+/// The messages that were delivered lately, by binding.
+pub(super) struct Repeats {
+    bindings: Mutex<HashMap<String, Cache<String, Option<Bytes>>>>,
+}
+
+impl Repeats {
+    pub(super) fn new() -> Self {
+        Self { bindings: Mutex::default() }
+    }
+
+    /// Runs `deliver` unless this message of this binding is being delivered, or has been within `lifetime`.
+    pub(super) async fn once(
+        &self,
+        binding: &str,
+        message: String,
+        lifetime: Duration,
+        deliver: impl Future<Output = Outcome>,
+    ) -> Outcome {
+        let cache = {
+            let mut bindings = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
+            // Made at a binding's first message: most never receive any.
+            bindings.entry(binding.to_owned()).or_insert_with(|| cache(lifetime, CAPACITY_BYTES)).clone()
+        };
+        cache.try_get_with(message, deliver).await.map_err(|error| error.as_ref().clone())
+    }
+}
+
+fn cache(lifetime: Duration, capacity: u64) -> Cache<String, Option<Bytes>> {
+    Cache::builder()
+        .max_capacity(capacity)
+        .weigher(|message: &String, reply: &Option<Bytes>| {
+            let bytes = ENTRY_BYTES + message.len() + reply.as_ref().map_or(0, Bytes::len);
+            u32::try_from(bytes).unwrap_or(u32::MAX)
+        })
+        // The newest is the one that is about to be repeated; the default policy might not take it in.
+        .eviction_policy(EvictionPolicy::lru())
+        .time_to_live(lifetime)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn copies_at_once_are_one_delivery_with_one_result() {
+        let (repeats, delivered) = (Repeats::new(), AtomicUsize::new(0));
+        let copy = || {
+            repeats.once("b", "m".into(), HOUR, async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let number = delivered.fetch_add(1, Ordering::SeqCst);
+                Ok(Some(Bytes::from(format!("reply {number}"))))
+            })
+        };
+        let (a, b, c) = tokio::join!(copy(), copy(), copy());
+        assert_eq!((&a, &b, &c), (&Ok(Some("reply 0".into())), &a, &a));
+        assert_eq!((copy().await, delivered.load(Ordering::SeqCst)), (a, 1));
+    }
+
+    #[tokio::test]
+    async fn a_failed_delivery_may_be_tried_again() {
+        let repeats = Repeats::new();
+        let failed = repeats.once("b", "m".into(), HOUR, async { Err("down".into()) }).await;
+        assert_eq!(failed, Err("down".into()));
+        assert_eq!(repeats.once("b", "m".into(), HOUR, async { Ok(None) }).await, Ok(None));
+        assert_eq!(repeats.once("b", "m".into(), HOUR, async { Err("not asked".into()) }).await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn bindings_do_not_know_each_others_messages() {
+        let repeats = Repeats::new();
+        let one = repeats.once("one", "m".into(), HOUR, async { Ok(Some("1".into())) }).await;
+        let two = repeats.once("two", "m".into(), HOUR, async { Ok(Some("2".into())) }).await;
+        assert_eq!((one, two), (Ok(Some("1".into())), Ok(Some("2".into()))));
+    }
+
+    #[tokio::test]
+    async fn memory_is_bounded_and_the_newest_stay() {
+        let cache = cache(HOUR, 100 * 1024);
+        for number in 0..1_000 {
+            cache.insert(format!("m{number}"), Some(Bytes::from(vec![0; 1024]))).await;
+            cache.run_pending_tasks().await;
+        }
+        assert!(cache.weighted_size() <= 100 * 1024, "{}", cache.weighted_size());
+        assert!(cache.contains_key("m999") && cache.contains_key("m990") && !cache.contains_key("m0"));
+    }
+
+    #[tokio::test]
+    async fn a_message_is_forgotten_in_the_end() {
+        let (repeats, lifetime) = (Repeats::new(), Duration::from_millis(1));
+        let _ = repeats.once("b", "m".into(), lifetime, async { Ok(Some("1".into())) }).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(repeats.once("b", "m".into(), lifetime, async { Ok(None) }).await, Ok(None));
+    }
+}
