@@ -7,6 +7,7 @@ pub mod cli;
 pub mod clock;
 pub mod egress;
 pub mod event;
+pub mod inbox;
 pub mod resources;
 pub mod sandbox;
 pub mod simulator;
