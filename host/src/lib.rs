@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod egress;
 pub mod event;
+pub mod inbox;
 pub mod resources;
 pub mod sandbox;
 pub mod simulator;

@@ -156,6 +156,6 @@ fn print(output: Output, result: &Result<Response, InvokeError>) -> Result<(), F
 }
 
 /// Data as it is where it is JSON, otherwise as a JSON string.
-fn as_json(data: &[u8]) -> Result<Box<RawValue>, serde_json::Error> {
+pub(super) fn as_json(data: &[u8]) -> Result<Box<RawValue>, serde_json::Error> {
     serde_json::from_slice(data).or_else(|_| serde_json::value::to_raw_value(&String::from_utf8_lossy(data)))
 }

@@ -4,6 +4,7 @@
 mod app;
 mod component;
 mod demo;
+mod inbox;
 mod invoke;
 mod load;
 mod logging;
@@ -29,6 +30,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Invoke(invoke::InvokeArgs),
     Component(component::ComponentArgs),
+    Inbox(inbox::InboxArgs),
     Simulate(simulate::SimulateArgs),
     Demo(demo::DemoArgs),
 }
@@ -41,6 +43,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => run(Threads::Many, serve::run(args)),
         Command::Invoke(args) => run(Threads::One, invoke::run(args)),
         Command::Component(args) => component::run(&args).map_err(Into::into),
+        Command::Inbox(args) => inbox::run(&args),
         Command::Simulate(args) => run(Threads::Many, async { Ok(simulate::run(args).await?) }),
         Command::Demo(args) => run(Threads::Many, demo::run(args)),
     };

@@ -1,0 +1,287 @@
+//! `dingtalk-host inbox`: what waits in the inbox, and what to do about events that the application refuses.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::Failure;
+use super::invoke::as_json;
+use crate::clock;
+use crate::inbox::{Entry, Listing, Operator, Selection, State};
+
+/// Shows and repairs the inbox, also while the host runs.
+#[derive(Debug, Clone, Args)]
+pub(super) struct InboxArgs {
+    #[command(subcommand)]
+    command: InboxCommand,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum InboxCommand {
+    /// Shows the events, in the order in which they were accepted.
+    List(ListArgs),
+    /// Puts dead events back to their places, to be delivered at once.
+    Retry(ChangeArgs),
+    /// Gives events up. DingTalk's repetition of one is not accepted for 24 hours.
+    Drop(ChangeArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+struct ListArgs {
+    /// Directory of the inbox, as given to `serve`.
+    #[arg(long, value_name = "DIRECTORY")]
+    inbox: PathBuf,
+    /// Only events in this state; pending and dead ones without it.
+    #[arg(long, value_enum)]
+    state: Option<StateArg>,
+    /// Only events of this binding.
+    #[arg(long, value_name = "NAME")]
+    binding: Option<String>,
+    /// Form of the list.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// Shows data and metadata too: what people wrote, and where to answer them.
+    #[arg(long)]
+    show_data: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+struct ChangeArgs {
+    /// Directory of the inbox, as given to `serve`.
+    #[arg(long, value_name = "DIRECTORY")]
+    inbox: PathBuf,
+    /// Numbers of the events.
+    #[arg(value_name = "SEQ", required_unless_present = "all", conflicts_with = "all")]
+    seq: Vec<i64>,
+    /// Every dead event.
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum StateArg {
+    /// Refused by the application for good.
+    Dead,
+    /// Still to be delivered.
+    Pending,
+    /// Those, and what is kept of delivered ones.
+    All,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    /// One line an event, with ages and pauses.
+    Text,
+    /// One object a line, with times in milliseconds since the Unix epoch.
+    Json,
+}
+
+pub(super) fn run(args: &InboxArgs) -> Result<(), Failure> {
+    match &args.command {
+        InboxCommand::List(args) => list(args),
+        InboxCommand::Retry(args) => {
+            let count = Operator::open(&args.inbox, clock::system())?.retry(&args.selection())?;
+            said(&format!("{} put back", events(count)))
+        }
+        InboxCommand::Drop(args) => {
+            let count = Operator::open(&args.inbox, clock::system())?.drop_events(&args.selection())?;
+            said(&format!("{} dropped", events(count)))
+        }
+    }
+}
+
+impl ChangeArgs {
+    fn selection(&self) -> Selection {
+        if self.all { Selection::All } else { Selection::Seqs(self.seq.clone()) }
+    }
+}
+
+fn events(count: usize) -> String {
+    if count == 1 { "1 event".into() } else { format!("{count} events") }
+}
+
+fn said(line: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()?;
+    Ok(())
+}
+
+fn list(args: &ListArgs) -> Result<(), Failure> {
+    let states = match args.state {
+        None => vec![State::Dead, State::Pending],
+        Some(StateArg::Dead) => vec![State::Dead],
+        Some(StateArg::Pending) => vec![State::Pending],
+        Some(StateArg::All) => vec![State::Dead, State::Pending, State::Delivered],
+    };
+    let clock = clock::system();
+    let now = clock();
+    let operator = Operator::open(&args.inbox, clock)?;
+    let listing = Listing { states, binding: args.binding.clone(), content: args.show_data };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    operator.list(&listing, |entry| match args.output {
+        Output::Text => write_text(&mut out, &entry, now),
+        Output::Json => write_json(&mut out, &entry),
+    })??;
+    out.flush()?;
+    Ok(())
+}
+
+/// One line, and with its content one more for each part of that. Whatever comes from outside is quoted and
+/// escaped: it must not move the cursor or look like another event.
+fn write_text(out: &mut impl Write, entry: &Entry, now: u64) -> io::Result<()> {
+    let Entry { seq, binding, state, attempts, size, .. } = entry;
+    let age = span(now.saturating_sub(entry.accepted_at));
+    write!(out, "{seq} {state} binding={binding:?} age={age} failures={attempts} size={size}")?;
+    if let Some(next) = entry.next_attempt_at {
+        write!(out, " next={}", if next <= now { "now".into() } else { span(next - now) })?;
+    }
+    if let Some(first) = entry.waits_for {
+        write!(out, " waits-for={first}")?;
+    }
+    for (name, value) in
+        [("msgId", &entry.msg_id), ("conversationId", &entry.conversation_id), ("error", &entry.last_error)]
+    {
+        if let Some(value) = value {
+            write!(out, " {name}={value:?}")?;
+        }
+    }
+    writeln!(out)?;
+    for (name, value) in entry.metadata.iter().flatten() {
+        writeln!(out, "    {name:?}: {value:?}")?;
+    }
+    if let Some(data) = &entry.data {
+        writeln!(out, "    data: {:?}", String::from_utf8_lossy(data))?;
+    }
+    Ok(())
+}
+
+/// An entry as JSON; the names are those of the documentation.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    seq: i64,
+    binding: &'a str,
+    state: &'a str,
+    failures: u32,
+    accepted_at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished_at: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt_at: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits_for: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    msg_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conversation_id: Option<&'a str>,
+    size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<std::collections::BTreeMap<&'a str, &'a str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Box<RawValue>>,
+}
+
+fn write_json(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
+    let line = Line {
+        seq: entry.seq,
+        binding: &entry.binding,
+        state: entry.state.as_str(),
+        failures: entry.attempts,
+        accepted_at: entry.accepted_at,
+        finished_at: entry.finished_at,
+        next_attempt_at: entry.next_attempt_at,
+        waits_for: entry.waits_for,
+        last_error: entry.last_error.as_deref(),
+        msg_id: entry.msg_id.as_deref(),
+        conversation_id: entry.conversation_id.as_deref(),
+        size: entry.size,
+        metadata: entry
+            .metadata
+            .as_ref()
+            .map(|pairs| pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()),
+        data: entry.data.as_deref().map(one_line_json).transpose()?,
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    writeln!(out)
+}
+
+/// JSON with line breaks in it would break the rule of one object a line, and is shown as a string instead.
+fn one_line_json(data: &[u8]) -> serde_json::Result<Box<RawValue>> {
+    let value = as_json(data)?;
+    if value.get().contains(['\n', '\r']) {
+        return serde_json::value::to_raw_value(value.get());
+    }
+    Ok(value)
+}
+
+/// A time span in its two greatest units, as `3m12s`.
+fn span(ms: u64) -> String {
+    let seconds = Duration::from_millis(ms).as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{}s", seconds % 60),
+        (0, _, _) => format!("{hours}h{}m", minutes % 60),
+        _ => format!("{days}d{}h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry {
+            seq: 7,
+            binding: "team".into(),
+            state: State::Dead,
+            attempts: 3,
+            accepted_at: 1_000,
+            finished_at: Some(2_000),
+            next_attempt_at: None,
+            waits_for: None,
+            last_error: Some("no\u{1b}[2J\n8 dead".into()),
+            msg_id: Some("m1".into()),
+            conversation_id: None,
+            size: 2,
+            metadata: None,
+            data: None,
+        }
+    }
+
+    #[test]
+    fn spans_have_their_two_greatest_units() {
+        let spans = [0, 59_999, 192_000, 3_660_000, 183_600_000].map(span);
+        assert_eq!(spans, ["0s", "59s", "3m12s", "1h1m", "2d3h"]);
+    }
+
+    #[test]
+    fn what_comes_from_outside_cannot_forge_lines() {
+        let mut out = Vec::new();
+        write_text(&mut out, &entry(), 193_000).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(
+            text,
+            "7 dead binding=\"team\" age=3m12s failures=3 size=2 msgId=\"m1\" error=\"no\\u{1b}[2J\\n8 dead\"\n"
+        );
+    }
+
+    #[test]
+    fn every_json_object_is_one_line() {
+        for data in ["{\n\"a\":\r1}", "text\nmore", "{}"] {
+            let mut out = Vec::new();
+            write_json(&mut out, &Entry { data: Some(data.into()), ..entry() }).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            assert_eq!(text.matches(['\n', '\r']).count(), 1, "{text}");
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!((&value["seq"], &value["lastError"]), (&7.into(), &"no\u{1b}[2J\n8 dead".into()));
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Delivers what is stored: the first event of each conversation, until the application has taken it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::sleep;
+
+use super::backoff::{self, Gates, Leave};
+use super::desk::{Desk, Late};
+use super::store::{Due, Head, Lane, Room, Store};
+use super::writer::Writer;
+use super::{Consumer, InboxError};
+use crate::clock::Clock;
+use crate::event::Undelivered;
+
+/// Deliveries at once for one binding: enough that some conversations that hang do not stop the others, and no more
+/// than a small application can bear after an hour of being down.
+pub(super) const AT_ONCE_A_BINDING: usize = 16;
+
+/// Deliveries at once in all: four bindings that hang do not stop a fifth before this, and the memory for events
+/// under way is bounded by it.
+pub(super) const AT_ONCE: usize = 64;
+
+/// How often the store is read though nothing seems to have happened: the `inbox` command changes it from another
+/// process.
+const POLL: Duration = Duration::from_secs(2);
+
+/// The pause after a result could not be stored. A full disk is not emptied within milliseconds.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often old entries are removed; they are kept for a day, so that some minutes do not matter.
+const PURGE: Duration = Duration::from_secs(600);
+
+/// The pause between two steps of one purge, in which others can write.
+const PURGE_STEP: Duration = Duration::from_millis(100);
+
+/// What every task needs.
+pub(super) struct Shared {
+    pub(super) writer: Writer,
+    pub(super) desk: Arc<Desk>,
+    pub(super) clock: Clock,
+    pub(super) consumer: Arc<dyn Consumer>,
+    pub(super) wake: Arc<Notify>,
+    /// True, or without a sender: nothing new is begun.
+    pub(super) stopping: watch::Receiver<bool>,
+    pub(super) gates: Mutex<Gates>,
+}
+
+/// A delivery under way.
+struct Running {
+    seq: i64,
+    attempts: u32,
+    lane: Lane,
+}
+
+type Deliveries = HashMap<Id, Running>;
+
+/// Runs until the inbox is stopped, and until everything that was begun has ended.
+pub(super) async fn run(shared: Shared, mut late: mpsc::UnboundedReceiver<Late>) {
+    let shared = Arc::new(shared);
+    let mut stopping = shared.stopping.clone();
+    let mut tasks = JoinSet::new();
+    let mut running = Deliveries::new();
+    let mut late_replies = JoinSet::new();
+    let now = (shared.clock)();
+    if let Err(error) = shared.writer.run(move |store| store.wake_all(now), |()| ()).await {
+        tracing::error!(%error, "what an earlier process left in the inbox may be delivered up to 36 s later");
+    }
+    let mut turn = 0;
+    let mut purge = tokio::time::Instant::now();
+    loop {
+        let wait = begin(&shared, &mut tasks, &mut running, turn).await;
+        turn = turn.wrapping_add(1);
+        tokio::select! {
+            biased;
+            () = ended(&mut stopping) => break,
+            () = tokio::time::sleep_until(purge) => {
+                let more = purge_step(&shared).await;
+                purge = tokio::time::Instant::now() + if more { PURGE_STEP } else { PURGE };
+            }
+            Some(done) = tasks.join_next_with_id() => finished(&shared, done, &mut tasks, &mut running),
+            Some(entry) = late.recv() => { late_replies.spawn(reply_late(Arc::clone(&shared), entry)); }
+            Some(_) = late_replies.join_next() => {}
+            () = shared.wake.notified() => {}
+            () = sleep(wait) => {}
+        }
+        // Those that ended together need only one look at the store.
+        while let Some(done) = tasks.try_join_next_with_id() {
+            finished(&shared, done, &mut tasks, &mut running);
+        }
+    }
+    while let Some(done) = tasks.join_next_with_id().await {
+        finished(&shared, done, &mut tasks, &mut running);
+    }
+    while let Ok(entry) = late.try_recv() {
+        late_replies.spawn(reply_late(Arc::clone(&shared), entry));
+    }
+    while late_replies.join_next().await.is_some() {}
+}
+
+/// Begins the deliveries that are due, and says for how long there is nothing to do.
+async fn begin(shared: &Arc<Shared>, tasks: &mut JoinSet<()>, running: &mut Deliveries, turn: usize) -> Duration {
+    let now = (shared.clock)();
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for Running { lane: (binding, _), .. } in running.values() {
+        *counts.entry(binding).or_default() += 1;
+    }
+    let mut wait = POLL;
+    let mut by_binding = HashMap::new();
+    {
+        let gates = shared.gates();
+        for binding in gates.known().chain(counts.keys().copied()) {
+            let count = counts.get(binding).copied().unwrap_or(0);
+            let free = match gates.leave(binding, now) {
+                Leave::Free => AT_ONCE_A_BINDING.saturating_sub(count),
+                Leave::One => 1_usize.saturating_sub(count),
+                Leave::NotBefore(time) => {
+                    wait = wait.min(Duration::from_millis(time.saturating_sub(now)));
+                    0
+                }
+            };
+            by_binding.insert(binding.to_owned(), free);
+        }
+    }
+    let room = Room {
+        in_all: AT_ONCE.saturating_sub(running.len()),
+        a_binding: AT_ONCE_A_BINDING,
+        by_binding,
+        running: running.values().map(|running| running.lane.clone()).collect(),
+        turn,
+    };
+    if room.in_all == 0 {
+        return wait;
+    }
+    let due = match shared.writer.run(move |store| store.due(&room, now), |due| due).await {
+        Ok(due) => due,
+        Err(InboxError::Stopped) => Due::default(),
+        Err(error) => {
+            tracing::error!(%error, "the inbox cannot tell what is to be delivered; trying again");
+            return STORE_AGAIN;
+        }
+    };
+    for head in due.heads {
+        let entry = Running { seq: head.seq, attempts: head.attempts, lane: head.lane.clone() };
+        shared.desk.begin(head.seq);
+        let task = tasks.spawn(deliver(Arc::clone(shared), head));
+        running.insert(task.id(), entry);
+    }
+    match due.next {
+        // One millisecond more: the clock and the timer do not tick together.
+        Some(next) => wait.min(Duration::from_millis(next.saturating_sub(now).saturating_add(1))),
+        None => wait,
+    }
+}
+
+fn finished(
+    shared: &Arc<Shared>,
+    done: Result<(Id, ()), JoinError>,
+    tasks: &mut JoinSet<()>,
+    running: &mut Deliveries,
+) {
+    match done {
+        Ok((id, ())) => {
+            running.remove(&id);
+        }
+        // A bug in the consumer. The conversation must neither stop for ever nor be tried without a pause.
+        Err(error) => {
+            if let Some(entry) = running.remove(&error.id()) {
+                tracing::error!(seq = entry.seq, "the delivery of an event panicked; it will be tried again");
+                let (shared, seq, attempts) = (Arc::clone(shared), entry.seq, entry.attempts);
+                let task = tasks.spawn(async move {
+                    shared.failed(seq, attempts, "the delivery panicked in the host", false).await;
+                });
+                running.insert(task.id(), entry);
+            }
+        }
+    }
+}
+
+async fn deliver(shared: Arc<Shared>, head: Head) {
+    let Head { seq, lane: (binding, _), attempts, event } = head;
+    let taken_then = shared.gates().taken_so_far(&binding);
+    match shared.consumer.consume(&event).await {
+        Ok(reply) => {
+            let recovered = shared.gates().up(&binding);
+            let late = shared.desk.answer(seq, &event, reply.clone());
+            // What is sent late must not be sent once more with a repetition.
+            let kept = reply.filter(|_| late.is_none());
+            let now = (shared.clock)();
+            shared.persist(seq, move |store| store.delivered(seq, kept.as_deref(), now)).await;
+            shared.desk.end(seq);
+            if recovered {
+                shared.recovered(binding).await;
+            }
+            if let Some(reply) = late {
+                shared.consumer.reply_late(&event, reply).await;
+            }
+        }
+        Err(error) if error.is_final() => {
+            let recovered = shared.gates().up(&binding);
+            tracing::error!(binding, seq, %error, "the application refuses an event for good; see `inbox list`");
+            shared.desk.answer(seq, &event, None);
+            let (now, text) = ((shared.clock)(), error.to_string());
+            shared.persist(seq, move |store| store.refused(seq, &text, now)).await;
+            shared.desk.end(seq);
+            if recovered {
+                shared.recovered(binding).await;
+            }
+        }
+        Err(error) => {
+            let is_absent = matches!(
+                error,
+                Undelivered::Unreachable(_) | Undelivered::Unhealthy | Undelivered::NotSubscribed { .. }
+            );
+            let suffers = is_absent && shared.gates().failed(&binding, taken_then, (shared.clock)());
+            tracing::warn!(binding, seq, attempts = attempts.saturating_add(1), %error, "an event is not taken yet");
+            shared.failed(seq, attempts, &error.to_string(), suffers).await;
+        }
+    }
+}
+
+impl Shared {
+    fn gates(&self) -> MutexGuard<'_, Gates> {
+        // Nothing panics while it holds the lock.
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn failed(&self, seq: i64, attempts: u32, error: &str, suffers: bool) {
+        let now = (self.clock)();
+        let pause = backoff::pause(attempts.saturating_add(1), fastrand::f64());
+        let (due, error) = (now.saturating_add(pause), error.to_owned());
+        self.persist(seq, move |store| store.failed(seq, &error, due, suffers, now)).await;
+        self.desk.end(seq);
+    }
+
+    async fn recovered(&self, binding: String) {
+        let now = (self.clock)();
+        if let Err(error) = self.writer.run(move |store| store.wake(&binding, now), |()| ()).await {
+            tracing::error!(%error, "events that waited for the application go on waiting for up to 36 s");
+        }
+        self.wake.notify_one();
+    }
+
+    /// Stores the result of a delivery. Tries again until it is stored: the conversation must not go on before,
+    /// or the event would be delivered twice and out of order. At the end of the inbox, that is what is left.
+    async fn persist(&self, seq: i64, work: impl FnMut(&Store) -> Result<(), InboxError> + Clone + Send + 'static) {
+        let mut stopping = self.stopping.clone();
+        loop {
+            match self.writer.run(work.clone(), |()| ()).await {
+                Ok(()) => return,
+                Err(error) if matches!(error, InboxError::Stopped) || has_ended(&stopping) => {
+                    tracing::error!(seq, %error, "the result of a delivery is lost; the event will be delivered again");
+                    return;
+                }
+                Err(error) => tracing::error!(seq, %error, "the result of a delivery cannot be stored; trying again"),
+            }
+            tokio::select! {
+                () = sleep(STORE_AGAIN) => {}
+                () = ended(&mut stopping) => {}
+            }
+        }
+    }
+}
+
+/// The inbox is being stopped, or its last handle is gone.
+async fn ended(stopping: &mut watch::Receiver<bool>) {
+    // An error is the missing handle.
+    let _ = stopping.wait_for(|&stopping| stopping).await;
+}
+
+fn has_ended(stopping: &watch::Receiver<bool>) -> bool {
+    *stopping.borrow() || stopping.has_changed().is_err()
+}
+
+async fn reply_late(shared: Arc<Shared>, late: Late) {
+    let Late { seq, event, reply } = late;
+    if let Err(error) = shared.writer.run(move |store| store.forget_reply(seq), |()| ()).await {
+        tracing::warn!(seq, %error, "a repetition of this event may be answered with a reply that is sent already");
+    }
+    shared.consumer.reply_late(&event, reply).await;
+}
+
+async fn purge_step(shared: &Shared) -> bool {
+    let now = (shared.clock)();
+    match shared.writer.run(move |store| store.purge(now), |more| more).await {
+        Ok(more) => more,
+        Err(InboxError::Stopped) => false,
+        Err(error) => {
+            tracing::warn!(%error, "old entries of the inbox are not removed");
+            false
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! One thread owns the connection and commits whatever has queued up in one transaction, so that many callbacks
+//! at a time cost one wait for the disk.
+
+use std::io;
+use std::path::Path;
+use std::thread;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::InboxError;
+use super::store::Store;
+
+/// How many jobs wait for the thread, and how many one transaction has. Enough for all callbacks that the server
+/// has under way at a time, and few enough that the first of them does not wait long for the last.
+const QUEUE: usize = 256;
+
+/// The way to the thread. The thread ends when the last of these is gone.
+#[derive(Clone)]
+pub(super) struct Writer {
+    jobs: mpsc::Sender<Box<dyn Job>>,
+    #[cfg(test)]
+    pub(super) commits: std::sync::Arc<std::sync::atomic::AtomicU64>,
+}
+
+trait Job: Send {
+    /// Can run again, after a rollback.
+    fn run(&mut self, store: &Store) -> Result<(), InboxError>;
+    /// After the commit, or after what prevented it.
+    fn finish(self: Box<Self>, result: Result<(), InboxError>);
+}
+
+struct Task<T, R, W, F> {
+    work: W,
+    result: Option<T>,
+    then: F,
+    reply: oneshot::Sender<Result<R, InboxError>>,
+}
+
+impl<T, R, W, F> Job for Task<T, R, W, F>
+where
+    T: Send,
+    R: Send,
+    W: FnMut(&Store) -> Result<T, InboxError> + Send,
+    F: FnOnce(T) -> R + Send,
+{
+    fn run(&mut self, store: &Store) -> Result<(), InboxError> {
+        self.result = Some((self.work)(store)?);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, result: Result<(), InboxError>) {
+        let result = match (result, self.result) {
+            (Ok(()), Some(result)) => Ok((self.then)(result)),
+            (Ok(()), None) => Err(InboxError::Stopped),
+            (Err(error), _) => Err(error),
+        };
+        // Nobody waits any more if the callback's connection broke.
+        let _ = self.reply.send(result);
+    }
+}
+
+impl Writer {
+    /// Starts the thread. `guard` is dropped after the store is closed, and then `closed`.
+    pub(super) fn start<G: Send + 'static>(
+        store: Store,
+        guard: G,
+        closed: watch::Sender<()>,
+        dir: &Path,
+    ) -> Result<Self, InboxError> {
+        let (jobs, receiver) = mpsc::channel(QUEUE);
+        #[cfg(test)]
+        let commits = std::sync::Arc::clone(&store.commits);
+        thread::Builder::new()
+            .name("inbox".into())
+            .spawn(move || {
+                work(&store, receiver);
+                drop(store);
+                drop(guard);
+                drop(closed);
+            })
+            .map_err(|error: io::Error| InboxError::Directory {
+                dir: dir.to_owned(),
+                reason: format!("cannot be served: no thread can be started: {error}"),
+            })?;
+        Ok(Self {
+            jobs,
+            #[cfg(test)]
+            commits,
+        })
+    }
+
+    /// Runs `work` in a transaction, perhaps together with that of others. `then` runs on the thread after the
+    /// commit and before any later job, whether or not anybody still waits. `work` may run more than once.
+    pub(super) async fn run<T, R>(
+        &self,
+        work: impl FnMut(&Store) -> Result<T, InboxError> + Send + 'static,
+        then: impl FnOnce(T) -> R + Send + 'static,
+    ) -> Result<R, InboxError>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Task { work, result: None, then, reply });
+        self.jobs.send(job).await.map_err(|_| InboxError::Stopped)?;
+        answer.await.map_err(|_| InboxError::Stopped)?
+    }
+
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.jobs.max_capacity() - self.jobs.capacity()
+    }
+}
+
+fn work(store: &Store, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+    while let Some(first) = jobs.blocking_recv() {
+        let mut batch = vec![first];
+        while batch.len() < QUEUE
+            && let Ok(job) = jobs.try_recv()
+        {
+            batch.push(job);
+        }
+        match store.transaction(|store| batch.iter_mut().try_for_each(|job| job.run(store))) {
+            Ok(()) => batch.into_iter().for_each(|job| job.finish(Ok(()))),
+            // One that fails must not take the others with it: a delivered mark may fit where a large message
+            // does not.
+            Err(_) if batch.len() > 1 => {
+                for mut job in batch {
+                    let result = store.transaction(|store| job.run(store));
+                    job.finish(result);
+                }
+            }
+            Err(error) => {
+                if let Some(job) = batch.pop() {
+                    job.finish(Err(error));
+                }
+            }
+        }
+    }
+}
