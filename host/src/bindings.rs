@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dingtalk_binding::callback::Key;
 use dingtalk_binding::endpoint::Scheme;
 use dingtalk_binding::error::Outcome;
 use dingtalk_binding::settings::Settings;
 
+use crate::app::Direction;
 use crate::egress::{Egress, Proxies};
 use crate::resources::BindingResource;
-use crate::sandbox::{CallError, Handler, Request, Response, Sandbox, Tenant};
+use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Sandbox, Tenant};
 
 /// The bindings that a host serves.
 pub struct Bindings {
@@ -22,6 +24,10 @@ pub struct Bindings {
 pub struct Binding {
     component_type: String,
     version: String,
+    id: String,
+    direction: Direction,
+    timeout: Duration,
+    max_skew: Duration,
     operations: Vec<String>,
     tenant: Tenant,
     egress: Egress,
@@ -36,6 +42,27 @@ impl Binding {
     /// The component version as in the file.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// The property `id`.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Which sides the component file gives it.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// The time limit of one call.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// For how long a callback can be repeated: from the earliest moment at which its signature is accepted to
+    /// the last.
+    pub fn repeat_window(&self) -> Duration {
+        self.max_skew.saturating_mul(2)
     }
 
     /// How many requests to destinations other than its own the sandbox has refused.
@@ -125,11 +152,37 @@ impl Bindings {
         // limit before it may let anything run.
         let settings = Settings::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))
             .map_err(|error| error.to_string())?;
+        let property = |name: &str| properties.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let direction = match property("direction") {
+            Some((_, direction)) => {
+                Direction::parse(direction).map_err(|reason| format!("property \"direction\": {reason}"))?
+            }
+            None => Direction::default(),
+        };
         warn_of_readable_token(&name, &settings);
+        if matches!(settings.callbacks.key, Some(Key::Signature(_)))
+            && property("outgoingToken").is_some_and(|(_, token)| !token.is_empty())
+        {
+            tracing::warn!(
+                binding = name,
+                "outgoingToken is not used: callbacks must be signed, because there is a secret or appSecret; for a robot that \
+                 sends its token, write a component of its own with direction: input"
+            );
+        }
         let egress = Egress::new(&name, &settings, proxies)?;
         let tenant = self.sandbox.tenant(properties, egress.clone(), settings.timeout);
         let operations = self.initialise(&tenant, init_timeout).await?;
-        Ok(Binding { component_type, version, operations, tenant, egress })
+        Ok(Binding {
+            component_type,
+            version,
+            id: settings.id,
+            direction,
+            timeout: settings.timeout,
+            max_skew: Duration::from_millis(settings.callbacks.max_skew),
+            operations,
+            tenant,
+            egress,
+        })
     }
 
     async fn initialise(&self, tenant: &Tenant, limit: Duration) -> Result<Vec<String>, String> {
@@ -139,7 +192,12 @@ impl Bindings {
         }
     }
 
-    /// Performs one operation of the binding called `name`.
+    /// The binding called `name`.
+    pub fn get(&self, name: &str) -> Option<&Binding> {
+        self.by_name.get(name)
+    }
+
+    /// Performs one operation of the binding called `name`. With a `reader`, "get" hands its message to that.
     pub async fn invoke(
         &self,
         name: &str,
@@ -149,7 +207,8 @@ impl Bindings {
         if request.operation.is_empty() {
             return Err(InvokeError::MissingOperation);
         }
-        let binding = self.by_name.get(name).ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
+        let binding = self.get(name).filter(|binding| binding.direction.writes());
+        let binding = binding.ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
         if !binding.operations.contains(&request.operation) {
             return Err(InvokeError::UnsupportedOperation {
                 name: name.to_owned(),
@@ -158,6 +217,23 @@ impl Bindings {
             });
         }
         Ok(self.sandbox.invoke(&binding.tenant, request, reader).await?)
+    }
+
+    /// Performs one operation for the host itself, whichever sides the binding has.
+    pub(crate) async fn perform(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
+        let binding = self.get(name).ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
+        Ok(self.sandbox.invoke(&binding.tenant, request, None).await?)
+    }
+
+    /// Has `binding` verify one callback and hand its message to `reader`.
+    pub async fn receive(
+        &self,
+        binding: &Binding,
+        callback: Callback,
+        reader: Option<Arc<dyn Handler>>,
+        limit: Duration,
+    ) -> Result<Reply, CallError> {
+        self.sandbox.receive(&binding.tenant, callback, reader, limit).await
     }
 
     /// Every binding by name.

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod egress;
 pub mod event;
 pub mod inbox;
+pub mod input;
 pub mod resources;
 pub mod sandbox;
 pub mod simulator;

@@ -14,8 +14,8 @@ mod client;
 mod roots;
 
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -297,12 +297,17 @@ mod tests {
 
     #[test]
     fn a_reply_reaches_sessions_and_what_only_receives_reaches_nothing() {
-        let properties = [("id", "x"), ("url", "https://gateway.example.com/x"), ("sessionWebhookHosts", "10.0.0.7:8443")];
+        let properties =
+            [("id", "x"), ("url", "https://gateway.example.com/x"), ("sessionWebhookHosts", "10.0.0.7:8443")];
         let settings = Settings::parse(properties).unwrap();
         let egress = Egress::new("x", &settings, &Proxies::none()).unwrap();
         let reaches = |reach, uri: &str| egress.exit(reach).check(&uri.parse().unwrap()).is_ok();
-        for uri in ["https://oapi.dingtalk.com/s", "https://oapi.dingtalk.io/s", "https://api.dingtalk.com/s", "https://10.0.0.7:8443/s"]
-        {
+        for uri in [
+            "https://oapi.dingtalk.com/s",
+            "https://oapi.dingtalk.io/s",
+            "https://api.dingtalk.com/s",
+            "https://10.0.0.7:8443/s",
+        ] {
             assert!(reaches(Reach::Sessions, uri), "{uri}");
             assert!(!reaches(Reach::Robot, uri), "{uri}");
             assert!(!reaches(Reach::Nowhere, uri), "{uri}");

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 
+use crate::event::{Answer, Undelivered};
+
 /// Memory for the messages of one binding. An entry has an identifier and a reply, 100 bytes to 20 KB: some
 /// 10,000 messages, which is 90 minutes of two a second.
 const CAPACITY_BYTES: u64 = 4 << 20;
@@ -20,11 +22,11 @@ const CAPACITY_BYTES: u64 = 4 << 20;
 const ENTRY_BYTES: usize = 256;
 
 /// What a delivery ended with: the reply, if any.
-pub(super) type Outcome = Result<Option<Bytes>, String>;
+pub(super) type Outcome = Result<Answer, Undelivered>;
 
 /// The messages that were delivered lately, by binding.
 pub(super) struct Repeats {
-    bindings: Mutex<HashMap<String, Cache<String, Option<Bytes>>>>,
+    bindings: Mutex<HashMap<String, Cache<String, Answer>>>,
 }
 
 impl Repeats {
@@ -49,10 +51,10 @@ impl Repeats {
     }
 }
 
-fn cache(lifetime: Duration, capacity: u64) -> Cache<String, Option<Bytes>> {
+fn cache(lifetime: Duration, capacity: u64) -> Cache<String, Answer> {
     Cache::builder()
         .max_capacity(capacity)
-        .weigher(|message: &String, reply: &Option<Bytes>| {
+        .weigher(|message: &String, reply: &Answer| {
             let bytes = ENTRY_BYTES + message.len() + reply.as_ref().map_or(0, Bytes::len);
             u32::try_from(bytes).unwrap_or(u32::MAX)
         })
@@ -88,10 +90,10 @@ mod tests {
     #[tokio::test]
     async fn a_failed_delivery_may_be_tried_again() {
         let repeats = Repeats::new();
-        let failed = repeats.once("b", "m".into(), HOUR, async { Err("down".into()) }).await;
-        assert_eq!(failed, Err("down".into()));
+        let failed = repeats.once("b", "m".into(), HOUR, async { Err(Undelivered::Unhealthy) }).await;
+        assert_eq!(failed, Err(Undelivered::Unhealthy));
         assert_eq!(repeats.once("b", "m".into(), HOUR, async { Ok(None) }).await, Ok(None));
-        assert_eq!(repeats.once("b", "m".into(), HOUR, async { Err("not asked".into()) }).await, Ok(None));
+        assert_eq!(repeats.once("b", "m".into(), HOUR, async { Err(Undelivered::Unhealthy) }).await, Ok(None));
     }
 
     #[tokio::test]

@@ -1,0 +1,346 @@
+//! What becomes of a message that a binding has received: one delivery for its copies, through the inbox if there
+//! is one, to the application, and back with a reply.
+//!
+//! A callback is acknowledged once the application has answered, or once the inbox has the message on disk. An
+//! application that takes longer than DingTalk waits is not given up: without an inbox DingTalk is told to send
+//! again, and that copy finds the delivery running or done; with one, the reply goes to the message's session
+//! when it comes.
+
+mod answer;
+mod repeats;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dingtalk_binding::error::Error;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio_util::task::TaskTracker;
+
+use crate::app::App;
+use crate::bindings::{Binding, Bindings, InvokeError};
+use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
+use crate::inbox::{Consumer, Inbox, InboxError};
+use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response};
+use answer::{Concurrency, Forward, Wish};
+use repeats::Repeats;
+
+/// The headers of W3C trace context, which Dapr hands on in both directions.
+pub const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+
+/// When the host stops: for what goes on after its callback was answered (data sent on to other bindings, a
+/// delivery that DingTalk has been told to repeat).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The bindings with their input side. Cheap to clone.
+#[derive(Clone)]
+pub struct Input(Arc<Inner>);
+
+struct Inner {
+    bindings: Bindings,
+    app: Option<App>,
+    inbox: Option<Inbox>,
+    repeats: Repeats,
+    callback_timeout: Duration,
+    tasks: TaskTracker,
+}
+
+/// Why a callback is not acknowledged.
+#[derive(Debug, thiserror::Error)]
+pub enum CallbackError {
+    /// No binding of this name has an input side.
+    #[error("couldn't find input binding {0}")]
+    NotFound(String),
+    /// Refused, not taken, or a failure of the sandbox.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+impl Input {
+    /// Over `bindings`; events go to `app`, through `inbox` if there is one. DingTalk is answered within
+    /// `callback_timeout`.
+    pub fn new(bindings: Bindings, app: Option<App>, inbox: Option<Inbox>, callback_timeout: Duration) -> Self {
+        let (repeats, tasks) = (Repeats::new(), TaskTracker::new());
+        let input = Self(Arc::new(Inner { bindings, app, inbox, repeats, callback_timeout, tasks }));
+        if let Some(inbox) = &input.0.inbox {
+            inbox.start(Arc::new(Deliveries(Arc::downgrade(&input.0))));
+        }
+        input
+    }
+
+    /// The bindings themselves.
+    pub fn bindings(&self) -> &Bindings {
+        &self.0.bindings
+    }
+
+    /// Whether anything can be handed to the application.
+    pub fn reads(&self, binding: &Binding) -> bool {
+        self.0.app.is_some() && binding.direction().reads()
+    }
+
+    /// How many events wait in the inbox, and how many are dead; `None` without an inbox.
+    pub async fn inbox_counts(&self) -> Option<Result<crate::inbox::Counts, InboxError>> {
+        match &self.0.inbox {
+            Some(inbox) => Some(inbox.counts().await),
+            None => None,
+        }
+    }
+
+    /// Performs one operation; "get" reaches the application.
+    pub async fn invoke(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
+        let reader = (request.operation == "get").then(|| self.reader(name, Vec::new(), Way::Direct)).flatten();
+        self.0.bindings.invoke(name, request, reader).await
+    }
+
+    /// Takes one callback from DingTalk, and says what it is to be answered.
+    pub async fn receive(
+        &self,
+        name: &str,
+        callback: Callback,
+        trace: Vec<(String, String)>,
+    ) -> Result<Reply, CallbackError> {
+        let limit = self.0.callback_timeout;
+        let binding = self.0.bindings.get(name).filter(|binding| binding.direction().reads());
+        let binding = binding.ok_or_else(|| CallbackError::NotFound(name.to_owned()))?;
+        let reader = self.reader(name, trace, Way::Callback { deadline: Instant::now() + limit });
+        Ok(self.0.bindings.receive(binding, callback, reader, limit).await?)
+    }
+
+    /// Ends deliveries: nothing new is begun, what runs has a moment to end.
+    pub async fn stop(&self) {
+        if let Some(inbox) = &self.0.inbox {
+            inbox.stop().await;
+        }
+        self.0.tasks.close();
+        let _ = tokio::time::timeout(LINGER, self.0.tasks.wait()).await;
+    }
+
+    fn reader(&self, name: &str, trace: Vec<(String, String)>, way: Way) -> Option<Arc<dyn Handler>> {
+        let binding = self.0.bindings.get(name).filter(|binding| self.reads(binding))?;
+        let (id, timeout) = (binding.id().to_owned(), binding.timeout());
+        Some(Arc::new(Reader { inner: Arc::clone(&self.0), binding: name.to_owned(), id, timeout, trace, way }))
+    }
+}
+
+/// How an event came.
+#[derive(Clone, Copy)]
+enum Way {
+    /// With "get": its caller waits for the application's own answer.
+    Direct,
+    /// From DingTalk, which waits until then.
+    Callback { deadline: Instant },
+}
+
+/// The consumer of one call.
+struct Reader {
+    inner: Arc<Inner>,
+    binding: String,
+    /// The property `id`.
+    id: String,
+    /// The binding's own time limit.
+    timeout: Duration,
+    trace: Vec<(String, String)>,
+    way: Way,
+}
+
+impl Handler for Reader {
+    fn handle(&self, data: Vec<u8>, metadata: Vec<(String, String)>) -> BoxFuture<'_, Result<Option<Vec<u8>>, Error>> {
+        // The caller of "get" may have a trace, which the API has put into the metadata as Dapr does.
+        let is_trace = |(name, _): &(String, String)| TRACE.contains(&name.as_str());
+        let (own, metadata) = metadata.into_iter().partition(is_trace);
+        let trace = if matches!(self.way, Way::Direct) { own } else { self.trace.clone() };
+        let event = Event { binding: self.binding.clone(), data: data.into(), metadata, trace };
+        Box::pin(async move {
+            let answer = match self.way {
+                Way::Direct => self.direct(&event).await?,
+                Way::Callback { deadline } => match &self.inner.inbox {
+                    Some(inbox) => self.through(inbox, event, deadline).await?,
+                    None => self.at_once(event, deadline).await?,
+                },
+            };
+            Ok(answer.map(Vec::from))
+        })
+    }
+}
+
+impl Reader {
+    /// The application's answer, as it is.
+    async fn direct(&self, event: &Event) -> Result<Answer, Error> {
+        let Some(app) = &self.inner.app else { return Err(Error::NotReading(self.id.clone())) };
+        match tokio::time::timeout(self.timeout, app.deliver(event)).await {
+            Ok(answer) => {
+                let answer = answer.map_err(|error| self.failure(&error))?;
+                // Where the answer also asks for data to be sent on, that is done; a reply has nowhere to go.
+                self.inner.follow(event, &answer);
+                Ok(answer)
+            }
+            Err(_) => Err(too_slow("the application has not answered", self.timeout)),
+        }
+    }
+
+    /// Delivers now. The delivery goes on when DingTalk's time is up, for the copy that DingTalk sends then.
+    async fn at_once(&self, event: Event, deadline: Instant) -> Result<Answer, Error> {
+        let inner = Arc::clone(&self.inner);
+        let delivery = self.inner.tasks.spawn(async move { inner.deliver_once(&event).await });
+        match tokio::time::timeout_at(deadline.into(), delivery).await {
+            Ok(Ok(reply)) => reply.map_err(|error| self.failure(&error)),
+            Ok(Err(_)) => Err(Error::HandlerFailed("the delivery broke off".into())),
+            Err(_) => Err(too_slow("the application has not answered", self.inner.callback_timeout)),
+        }
+    }
+
+    /// Stores, then waits for the delivery as long as DingTalk waits.
+    async fn through(&self, inbox: &Inbox, event: Event, deadline: Instant) -> Result<Answer, Error> {
+        match tokio::time::timeout_at(deadline.into(), inbox.accept(event)).await {
+            Ok(Ok(accepted)) => Ok(accepted.reply(deadline).await),
+            Ok(Err(error)) => {
+                tracing::error!(binding = self.binding, %error, "a message was not taken");
+                Err(Error::HandlerFailed(error.to_string()))
+            }
+            Err(_) => Err(too_slow("the inbox has not stored it", self.inner.callback_timeout)),
+        }
+    }
+
+    fn failure(&self, error: &Undelivered) -> Error {
+        match error {
+            Undelivered::NotSubscribed { .. } => Error::NotReading(self.id.clone()),
+            _ => Error::HandlerFailed(error.to_string()),
+        }
+    }
+}
+
+fn too_slow(what: &str, limit: Duration) -> Error {
+    Error::HandlerFailed(format!("{what} within {} ms", limit.as_millis()))
+}
+
+impl Inner {
+    /// Delivers an event unless a copy of it is being delivered, or has been. The reply, if there is one.
+    async fn deliver_once(self: Arc<Self>, event: &Event) -> repeats::Outcome {
+        let delivery = async { self.deliver(event).await };
+        let lifetime = self.bindings.get(&event.binding).map(Binding::repeat_window);
+        match (event.metadata("msgId"), lifetime) {
+            (Some(message), Some(lifetime)) => {
+                self.repeats.once(&event.binding, message.to_owned(), lifetime, delivery).await
+            }
+            // Nothing to know a copy by.
+            _ => delivery.await,
+        }
+    }
+
+    /// Hands an event to the application and does what the answer asks for. The reply, if there is one.
+    async fn deliver(self: &Arc<Self>, event: &Event) -> Result<Answer, Undelivered> {
+        let Some(app) = &self.app else {
+            return Err(Undelivered::Unreachable("there is no application; set --app-port".into()));
+        };
+        let answer = app.deliver(event).await.inspect_err(|error| {
+            tracing::warn!(binding = event.binding, msg_id = event.metadata("msgId"), %error, "not delivered");
+        })?;
+        Ok(self.follow(event, &answer))
+    }
+
+    /// Does what an answer asks for, in the background; the reply, if that is what it is.
+    fn follow(self: &Arc<Self>, event: &Event, answer: &Answer) -> Answer {
+        match answer::read(answer) {
+            Ok(Wish::Nothing) => None,
+            Ok(Wish::Reply(reply)) => Some(reply),
+            Ok(Wish::Forward(forward)) => {
+                let (inner, from) = (Arc::clone(self), event.binding.clone());
+                self.tasks.spawn(async move { inner.forward(&from, forward).await });
+                None
+            }
+            Err(reason) => {
+                tracing::error!(binding = event.binding, msg_id = event.metadata("msgId"), reason, "wrong answer");
+                None
+            }
+        }
+    }
+
+    async fn forward(&self, from: &str, forward: Forward) {
+        let Forward { to, data, concurrency } = forward;
+        let data = data.map_or_else(|| b"null".to_vec(), |data| data.get().as_bytes().to_vec());
+        let send = async |name: &str| {
+            let request = Request { operation: "create".into(), data: data.clone(), metadata: Vec::new() };
+            let sent = self.bindings.invoke(name, request, None).await;
+            if let Err(error) = &sent {
+                tracing::error!(binding = from, to = name, %error, "an answer was not sent on");
+            }
+            sent.is_ok()
+        };
+        match concurrency {
+            Concurrency::Sequential => {
+                for name in &to {
+                    // As Dapr does: what comes after may depend on it.
+                    if !send(name).await {
+                        break;
+                    }
+                }
+            }
+            Concurrency::Parallel => {
+                futures_join(to.iter().map(|name| send(name))).await;
+            }
+        }
+    }
+
+    /// Posts a reply to the session of its message: the callback has been answered without it.
+    async fn reply_late(&self, event: &Event, reply: Bytes) {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Session {
+            session_webhook: String,
+            session_webhook_expired_time: Option<Box<RawValue>>,
+        }
+        let failed = |reason: &str| {
+            tracing::error!(
+                binding = event.binding,
+                msg_id = event.metadata("msgId"),
+                reason,
+                "a late reply was not posted"
+            );
+        };
+        let Ok(session) = serde_json::from_slice::<Session>(&event.data) else {
+            return failed("the message names no sessionWebhook");
+        };
+        let mut metadata = vec![("sessionWebhook".to_owned(), session.session_webhook)];
+        if let Some(expires) = session.session_webhook_expired_time {
+            metadata.push(("sessionWebhookExpiredTime".into(), expires.get().trim_matches('"').to_owned()));
+        }
+        let request = Request { operation: "reply".into(), data: reply.into(), metadata };
+        match self.bindings.perform(&event.binding, request).await {
+            Ok(_) => tracing::debug!(binding = event.binding, "a late reply was posted"),
+            Err(error) => failed(&error.to_string()),
+        }
+    }
+}
+
+/// Runs all of them at once.
+async fn futures_join(all: impl Iterator<Item = impl Future<Output = bool>>) {
+    let mut all: Vec<_> = all.map(Box::pin).collect();
+    std::future::poll_fn(|cx| {
+        all.retain_mut(|one| one.as_mut().poll(cx).is_pending());
+        if all.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+/// What the inbox delivers to. Does not keep the bindings: the inbox is part of what holds them.
+struct Deliveries(std::sync::Weak<Inner>);
+
+impl Consumer for Deliveries {
+    fn consume<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<Answer, Undelivered>> {
+        Box::pin(async move {
+            match self.0.upgrade() {
+                Some(inner) => inner.deliver(event).await,
+                None => Err(Undelivered::Unreachable("the host is stopping".into())),
+            }
+        })
+    }
+
+    fn reply_late<'a>(&'a self, event: &'a Event, reply: Bytes) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Some(inner) = self.0.upgrade() {
+                inner.reply_late(event, reply).await;
+            }
+        })
+    }
+}
