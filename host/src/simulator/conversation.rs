@@ -33,8 +33,8 @@ const JUST_OUTSIDE: u64 = super::robot::TIMESTAMP_WINDOW + 1;
 /// How large an oversized body is by default: one byte more than Dapr's API takes by default.
 const OVERSIZED: usize = 4 * 1024 * 1024 + 1;
 
-/// The largest oversized body. The host can be configured to take 16 MiB.
-const MAX_OVERSIZED: usize = 32 * 1024 * 1024;
+/// The largest oversized body: one byte more than any host can be configured to take.
+const MAX_OVERSIZED: usize = crate::egress::MAX_REQUEST_BODY + 1;
 
 /// What is said, by its type.
 #[derive(Debug, Clone, PartialEq)]
@@ -368,6 +368,7 @@ impl TryFrom<Wire> for Say {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn say(order: Value) -> Result<Say, String> {
         serde_json::from_value(order).map_err(|error| error.to_string())
@@ -492,7 +493,7 @@ mod tests {
             (json!({"audio": {}, "conversationType": "2"}), "only in 1:1"),
             (json!({"text": "a", "msgId": ""}), "msgId has 1 to 256 bytes"),
             (json!({"text": "a", "msgId": long}), "msgId has 1 to 256 bytes"),
-            (json!({"text": "a", "size": 33_554_433}), "size is at most"),
+            (json!({"text": "a", "size": 16_777_218}), "size is at most"),
         ] {
             let error = say(order.clone()).unwrap_err();
             // serde names the variants, not the member.
@@ -513,6 +514,34 @@ mod tests {
             "[Zhang San] n\\u{1b}\n    {\"msgtype\":\"n\\u001b\"}"
         );
         assert_eq!(shown(json!({"quota": true})), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_is_said_as_it_is_or_refused(
+            nick in "[ -~\u{0}-\u{20}é\u{202e}]{0,9}", text in "[ -~\u{0}-\u{20}é你\u{202e}]{0,40}", kind in 0..6,
+        ) {
+            let spoken = match kind {
+                0 => json!({"text": text}),
+                1 => json!({"richText": [{"text": text}, text, {}]}),
+                2 => json!({"audio": {"recognition": text}}),
+                3 => json!({"file": {"fileName": [text]}}),
+                4 => json!({"raw": {"msgtype": text, (nick.clone()): text}}),
+                _ => json!({"quota": true}),
+            };
+            let mut order = spoken.as_object().unwrap().clone();
+            order.insert("senderNick".into(), json!(nick));
+            let Ok(say) = say(Value::Object(order.clone())) else {
+                prop_assert!(nick.is_empty());
+                return Ok(());
+            };
+            let shown = say.shown().unwrap_or_default();
+            prop_assert!(shown.chars().all(|c| c == '\n' || !(c.is_control() || c == '\u{202e}')), "{:?}", shown);
+            let body = body(Value::Object(order));
+            prop_assert!(kind == 4 || body["senderNick"] == json!(nick));
+            let blank_first = [" ", text.as_str()].concat();
+            prop_assert!(kind != 0 || body["text"]["content"] == json!(blank_first));
+        }
     }
 
     #[test]

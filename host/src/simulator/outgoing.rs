@@ -308,6 +308,11 @@ pub(super) struct Receiver {
 impl Receiver {
     /// The error does not repeat the URL, which may hold something secret.
     pub(super) fn new(url: &str) -> Result<Self, String> {
+        Self::with(url, crate::egress::tls)
+    }
+
+    /// With what `trust` returns for the URL's scheme.
+    pub(super) fn with(url: &str, trust: impl FnOnce(Scheme) -> rustls::ClientConfig) -> Result<Self, String> {
         let wrong = "the callback URL is not one: write for example http://127.0.0.1:8080/callback";
         let uri: Uri = url.parse().map_err(|_| wrong.to_owned())?;
         let scheme = match uri.scheme_str() {
@@ -318,11 +323,8 @@ impl Receiver {
         if uri.authority().is_none_or(|authority| authority.as_str().contains('@') || authority.host().is_empty()) {
             return Err(wrong.into());
         }
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(crate::egress::tls(scheme))
-            .https_or_http()
-            .enable_http1()
-            .build();
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(trust(scheme)).https_or_http().enable_http1().build();
         // A connection for each attempt: none fails because the receiver closed an idle one.
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
         Ok(Self { uri, client })

@@ -46,7 +46,7 @@ const MAX_MESSAGES: usize = 10_000;
 const MAX_CONNECTIONS: usize = 1_024;
 /// How many callbacks may be on their way that nobody waits for. Those that somebody waits for are bounded by
 /// the connections.
-const MAX_BACKGROUND: usize = 256;
+const MAX_BACKGROUND: usize = 64;
 /// How long a client may take for its TLS handshake, and for its body.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a client may take for a request's head; an idle connection is closed after it too.
