@@ -13,6 +13,7 @@ use dingtalk_binding::secret::Secret;
 use super::logging::{LogArgs, LogLevel};
 use super::signals::Ended;
 use crate::simulator::fault::{Fault, Times};
+use crate::simulator::outgoing::CallbackConfig;
 use crate::simulator::refusal::ErrorTexts;
 use crate::simulator::robot::{AddressRange, RobotConfig};
 use crate::simulator::{self, Config, Simulator, Tls};
@@ -54,6 +55,35 @@ pub struct SimulateArgs {
     /// For how many requests: a number or "always".
     #[arg(long, value_name = "TIMES", default_value = "1", requires = "fault")]
     fault_times: Times,
+    /// Where callbacks go, http:// or https://. What POST /say is told, `{"text":"hello"}` for example, is sent
+    /// there as DingTalk's callback. PUT /callback-url changes it. With `"forge"` it is forged: wrong-key,
+    /// old-timestamp, future-timestamp, replay, repeated-timestamp, repeated-sign, swapped-body,
+    /// oversized-body, unsigned, seconds, wrong-robot, truncated-body, not-json, wrong-content-type,
+    /// unpadded-sign, lower-case-sign.
+    #[arg(long, value_name = "URL", value_parser = StringValueParser::new().map(Secret::new))]
+    callback_url: Option<Secret>,
+    /// The secret that signs callbacks [default: the value of --secret, unless there is an outgoing token].
+    #[arg(long, value_name = "SECRET", value_parser = StringValueParser::new().map(Secret::new))]
+    app_secret: Option<Secret>,
+    /// The token that callbacks carry where no app secret signs them, as from a custom robot with Outgoing.
+    #[arg(long, value_name = "TOKEN", value_parser = StringValueParser::new().map(Secret::new))]
+    outgoing_token: Option<Secret>,
+    /// The robot's code in callbacks; empty leaves it out.
+    #[arg(long, value_name = "CODE", default_value = "simulated-robot-code")]
+    robot_code: String,
+    /// The id of the robot's organisation in callbacks; empty leaves it out.
+    #[arg(long, value_name = "ID", default_value = "simulated-corporation")]
+    chatbot_corp_id: String,
+    /// How long the answer to a callback may take; at most 2m.
+    #[arg(long, value_name = "DURATION", default_value = "2.5s", value_parser = dingtalk_binding::duration::parse)]
+    callback_timeout: Duration,
+    /// How often a callback is sent again after a timeout, a lost connection, or a status of 429 or 5xx; at most
+    /// 100 times.
+    #[arg(long, value_name = "TIMES", default_value_t = 3)]
+    callback_retries: u32,
+    /// How long to wait before sending it again; at most 2m.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = dingtalk_binding::duration::parse)]
+    callback_retry_interval: Duration,
     /// PEM file with the server's certificate; serves HTTPS.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -123,20 +153,34 @@ fn config(args: SimulateArgs) -> Result<Config, Error> {
             rate_limit: args.rate_limit,
             penalty: args.penalty,
             error_texts: args.error_texts,
+            app_secret: args.app_secret,
+            outgoing_token: args.outgoing_token,
+            robot_code: args.robot_code,
+            chatbot_corp_id: args.chatbot_corp_id,
             ..RobotConfig::default()
         },
         tls,
-        on_message: Some(Arc::new(|message| {
-            if let Err(error) = print(&message.shown) {
-                tracing::warn!(%error, "cannot show a message on standard output");
-            }
-        })),
+        on_message: Some(Arc::new(|message| show(&message.shown))),
+        on_said: Some(Arc::new(show)),
+        callback: CallbackConfig {
+            url: args.callback_url.map(|url| url.expose().to_owned()),
+            timeout: args.callback_timeout,
+            retries: args.callback_retries,
+            retry_interval: args.callback_retry_interval,
+        },
         ..Config::default()
     })
 }
 
 fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|source| Error::Read { option, path: path.to_owned(), source })
+}
+
+/// What somebody in the group said.
+fn show(text: &str) {
+    if let Err(error) = print(text) {
+        tracing::warn!(%error, "cannot show a message on standard output");
+    }
 }
 
 /// One entry, visible at once even in a pipe.
@@ -170,6 +214,8 @@ mod tests {
         assert_eq!(config.address.to_string(), "127.0.0.1:8099");
         assert_eq!(config.robot.access_token.expose(), "simulated-access-token");
         assert_eq!((config.robot.rate_limit, config.robot.penalty.as_secs()), (20, 600));
+        let CallbackConfig { url, timeout, retries, retry_interval } = config.callback;
+        assert_eq!((url, timeout.as_millis(), retries, retry_interval.as_millis()), (None, 2_500, 3, 1_000));
         assert!(config.robot.secret.is_none() && config.robot.keywords.is_empty() && config.tls.is_none());
     }
 
@@ -188,15 +234,40 @@ mod tests {
             "--error-texts=english",
             "--fault=status=503",
             "--fault-times=always",
+            "--callback-url=https://h/SECRET2",
+            "--app-secret=SECRET3",
+            "--outgoing-token=SECRET4",
+            "--robot-code=code",
+            "--chatbot-corp-id=corp",
+            "--callback-timeout=500ms",
+            "--callback-retries=0",
+            "--callback-retry-interval=1m",
         ])
         .unwrap();
-        assert!(!format!("{args:?}").contains("SECRET1"));
+        assert!(!format!("{args:?}").contains("SECRET"));
         assert_eq!((args.fault.clone(), args.fault_times), (Some(Fault::Status(503)), Times::Always));
-        let Config { address, robot, .. } = config(args).unwrap();
+        let Config { address, robot, callback, .. } = config(args).unwrap();
+        assert_eq!((robot.robot_code.as_str(), robot.chatbot_corp_id.as_str()), ("code", "corp"));
+        assert_eq!(
+            (robot.app_secret.unwrap().expose(), robot.outgoing_token.unwrap().expose()),
+            ("SECRET3", "SECRET4")
+        );
+        assert_eq!((callback.url.as_deref(), callback.retries), (Some("https://h/SECRET2"), 0));
+        assert_eq!((callback.timeout.as_millis(), callback.retry_interval.as_secs()), (500, 60));
         assert_eq!(address.to_string(), "[::1]:0");
         assert_eq!((robot.access_token.expose(), robot.secret.unwrap().expose()), ("T", "SECRET1"));
         assert_eq!((robot.keywords, robot.rate_limit, robot.penalty.as_secs()), (vec!["a".into(), "b".into()], 0, 90));
         assert_eq!((robot.allowed_addresses.len(), robot.error_texts), (1, ErrorTexts::English));
+    }
+
+    #[test]
+    fn every_forgery_is_named_where_people_look() {
+        let help = <Command as clap::CommandFactory>::command().render_long_help().to_string();
+        let documentation = include_str!("../../../docs/simulator.md");
+        for forgery in crate::simulator::callback::Forgery::ALL {
+            let name = forgery.to_string();
+            assert!(help.contains(&name) && documentation.contains(&format!("`{name}`")), "{name}");
+        }
     }
 
     #[test]
@@ -207,6 +278,8 @@ mod tests {
             (&["--fault=flood"], "--fault", "there are delay=DURATION"),
             (&["--fault=html", "--fault-times=0"], "--fault-times", "a number from 1"),
             (&["--fault-times=2"], "--fault", "required"),
+            (&["--callback-timeout=3"], "--callback-timeout", "is not a duration"),
+            (&["--callback-retries=-1"], "--callback-retries", "invalid"),
             (&["--tls-cert=x"], "--tls-key", "required"),
             (&["--error-texts=german"], "--error-texts", "current, english"),
         ] {

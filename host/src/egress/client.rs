@@ -97,7 +97,8 @@ impl Client {
     }
 }
 
-fn tls(scheme: Scheme) -> rustls::ClientConfig {
+/// What a client of this scheme trusts.
+pub(crate) fn tls(scheme: Scheme) -> rustls::ClientConfig {
     let roots = match scheme {
         Scheme::Https => roots::trusted(),
         // Never used for a connection; not worth reading the system's authorities for.

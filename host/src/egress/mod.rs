@@ -30,6 +30,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use client::Client;
 pub use client::Proxies;
+pub(crate) use client::tls;
 
 /// The largest request that is sent, and therefore the largest `--max-body-size`. DingTalk takes 20,000 bytes.
 pub const MAX_REQUEST_BODY: usize = 16 * 1024 * 1024;

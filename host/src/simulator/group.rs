@@ -57,6 +57,15 @@ pub(crate) fn render(robot: &str, content: &Content, mentions: &Mentions) -> Str
     lines.0
 }
 
+/// The same for what a person says: texts that come from outside too.
+pub(crate) fn said(nick: &str, msgtype: &str, texts: &[String]) -> String {
+    let mut lines = Lines(format!("[{}] {}", escape(nick), escape(msgtype)));
+    for text in texts {
+        lines.text(text);
+    }
+    lines.0
+}
+
 /// Builds the message's part.
 struct Lines(String);
 
@@ -198,6 +207,7 @@ mod tests {
         assert!(shown.chars().all(|c| c == '\n' || !(c.is_control() || reorders(c))), "{shown:?}");
         assert!(shown.contains("a\\u{1b}[2Jb\\u{7}\\u{9b}31m\\tc\\u{202e}d\\rforged\\u{2028}x\\u{85}y"), "{shown}");
         assert!(shown.contains("[l1\\nl2] opens "), "{shown}");
+        assert_eq!(said("n\u{1b}", "t\r", &["x\ny\u{7}".into()]), "[n\\u{1b}] t\\r\n    x\n    y\\u{7}");
         assert!(
             render("r\u{1b}", &Content::Text { content: "x".into() }, &Mentions::default()).starts_with("[r\\u{1b}]")
         );

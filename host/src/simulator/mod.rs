@@ -4,16 +4,26 @@
 //! with its code and text, what it would post is kept and shown, and failures come on request. The rules are
 //! pure ([`robot`], `message`, `group`); `server` is their edge to sockets and the clock.
 //!
-//! `POST /robot/send` is the robot. Beside it, for whoever operates the simulator and therefore without a
-//! token: `GET /messages`, `DELETE /messages`, `PUT /fault` (`{"fault":"status=503","times":2}`,
-//! `{"fault":null}`), `GET /stats`.
+//! It speaks too: what a person says to the robot ([`conversation`]) is sent to a receiver as DingTalk's
+//! callback, genuine or forged ([`callback`]), and its reply is shown ([`outgoing`]).
+//!
+//! `POST /robot/send` is the robot, `POST /robot/sendBySession` the way to reply later. Beside them, for whoever
+//! operates the simulator and therefore without a token: `GET /messages`, `DELETE /messages`, `PUT /fault`
+//! (`{"fault":"status=503","times":2}`, `{"fault":null}`), `POST /say` (`{"text":"hello"}`),
+//! `PUT /callback-url` (`{"url":"http://…"}`), `GET /stats`.
 
+pub mod callback;
+pub mod conversation;
 pub mod fault;
 mod group;
 mod message;
+pub mod outgoing;
 pub mod refusal;
 pub mod robot;
 mod server;
+mod session;
+#[cfg(test)]
+mod speaking_tests;
 #[cfg(test)]
 mod tests;
 
@@ -35,12 +45,17 @@ use dingtalk_binding::secret::Secret;
 
 use crate::clock::{self, Clock};
 
+use conversation::Say;
 use fault::{Fault, Times};
+use outgoing::{CallbackConfig, Delivery, Receiver, Said, Unsaid};
 use robot::RobotConfig;
 use server::Shared;
 
 /// Called with every message that the group sees, in the order of their sequence.
 pub type OnMessage = Arc<dyn Fn(&Message) + Send + Sync>;
+
+/// Called with what a person said, as the group sees it, before the callback is sent.
+pub type OnSaid = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// A simulator to be.
 #[derive(Clone)]
@@ -55,6 +70,10 @@ pub struct Config {
     pub clock: Clock,
     /// Receives what the group sees. May call the simulator, must not block for long.
     pub on_message: Option<OnMessage>,
+    /// Receives what people say. The same holds.
+    pub on_said: Option<OnSaid>,
+    /// Where callbacks go.
+    pub callback: CallbackConfig,
 }
 
 impl Default for Config {
@@ -66,6 +85,8 @@ impl Default for Config {
             tls: None,
             clock: clock::system(),
             on_message: None,
+            on_said: None,
+            callback: CallbackConfig::default(),
         }
     }
 }
@@ -76,6 +97,7 @@ impl fmt::Debug for Config {
             .field("address", &self.address)
             .field("robot", &self.robot)
             .field("tls", &self.tls.is_some())
+            .field("callback", &self.callback)
             .finish_non_exhaustive()
     }
 }
@@ -117,6 +139,9 @@ pub enum Error {
     /// The robot's setup is impossible.
     #[error("the simulated robot cannot be set up: {0}")]
     Robot(String),
+    /// Callbacks cannot be sent like this.
+    #[error("callbacks cannot be set up: {0}")]
+    Callback(String),
     /// Certificate or key cannot be used.
     #[error("TLS certificate and key: {0}")]
     Tls(String),
@@ -130,6 +155,18 @@ pub enum Error {
     },
 }
 
+/// How a message came to the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// Sent to `/robot/send`.
+    Webhook,
+    /// In the answer to a callback.
+    Reply,
+    /// Sent to the `sessionWebhook` of a callback.
+    Session,
+}
+
 /// A message that the group sees.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -138,6 +175,8 @@ pub struct Message {
     pub sequence: u64,
     /// In milliseconds since the Unix epoch.
     pub received_at: u64,
+    /// How it came.
+    pub via: Via,
     /// "text", "link", "markdown", "actionCard" or "feedCard".
     pub msgtype: &'static str,
     /// The body as it was received, byte for byte.
@@ -152,12 +191,13 @@ pub struct Message {
 
 /// Counters since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Stats {
     /// TCP connections accepted, those for reading messages included.
     pub connections: u64,
-    /// Requests to the robot.
+    /// Requests to the robot, those to a `sessionWebhook` included.
     pub requests: u64,
-    /// Messages that the group saw.
+    /// Messages of these requests that the group saw.
     pub accepted: u64,
     /// Messages with the `msgUuid` of an earlier one.
     pub repeated: u64,
@@ -165,6 +205,16 @@ pub struct Stats {
     pub faults: u64,
     /// Requests that the robot refused, by error code.
     pub rejected: BTreeMap<i64, u64>,
+    /// Messages to the receiver of callbacks, forgeries included.
+    pub callbacks: u64,
+    /// Attempts to deliver them.
+    pub callback_attempts: u64,
+    /// Callbacks that the receiver refused for good: a status that is neither success nor a reason to retry.
+    pub callback_refused: u64,
+    /// Replies that the group saw.
+    pub replies: u64,
+    /// Replies that are no message.
+    pub replies_refused: u64,
 }
 
 /// A running simulator. Stops when it is dropped.
@@ -179,12 +229,15 @@ impl Simulator {
     /// Starts listening; from here on requests are answered.
     pub async fn start(config: Config) -> Result<Self, Error> {
         config.robot.check().map_err(Error::Robot)?;
+        config.callback.check().map_err(Error::Callback)?;
+        let receiver = config.callback.url.as_deref().map(Receiver::new).transpose().map_err(Error::Callback)?;
         let tls = config.tls.as_ref().map(Tls::server_config).transpose()?;
         let listen = |source| Error::Listen { address: config.address, source };
         let listener = tokio::net::TcpListener::bind(config.address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let (stop, stopped) = watch::channel(());
-        let shared = Arc::new(Shared::new(config));
+        let base = base(&config, address);
+        let shared = Arc::new(Shared::new(config, base, receiver));
         let task = tokio::spawn(server::run(listener, tls, shared.clone(), stopped));
         Ok(Self { address, shared, stop, task })
     }
@@ -197,15 +250,19 @@ impl Simulator {
     /// What a sender configures as its webhook: URL with access token. An address that means "all interfaces"
     /// becomes loopback.
     pub fn url(&self) -> String {
-        let ip = match self.address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
-        };
-        let address = SocketAddr::new(ip, self.address.port());
-        let config = self.shared.config();
-        let token = utf8_percent_encode(config.robot.access_token.expose(), UNRESERVED);
-        format!("{}://{address}/robot/send?access_token={token}", server::scheme(config))
+        let token = utf8_percent_encode(self.shared.config().robot.access_token.expose(), UNRESERVED);
+        format!("{}/robot/send?access_token={token}", self.shared.base())
+    }
+
+    /// Says something to the robot, as `POST /say` does: sends the callback, and returns when it was answered or
+    /// given up. Dropping the future ends the attempts.
+    pub async fn say(&self, say: Say) -> Result<Said, Unsaid> {
+        Ok(Delivery::prepare(&self.shared, say)?.run().await)
+    }
+
+    /// Where callbacks go from now on; the error says what a URL looks like.
+    pub fn set_callback_url(&self, url: &str) -> Result<(), String> {
+        self.shared.set_callback_url(Some(url))
     }
 
     /// What the group sees, the oldest first; at most the last 10 000 messages.
@@ -239,7 +296,18 @@ impl Simulator {
         let _ = self.stop.send(());
         // An error could only tell that the task was cancelled, and it is over then too.
         let _ = (&mut self.task).await;
+        self.shared.settle().await;
     }
+}
+
+/// The simulator's URL without a path. An address that means "all interfaces" becomes loopback.
+fn base(config: &Config, address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("{}://{}", server::scheme(config), SocketAddr::new(ip, address.port()))
 }
 
 /// What a token is percent-encoded with: letters, digits and `-._~` stay readable.

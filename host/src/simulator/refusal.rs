@@ -43,6 +43,8 @@ pub(crate) enum Reason {
     Member(Member),
     /// The access token belongs to no robot.
     Token,
+    /// The session of a `sessionWebhook` does not exist, or not any more.
+    Session,
     /// More than 20 000 bytes.
     TooLong,
     /// The sender is not in the robot's list.
@@ -121,6 +123,7 @@ impl Reason {
             Self::Invalid(path) => (40_035, format!("不合法的参数 {path}")),
             Self::Member(member) => (member.errcode(), missing(*member, texts)),
             Self::Token => (300_005, "token is not exist".to_owned()),
+            Self::Session => (300_001, "session 不存在".to_owned()),
             Self::TooLong => (
                 460_101,
                 either(
@@ -205,6 +208,7 @@ mod tests {
             (Reason::ContentType, 43_004, "无效的HTTP HEADER Content-Type", "无效的HTTP HEADER Content-Type"),
             (Reason::Absent("json".into()), 40_035, "缺少参数 json", "缺少参数 json"),
             (Reason::Token, 300_005, "token is not exist", "token is not exist"),
+            (Reason::Session, 300_001, "session 不存在", "session 不存在"),
             (
                 Reason::TooLong,
                 460_101,

@@ -17,9 +17,10 @@ use std::time::Duration;
 use dingtalk_binding::secret::Secret;
 use dingtalk_binding::signature;
 use percent_encoding::percent_decode_str;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
+use super::callback::Credentials;
 use super::message::{self, Typed};
 use super::refusal::{ErrorTexts, Reason, Refusal};
 
@@ -58,6 +59,14 @@ pub struct RobotConfig {
     pub penalty: Duration,
     /// The generation of error texts.
     pub error_texts: ErrorTexts,
+    /// What callbacks are signed with. `None`: `secret`, unless there is a token.
+    pub app_secret: Option<Secret>,
+    /// What callbacks carry instead of a signature, as those of a custom robot with Outgoing do.
+    pub outgoing_token: Option<Secret>,
+    /// The robot's code in callbacks; empty, as custom robots have none, leaves it out.
+    pub robot_code: String,
+    /// The robot's organisation in callbacks; empty leaves it out.
+    pub chatbot_corp_id: String,
 }
 
 impl Default for RobotConfig {
@@ -72,6 +81,10 @@ impl Default for RobotConfig {
             rate_limit: 20,
             penalty: Duration::from_secs(600),
             error_texts: ErrorTexts::Current,
+            app_secret: None,
+            outgoing_token: None,
+            robot_code: "simulated-robot-code".into(),
+            chatbot_corp_id: "simulated-corporation".into(),
         }
     }
 }
@@ -91,7 +104,25 @@ impl RobotConfig {
         if self.keywords.iter().any(String::is_empty) {
             return Err("a keyword is empty and would occur in every message: leave it out".into());
         }
+        if self.app_secret.as_ref().is_some_and(|secret| secret.expose().is_empty()) {
+            return Err("the app secret is empty: give one, or none to sign callbacks with the secret".into());
+        }
+        // It becomes a header's value.
+        let visible =
+            |token: &Secret| !token.expose().is_empty() && token.expose().bytes().all(|b| b.is_ascii_graphic());
+        if self.outgoing_token.as_ref().is_some_and(|token| !visible(token)) {
+            return Err("the outgoing token is empty or has other than visible ASCII characters: give another".into());
+        }
         Ok(())
+    }
+
+    /// What callbacks prove their origin with, if there is anything.
+    pub(crate) fn credentials(&self) -> Option<Credentials> {
+        match (&self.app_secret, &self.outgoing_token, &self.secret) {
+            (Some(secret), _, _) | (None, None, Some(secret)) => Some(Credentials::Secret(secret.clone())),
+            (None, Some(token), _) => Some(Credentials::Token(token.clone())),
+            (None, None, None) => None,
+        }
     }
 }
 
@@ -187,14 +218,14 @@ pub struct Robot {
     /// When the messages of the last minute were posted.
     posted: VecDeque<u64>,
     limited_until: Option<u64>,
-    uuids: Uuids,
+    uuids: Recent,
 }
 
 impl Robot {
     /// A robot that nobody has used. Takes any configuration; [`RobotConfig::check`] tells whether it makes
     /// sense.
     pub fn new(config: RobotConfig) -> Self {
-        Self { config, posted: VecDeque::new(), limited_until: None, uuids: Uuids::default() }
+        Self { config, posted: VecDeque::new(), limited_until: None, uuids: Recent::default() }
     }
 
     /// Decides about a request received at `now`, in milliseconds since the Unix epoch.
@@ -202,13 +233,48 @@ impl Robot {
         self.decide(request, now).unwrap_or_else(|reason| Verdict::Rejected(reason.refusal(self.config.error_texts)))
     }
 
+    /// Decides about a message for the session behind a `sessionWebhook`. It needs no signature; that access
+    /// token, addresses, keywords and rate do not matter there either is not confirmed.
+    pub(crate) fn receive_in_session(&mut self, request: &Received<'_>, is_open: impl Fn(&str) -> bool) -> Verdict {
+        let decide = || {
+            check_form(request)?;
+            let session = parameter(request.query, "session").filter(|session| !session.is_empty());
+            if !is_open(&session.ok_or_else(|| Reason::Absent("session".into()))?) {
+                return Err(Reason::Session);
+            }
+            self.post(&object(request.body)?, request.body)
+        };
+        match decide() {
+            Ok(posted) => self.once(posted),
+            Err(reason) => Verdict::Rejected(reason.refusal(self.config.error_texts)),
+        }
+    }
+
+    /// What the answer to a callback says: a message, nothing (`None`), or something that DingTalk would not
+    /// show. The limits of messages hold for it; that DingTalk looks at keywords and rate is not confirmed.
+    pub(crate) fn reply(&self, body: &[u8]) -> Result<Option<Posted>, Refusal> {
+        let decide = || {
+            let object = object(body)?;
+            match object.get("msgtype").and_then(Value::as_str) {
+                Some("empty") => Ok(None),
+                // Not among the types of replies.
+                Some("link") => Err(Reason::MessageType),
+                _ => self.post(&object, body).map(Some),
+            }
+        };
+        decide().map_err(|reason: Reason| reason.refusal(self.config.error_texts))
+    }
+
+    /// A message whose `msgUuid` was posted before is not posted again.
+    fn once(&mut self, posted: Posted) -> Verdict {
+        match &posted.msg_uuid {
+            Some(uuid) if !self.uuids.insert(uuid.clone()) => Verdict::Repeated,
+            _ => Verdict::Accepted(posted),
+        }
+    }
+
     fn decide(&mut self, request: &Received<'_>, now: u64) -> Result<Verdict, Reason> {
-        if request.method != "POST" {
-            return Err(Reason::Method);
-        }
-        if !request.content_type.is_some_and(is_json) {
-            return Err(Reason::ContentType);
-        }
+        check_form(request)?;
         let token = parameter(request.query, "access_token").filter(|token| !token.is_empty());
         let token = token.ok_or_else(|| Reason::Absent("access_token".into()))?;
         if token != self.config.access_token.expose() {
@@ -219,12 +285,7 @@ impl Robot {
         if self.limited_until.is_some_and(|until| now < until) {
             return Err(Reason::TooFast(self.config.rate_limit));
         }
-        if request.body.len() > MAX_BODY {
-            return Err(Reason::TooLong);
-        }
-        let Ok(Value::Object(object)) = serde_json::from_slice(request.body) else {
-            return Err(Reason::Absent("json".into()));
-        };
+        let object = object(request.body)?;
         if !self.may_send(request.peer) {
             return Err(Reason::Address(request.peer.to_canonical()));
         }
@@ -232,24 +293,27 @@ impl Robot {
         if !self.has_keyword(&object) {
             return Err(Reason::Keyword);
         }
-        let Typed { content, mentions, uuid } = message::parse(&object)?;
+        let posted = Posted { signed, ..self.post(&object, request.body)? };
         // Before the rate: a repetition posts nothing. That it does not count is not confirmed.
-        if uuid.as_deref().is_some_and(|uuid| self.uuids.contains(uuid)) {
+        if posted.msg_uuid.as_deref().is_some_and(|uuid| self.uuids.contains(uuid)) {
             return Ok(Verdict::Repeated);
         }
-        // What is parsed above is parsed again as it stands: a message is kept as written.
-        let raw: Box<RawValue> = serde_json::from_slice(request.body).map_err(|_| Reason::Absent("json".into()))?;
         self.count(now)?;
-        if let Some(uuid) = &uuid {
-            self.uuids.insert(uuid.clone());
-        }
-        Ok(Verdict::Accepted(Posted {
+        Ok(self.once(posted))
+    }
+
+    /// What the group would see of a message.
+    fn post(&self, object: &Map<String, Value>, body: &[u8]) -> Result<Posted, Reason> {
+        let Typed { content, mentions, uuid } = message::parse(object)?;
+        // What is parsed already is parsed again as it stands: a message is kept as written.
+        let message: Box<RawValue> = serde_json::from_slice(body).map_err(|_| Reason::Absent("json".into()))?;
+        Ok(Posted {
             msgtype: content.msgtype(),
-            message: raw,
+            message,
             msg_uuid: uuid,
             shown: super::group::render(&self.config.name, &content, &mentions),
-            signed,
-        }))
+            signed: false,
+        })
     }
 
     fn may_send(&self, peer: IpAddr) -> bool {
@@ -276,7 +340,7 @@ impl Robot {
         Ok(true)
     }
 
-    fn has_keyword(&self, message: &serde_json::Map<String, Value>) -> bool {
+    fn has_keyword(&self, message: &Map<String, Value>) -> bool {
         if self.config.keywords.is_empty() {
             return true;
         }
@@ -305,17 +369,21 @@ impl Robot {
 
 /// The last keys, so that a long run does not fill the memory.
 #[derive(Debug, Default)]
-struct Uuids {
+pub(super) struct Recent {
     known: HashSet<String>,
     order: VecDeque<String>,
 }
 
-impl Uuids {
-    fn contains(&self, uuid: &str) -> bool {
+impl Recent {
+    pub(super) fn contains(&self, uuid: &str) -> bool {
         self.known.contains(uuid)
     }
 
-    fn insert(&mut self, uuid: String) {
+    /// Remembers a key; false if it was known, which changes nothing.
+    pub(super) fn insert(&mut self, uuid: String) -> bool {
+        if self.contains(&uuid) {
+            return false;
+        }
         if self.order.len() >= MAX_UUIDS
             && let Some(oldest) = self.order.pop_front()
         {
@@ -323,6 +391,29 @@ impl Uuids {
         }
         self.known.insert(uuid.clone());
         self.order.push_back(uuid);
+        true
+    }
+}
+
+/// What any request that posts a message has to be.
+fn check_form(request: &Received<'_>) -> Result<(), Reason> {
+    if request.method != "POST" {
+        return Err(Reason::Method);
+    }
+    if !request.content_type.is_some_and(is_json) {
+        return Err(Reason::ContentType);
+    }
+    Ok(())
+}
+
+/// A body that is short enough and a JSON object.
+fn object(body: &[u8]) -> Result<Map<String, Value>, Reason> {
+    if body.len() > MAX_BODY {
+        return Err(Reason::TooLong);
+    }
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(object)) => Ok(object),
+        _ => Err(Reason::Absent("json".into())),
     }
 }
 
@@ -675,6 +766,80 @@ mod tests {
     }
 
     #[test]
+    fn sessions_stand_for_token_and_signature() {
+        let mut robot = robot(|c| {
+            english(c);
+            c.secret = Some(Secret::new("SECx"));
+            c.keywords = vec!["alarm".into()];
+            c.rate_limit = 1;
+        });
+        let long = format!("{TEXT}{}", " ".repeat(MAX_BODY));
+        let link = r#"{"msgtype":"link","link":{"title":"t","text":"x","messageUrl":"m:"}}"#;
+        let once = r#"{"msgtype":"text","text":{"content":"x"},"msgUuid":"u"}"#;
+        for (query, body, expected) in [
+            ("session=s", TEXT, "ok"),
+            ("x=1&session=%73", TEXT, "ok"),
+            ("session=s", link, "ok"),
+            ("session=s", once, "ok"),
+            ("session=s", once, "again"),
+            ("session=t", TEXT, "300001 session 不存在"),
+            (TOKEN, TEXT, "40035 缺少参数 session"),
+            ("session=", TEXT, "40035 缺少参数 session"),
+            ("session=s", &long, "460101 message too long, exceed 20000 bytes"),
+            ("session=s", "[]", "40035 缺少参数 json"),
+            ("session=s", r#"{"msgtype":"empty"}"#, "400105 不支持的消息类型"),
+            ("session=s", r#"{"msgtype":"text","text":{}}"#, "400202 miss param : text->content"),
+        ] {
+            let verdict = match robot.receive_in_session(&request(query, body), |session| session == "s") {
+                Verdict::Accepted(posted) => {
+                    assert!(!posted.signed);
+                    "ok".into()
+                }
+                Verdict::Repeated => "again".into(),
+                Verdict::Rejected(Refusal { errcode, errmsg }) => format!("{errcode} {errmsg}"),
+            };
+            assert_eq!(verdict, expected, "{query} {body}");
+        }
+        let get = Received { method: "GET", ..request("session=s", TEXT) };
+        let refused = |verdict| matches!(verdict, Verdict::Rejected(Refusal { errcode: 43_002, .. }));
+        assert!(refused(robot.receive_in_session(&get, |_| true)));
+    }
+
+    #[test]
+    fn replies() {
+        let robot = robot(english);
+        let reply = |body: &str| match robot.reply(body.as_bytes()) {
+            Ok(posted) => posted.map_or("nothing".into(), |posted| posted.shown),
+            Err(Refusal { errcode, errmsg }) => format!("{errcode} {errmsg}"),
+        };
+        assert_eq!(reply(TEXT), "[simulated robot] text\n    hello");
+        assert_eq!(reply(r#"{"msgtype":"empty"}"#), "nothing");
+        let link = r#"{"msgtype":"link","link":{"title":"t","text":"x","messageUrl":"m:"}}"#;
+        assert_eq!(reply(link), "400105 不支持的消息类型");
+        assert_eq!(reply(r#"{"msgtype":"image"}"#), "400105 不支持的消息类型");
+        assert_eq!(reply("{}"), "40035 缺少参数 msgtype");
+        assert_eq!(reply(""), "40035 缺少参数 json");
+        assert_eq!(reply(&format!("{TEXT}{}", " ".repeat(MAX_BODY))), "460101 message too long, exceed 20000 bytes");
+    }
+
+    #[test]
+    fn what_callbacks_are_signed_with() {
+        let credentials = |app: Option<&str>, token: Option<&str>, secret: Option<&str>| {
+            let [app_secret, outgoing_token, secret] = [app, token, secret].map(|value| value.map(Secret::new));
+            RobotConfig { app_secret, outgoing_token, secret, ..RobotConfig::default() }.credentials()
+        };
+        let signed_with = |found: Option<Credentials>| match found {
+            Some(Credentials::Secret(secret)) => secret.expose().to_owned(),
+            Some(Credentials::Token(token)) => format!("token {}", token.expose()),
+            None => "nothing".to_owned(),
+        };
+        assert_eq!(signed_with(credentials(Some("a"), Some("t"), Some("s"))), "a");
+        assert_eq!(signed_with(credentials(None, Some("t"), Some("s"))), "token t");
+        assert_eq!(signed_with(credentials(None, None, Some("s"))), "s");
+        assert_eq!(signed_with(credentials(None, None, None)), "nothing");
+    }
+
+    #[test]
     fn impossible_robots() {
         let check = |change: fn(&mut RobotConfig)| {
             let mut config = RobotConfig::default();
@@ -685,6 +850,8 @@ mod tests {
         assert!(check(|c| c.secret = Some(Secret::new(""))).contains("secret is empty"));
         assert!(check(|c| c.keywords = vec!["k".into(); 11]).contains("11 keywords"));
         assert!(check(|c| c.keywords = vec![String::new()]).contains("keyword is empty"));
+        assert!(check(|c| c.app_secret = Some(Secret::new(""))).contains("app secret is empty"));
+        assert!(check(|c| c.outgoing_token = Some(Secret::new("a b"))).contains("visible ASCII"));
     }
 
     #[test]

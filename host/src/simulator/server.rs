@@ -23,6 +23,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -30,10 +31,12 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::conversation::Say;
 use super::fault::{self, Fault, Times};
+use super::outgoing::{Callbacks, Delivery, Receiver};
 use super::refusal::Refusal;
-use super::robot::{Received, Robot, Verdict};
-use super::{Config, Message, Stats};
+use super::robot::{Posted, Received, Robot, Verdict};
+use super::{Config, Message, Stats, Via};
 
 /// The largest body that is read at all; the robot's own limit is far below.
 const MAX_REQUEST_BODY: usize = 1024 * 1024;
@@ -41,6 +44,9 @@ const MAX_REQUEST_BODY: usize = 1024 * 1024;
 const MAX_MESSAGES: usize = 10_000;
 /// How many connections are open at once; the next ones wait.
 const MAX_CONNECTIONS: usize = 1_024;
+/// How many callbacks may be on their way that nobody waits for. Those that somebody waits for are bounded by
+/// the connections.
+const MAX_BACKGROUND: usize = 64;
 /// How long a client may take for its TLS handshake, and for its body.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a client may take for a request's head; an idle connection is closed after it too.
@@ -51,10 +57,16 @@ const GRACE: Duration = Duration::from_secs(2);
 /// What all connections share.
 pub(super) struct Shared {
     config: Config,
+    /// Where it listens, as a URL without a path.
+    base: String,
     state: Mutex<State>,
     /// Held while a message is decided about and handed to `on_message`, so that messages come in order and
     /// the callback may still read `state`.
     delivery: Mutex<()>,
+    /// Held only to read and write what is remembered, never while something is sent or shown.
+    pub(super) callbacks: Mutex<Callbacks>,
+    /// For callbacks that nobody waits for.
+    background: Arc<Semaphore>,
 }
 
 struct State {
@@ -66,12 +78,12 @@ struct State {
 }
 
 /// A thread that panicked while it held the lock leaves counters and messages that are still good to read.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
-    pub(super) fn new(config: Config) -> Self {
+    pub(super) fn new(config: Config, base: String, receiver: Option<Receiver>) -> Self {
         let state = State {
             robot: Robot::new(config.robot.clone()),
             messages: VecDeque::new(),
@@ -79,7 +91,63 @@ impl Shared {
             fault: None,
             stats: Stats::default(),
         };
-        Self { config, state: Mutex::new(state), delivery: Mutex::new(()) }
+        Self {
+            config,
+            base,
+            state: Mutex::new(state),
+            delivery: Mutex::new(()),
+            callbacks: Mutex::new(Callbacks::to(receiver)),
+            background: Arc::new(Semaphore::new(MAX_BACKGROUND)),
+        }
+    }
+
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Where callbacks go from now on. The error says what a URL looks like.
+    pub(super) fn set_callback_url(&self, url: Option<&str>) -> Result<(), String> {
+        let receiver = url.map(Receiver::new).transpose()?.map(Arc::new);
+        lock(&self.callbacks).receiver = receiver;
+        Ok(())
+    }
+
+    pub(super) fn count(&self, change: impl FnOnce(&mut Stats)) {
+        change(&mut lock(&self.state).stats);
+    }
+
+    /// Waits until no callback is on its way that nobody waits for; they end when the simulator stops.
+    pub(super) async fn settle(&self) {
+        let all = u32::try_from(MAX_BACKGROUND).unwrap_or(u32::MAX);
+        let _ = timeout(GRACE, self.background.acquire_many(all)).await;
+    }
+
+    /// Shows what a person said.
+    pub(super) fn show_said(&self, shown: &str) {
+        let _delivery = lock(&self.delivery);
+        if let Some(on_said) = &self.config.on_said {
+            on_said(shown);
+        }
+    }
+
+    /// What the answer to a callback says; see [`Robot::reply`].
+    pub(super) fn check_reply(&self, body: &[u8]) -> Result<Option<Posted>, Refusal> {
+        lock(&self.state).robot.reply(body)
+    }
+
+    /// Shows a reply in the group, and tells what is shown.
+    pub(super) fn show_reply(&self, posted: Posted) -> String {
+        let _delivery = lock(&self.delivery);
+        let now = (self.config.clock)();
+        let message = {
+            let mut state = lock(&self.state);
+            state.stats.replies += 1;
+            state.keep(posted, Via::Reply, now)
+        };
+        if let Some(on_message) = &self.config.on_message {
+            on_message(&message);
+        }
+        message.shown
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -109,38 +177,31 @@ impl Shared {
     }
 
     /// Lets the robot decide and, if it accepts, shows the message. Code and text of the answer.
-    fn receive(&self, request: &Received<'_>) -> Refusal {
+    fn receive(&self, request: &Received<'_>, via: Via) -> Refusal {
         let _delivery = lock(&self.delivery);
         let now = (self.config.clock)();
-        let (answer, shown) = self.decide(request, now);
+        let (answer, shown) = self.decide(request, via, now);
         if let (Some(message), Some(on_message)) = (shown, &self.config.on_message) {
             on_message(&message);
         }
         answer
     }
 
-    fn decide(&self, request: &Received<'_>, now: u64) -> (Refusal, Option<Message>) {
+    fn decide(&self, request: &Received<'_>, via: Via, now: u64) -> (Refusal, Option<Message>) {
         let ok = || Refusal { errcode: 0, errmsg: "ok".into() };
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        match state.robot.receive(request, now) {
+        let verdict = match via {
+            Via::Session => {
+                let is_open = |session: &str| lock(&self.callbacks).sessions.is_open(session, now);
+                state.robot.receive_in_session(request, is_open)
+            }
+            Via::Webhook | Via::Reply => state.robot.receive(request, now),
+        };
+        match verdict {
             Verdict::Accepted(posted) => {
                 state.stats.accepted += 1;
-                state.sequence += 1;
-                if state.messages.len() >= MAX_MESSAGES {
-                    state.messages.pop_front();
-                }
-                let message = Message {
-                    sequence: state.sequence,
-                    received_at: now,
-                    msgtype: posted.msgtype,
-                    message: posted.message,
-                    msg_uuid: posted.msg_uuid,
-                    shown: posted.shown,
-                    signed: posted.signed,
-                };
-                state.messages.push_back(message.clone());
-                (ok(), Some(message))
+                (ok(), Some(state.keep(posted, via, now)))
             }
             Verdict::Repeated => {
                 state.stats.repeated += 1;
@@ -151,6 +212,28 @@ impl Shared {
                 (refusal, None)
             }
         }
+    }
+}
+
+impl State {
+    /// Adds a message to those that the group saw.
+    fn keep(&mut self, posted: Posted, via: Via, now: u64) -> Message {
+        self.sequence += 1;
+        if self.messages.len() >= MAX_MESSAGES {
+            self.messages.pop_front();
+        }
+        let message = Message {
+            sequence: self.sequence,
+            received_at: now,
+            via,
+            msgtype: posted.msgtype,
+            message: posted.message,
+            msg_uuid: posted.msg_uuid,
+            shown: posted.shown,
+            signed: posted.signed,
+        };
+        self.messages.push_back(message.clone());
+        message
     }
 }
 
@@ -257,7 +340,12 @@ impl Client {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Payload>, NoAnswer> {
         let method = request.method();
         match request.uri().path() {
-            "/robot/send" => self.robot(request).await,
+            "/robot/send" => self.robot(request, Via::Webhook).await,
+            "/robot/sendBySession" => self.robot(request, Via::Session).await,
+            "/say" if method == Method::POST => Ok(self.say(request.into_body()).await),
+            "/say" => Ok(not_allowed("POST")),
+            "/callback-url" if method == Method::PUT => Ok(self.order_callback_url(request.into_body()).await),
+            "/callback-url" => Ok(not_allowed("PUT")),
             "/messages" if method == Method::GET => {
                 let state = lock(&self.shared.state);
                 Ok(match serde_json::to_string(&state.messages) {
@@ -279,12 +367,13 @@ impl Client {
             "/stats" => Ok(not_allowed("GET")),
             _ => Ok(failed(
                 StatusCode::NOT_FOUND,
-                "there are POST /robot/send, GET and DELETE /messages, PUT /fault, GET /stats",
+                "there are POST /robot/send, POST /robot/sendBySession, POST /say, PUT /callback-url, GET and DELETE \
+                 /messages, PUT /fault, GET /stats",
             )),
         }
     }
 
-    async fn robot(&self, request: Request<Incoming>) -> Result<Response<Payload>, NoAnswer> {
+    async fn robot(&self, request: Request<Incoming>, via: Via) -> Result<Response<Payload>, NoAnswer> {
         let (head, body) = request.into_parts();
         // Also before a fault: a client that is still sending would see another failure than the one meant.
         let body = match read(body).await {
@@ -297,13 +386,14 @@ impl Client {
             tracing::debug!(reaches_robot = fault.reaches_robot(), "the simulator fails as ordered");
         }
         let receive = || {
-            let answer = self.shared.receive(&Received {
+            let received = Received {
                 method: head.method.as_str(),
                 content_type: head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()),
                 query: head.uri.query().unwrap_or_default(),
                 body: &body,
                 peer: self.peer,
-            });
+            };
+            let answer = self.shared.receive(&received, via);
             tracing::debug!(errcode = answer.errcode, "the simulated robot answers");
             answer
         };
@@ -383,6 +473,76 @@ impl Client {
                     "not a fault order ({error}); write for example {{\"fault\":\"status=503\",\"times\":2}} or {{\"fault\":null}}"
                 ),
             ),
+        }
+    }
+
+    /// `POST /say`: see [`Say`], and `wait` beside it.
+    async fn say(&self, body: Incoming) -> Response<Payload> {
+        let body = match read(body).await {
+            Ok(body) => body,
+            Err(unread) => return unread.answer(),
+        };
+        let order = serde_json::from_slice(&body).and_then(|mut order: Map<String, Value>| {
+            let wait = order.remove("wait").map_or(Ok(true), serde_json::from_value)?;
+            Ok((wait, serde_json::from_value::<Say>(order.into())?))
+        });
+        let (wait, say) = match order {
+            Ok(order) => order,
+            Err(error) => {
+                let help = r#"write for example {"text":"hello"}"#;
+                return failed(StatusCode::BAD_REQUEST, &format!("nothing can be said ({error}); {help}"));
+            }
+        };
+        let delivery = match Delivery::prepare(&self.shared, say) {
+            Ok(delivery) => delivery,
+            Err(unsaid) => return failed(unsaid.status(), &unsaid.to_string()),
+        };
+        let mut stop = self.stop.clone();
+        if wait {
+            return tokio::select! {
+                said = delivery.run() => match serde_json::to_string(&said) {
+                    Ok(said) => json(StatusCode::OK, said),
+                    Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+                },
+                _ = stop.changed() => failed(StatusCode::SERVICE_UNAVAILABLE, "the simulator stops"),
+            };
+        }
+        let Ok(permit) = self.shared.background.clone().try_acquire_owned() else {
+            let busy = "too many callbacks are on their way; leave \"wait\":false out, or try again later";
+            return failed(StatusCode::SERVICE_UNAVAILABLE, busy);
+        };
+        let answer = serde_json::json!({ "msgId": delivery.msg_id() });
+        tokio::spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                _ = delivery.run() => {}
+                // Also when the simulator is dropped.
+                _ = stop.changed() => {}
+            }
+        });
+        json(StatusCode::ACCEPTED, answer.to_string())
+    }
+
+    async fn order_callback_url(&self, body: Incoming) -> Response<Payload> {
+        /// The body of `PUT /callback-url`.
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Order {
+            url: Option<String>,
+        }
+        let body = match read(body).await {
+            Ok(body) => body,
+            Err(unread) => return unread.answer(),
+        };
+        let set = match serde_json::from_slice::<Order>(&body) {
+            Ok(Order { url }) => self.shared.set_callback_url(url.as_deref()),
+            Err(error) => Err(format!(
+                r#"not a callback URL ({error}); write for example {{"url":"http://127.0.0.1:8080/callback"}}"#
+            )),
+        };
+        match set {
+            Ok(()) => empty(StatusCode::NO_CONTENT),
+            Err(error) => failed(StatusCode::BAD_REQUEST, &error),
         }
     }
 

@@ -91,7 +91,7 @@ async fn a_message_is_answered_kept_and_shown() {
     assert_eq!(messages.len(), 1);
     assert_eq!(messages[0].message.get(), body);
     let (status, listed) = request("GET", &simulator, "/messages", "").await;
-    let expected = json!([{"sequence": 1, "receivedAt": 1_700_000_000_000_u64, "msgtype": "text",
+    let expected = json!([{"sequence": 1, "receivedAt": 1_700_000_000_000_u64, "via": "webhook", "msgtype": "text",
         "message": serde_json::from_str::<Value>(body).unwrap(), "msgUuid": "u-1", "shown": shown, "signed": false}]);
     assert_eq!((status, listed), (200, expected));
     let listed = raw(&simulator, "GET /messages HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -147,7 +147,8 @@ async fn connections_and_requests_are_counted() {
     raw(&simulator, "GET /robot/send HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.unwrap();
     let (status, stats) = request("GET", &simulator, "/stats", "").await;
     let expected = json!({"connections": 3, "requests": 4, "accepted": 2, "repeated": 0, "faults": 0,
-        "rejected": {"40035": 1, "43002": 1}});
+        "rejected": {"40035": 1, "43002": 1}, "callbacks": 0, "callbackAttempts": 0, "callbackRefused": 0,
+        "replies": 0, "repliesRefused": 0});
     assert_eq!((status, stats), (200, expected));
 }
 
