@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use super::reply::{self, Reply};
 use super::{Api, request};
 use crate::bindings::InvokeError;
+use crate::input::TRACE;
 
 /// A client that sends its body slower than this holds a connection for nothing.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -31,7 +32,7 @@ impl Api {
         }
         let _call = self.call();
         let operation = request.operation.clone();
-        match self.bindings.invoke(name, request, None).await {
+        match self.input.invoke(name, request).await {
             Ok(response) => {
                 tracing::debug!(binding = name, operation, "invoked");
                 let reply = reply::json(StatusCode::OK, response.data.unwrap_or_default());
@@ -63,8 +64,8 @@ impl Api {
 }
 
 /// Hands the caller's trace on as metadata, as daprd does; these headers win over metadata of the same name.
-fn add_trace(headers: &HeaderMap, metadata: &mut Vec<(String, String)>) -> Result<(), String> {
-    for name in ["traceparent", "tracestate", "baggage"] {
+pub(super) fn add_trace(headers: &HeaderMap, metadata: &mut Vec<(String, String)>) -> Result<(), String> {
+    for name in TRACE {
         let mut values = Vec::new();
         for value in headers.get_all(name) {
             values.push(value.to_str().map_err(|_| format!("invalid {name} header: it is not ASCII"))?);

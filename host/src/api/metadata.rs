@@ -15,7 +15,7 @@ const MAX_ATTRIBUTE: usize = 4_096;
 const MAX_ATTRIBUTES: usize = 256;
 
 impl Api {
-    pub(super) fn metadata(&self) -> Reply {
+    pub(super) async fn metadata(&self) -> Reply {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Metadata<'a> {
@@ -31,7 +31,7 @@ impl Api {
             #[serde(rename = "type")]
             kind: &'a str,
             version: &'a str,
-            capabilities: [&'static str; 1],
+            capabilities: Vec<&'static str>,
         }
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
@@ -41,13 +41,25 @@ impl Api {
         }
         let mut extended = self.attributes.lock().map(|attributes| attributes.clone()).unwrap_or_default();
         extended.insert("daprRuntimeVersion".into(), env!("CARGO_PKG_VERSION").into());
-        let refused: u64 = self.bindings.iter().map(|(_, binding)| binding.egress_refused()).sum();
+        let refused: u64 = self.input.bindings().iter().map(|(_, binding)| binding.egress_refused()).sum();
         extended.insert("egressRefused".into(), refused.to_string());
-        let components = self.bindings.iter().map(|(name, binding)| Component {
-            name,
-            kind: binding.component_type(),
-            version: binding.version(),
-            capabilities: ["OUTPUT_BINDING"],
+        match self.input.inbox_counts().await {
+            Some(Ok(counts)) => {
+                extended.insert("inboxPending".into(), counts.pending.to_string());
+                extended.insert("inboxDead".into(), counts.dead.to_string());
+            }
+            Some(Err(error)) => tracing::warn!(%error, "the inbox cannot be counted"),
+            None => {}
+        }
+        let components = self.input.bindings().iter().map(|(name, binding)| {
+            let sides =
+                [(self.input.reads(binding), "INPUT_BINDING"), (binding.direction().writes(), "OUTPUT_BINDING")];
+            Component {
+                name,
+                kind: binding.component_type(),
+                version: binding.version(),
+                capabilities: sides.iter().filter(|(has, _)| *has).map(|(_, side)| *side).collect(),
+            }
         });
         let metadata = Metadata {
             id: &self.app_id,

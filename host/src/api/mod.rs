@@ -1,8 +1,9 @@
-//! Dapr's HTTP API for output bindings, to the letter where a client can see it.
+//! Dapr's HTTP API for bindings, to the letter where a client can see it, and the route for DingTalk's callbacks.
 //!
 //! Deliberate differences are listed in docs/dapr.md.
 
 mod bindings;
+mod callback;
 mod metadata;
 mod reply;
 mod request;
@@ -18,14 +19,15 @@ use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
-use crate::bindings::Bindings;
+use crate::input::Input;
+use callback::Refusals;
 use reply::Reply;
-pub use server::{ListenError, Server};
+pub use server::{ListenError, Server, Surface};
 
 /// What the API serves and how.
 pub struct Api {
-    /// The bindings.
-    pub bindings: Bindings,
+    /// The bindings, and where their events go.
+    pub input: Input,
     /// Names this host in `/v1.0/metadata` and for `/v1.0/healthz?appid=`.
     pub app_id: String,
     /// What clients must send as `dapr-api-token`, if anything.
@@ -34,15 +36,16 @@ pub struct Api {
     pub max_body_size: usize,
     /// Attributes that clients have set with `PUT /v1.0/metadata/{key}`.
     attributes: Mutex<std::collections::BTreeMap<String, String>>,
+    refusals: Refusals,
     /// How many calls are running.
     calls: watch::Sender<usize>,
 }
 
 impl Api {
-    /// An API over `bindings`.
-    pub fn new(bindings: Bindings, app_id: String, api_token: Option<Secret>, max_body_size: usize) -> Self {
-        let calls = watch::Sender::default();
-        Self { bindings, app_id, api_token, max_body_size, attributes: Mutex::default(), calls }
+    /// An API over the bindings of `input`.
+    pub fn new(input: Input, app_id: String, api_token: Option<Secret>, max_body_size: usize) -> Self {
+        let (attributes, refusals, calls) = (Mutex::default(), Refusals::default(), watch::Sender::default());
+        Self { input, app_id, api_token, max_body_size, attributes, refusals, calls }
     }
 
     /// Counts a call as running until the value is dropped.
@@ -63,7 +66,7 @@ impl Api {
         }
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Reply {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, surface: Surface) -> Reply {
         let path = clean(request.uri().path());
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         let method = request.method().clone();
@@ -71,6 +74,14 @@ impl Api {
         match (&method, segments.as_slice()) {
             (&Method::GET, ["v1.0", "healthz"]) => return self.healthz(request.uri().query().unwrap_or_default()),
             (&Method::GET, ["v1.0", "healthz", "outbound"]) => return reply::empty(StatusCode::NO_CONTENT),
+            // Nor has DingTalk the token: a callback proves itself.
+            (_, ["v1.0", "bindings", name, "callback"]) => {
+                return match query_unescape(name) {
+                    Ok(name) => self.callback(&name, request).await,
+                    Err(_) => reply::text(StatusCode::BAD_REQUEST, "failed to unescape request parameter \"name\""),
+                };
+            }
+            _ if surface == Surface::Callbacks => return reply::empty(StatusCode::NOT_FOUND),
             _ => {}
         }
         if !self.authorised(&request) {
@@ -85,7 +96,7 @@ impl Api {
                     reply::text(StatusCode::BAD_REQUEST, &what)
                 }
             },
-            (&Method::GET, ["v1.0", "metadata"]) => self.metadata(),
+            (&Method::GET, ["v1.0", "metadata"]) => self.metadata().await,
             (&Method::PUT, ["v1.0", "metadata", key]) => match query_unescape(key) {
                 Ok(key) => self.set_metadata(key, request).await,
                 Err(_) => reply::text(StatusCode::BAD_REQUEST, "failed to unescape request parameter \"key\""),

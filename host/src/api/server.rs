@@ -26,9 +26,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// connection. Without a limit, one that went away or stands still would keep the process.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// What of the API an address serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Surface {
+    /// All of it.
+    Everything,
+    /// Callbacks and health checks: what may be reached from the internet.
+    Callbacks,
+}
+
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {error}; choose another --dapr-http-port or --dapr-listen-addresses")]
+#[error("cannot listen on {address}: {error}; choose another port or address")]
 pub struct ListenError {
     address: SocketAddr,
     error: io::Error,
@@ -36,25 +45,25 @@ pub struct ListenError {
 
 /// Listening sockets, from which connections are served by [`Server::run`].
 pub struct Server {
-    listeners: Vec<TcpListener>,
-    addresses: Vec<SocketAddr>,
+    listeners: Vec<(TcpListener, Surface)>,
+    addresses: Vec<(SocketAddr, Surface)>,
 }
 
 impl Server {
     /// Listens on every address; a port of 0 means any free one.
-    pub async fn listen(addresses: &[SocketAddr]) -> Result<Self, ListenError> {
+    pub async fn listen(addresses: &[(SocketAddr, Surface)]) -> Result<Self, ListenError> {
         let mut server = Self { listeners: Vec::new(), addresses: Vec::new() };
-        for &address in addresses {
+        for &(address, surface) in addresses {
             let failed = |error| ListenError { address, error };
             let listener = TcpListener::bind(address).await.map_err(failed)?;
-            server.addresses.push(listener.local_addr().map_err(failed)?);
-            server.listeners.push(listener);
+            server.addresses.push((listener.local_addr().map_err(failed)?, surface));
+            server.listeners.push((listener, surface));
         }
         Ok(server)
     }
 
     /// The addresses with their real ports.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[(SocketAddr, Surface)] {
         &self.addresses
     }
 
@@ -66,13 +75,13 @@ impl Server {
         let accepting: Vec<_> = self
             .listeners
             .into_iter()
-            .map(|listener| {
+            .map(|(listener, surface)| {
                 let accepted = accepted.clone();
                 tokio::spawn(async move {
                     loop {
                         match listener.accept().await {
                             Ok((stream, _)) => {
-                                if accepted.send(stream).await.is_err() {
+                                if accepted.send((stream, surface)).await.is_err() {
                                     break;
                                 }
                             }
@@ -88,13 +97,13 @@ impl Server {
         let mut builder = Builder::new(TokioExecutor::new());
         // Go writes header names in title case ("Metadata.statuscode"), and some clients compare them so.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).title_case_headers(true);
-        let serve = |stream: TcpStream| {
+        let serve = |stream: TcpStream, surface: Surface| {
             // Small answers must not wait for the client's acknowledgement of the last one.
             let _ = stream.set_nodelay(true);
             let api = Arc::clone(&api);
             let service = service_fn(move |request| {
                 let api = Arc::clone(&api);
-                async move { Ok::<_, Infallible>(api.answer(request).await) }
+                async move { Ok::<_, Infallible>(api.answer(request, surface).await) }
             });
             let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
             let connection = graceful.watch(connection);
@@ -109,15 +118,15 @@ impl Server {
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                Some(stream) = connections.recv() => serve(stream),
+                Some((stream, surface)) = connections.recv() => serve(stream, surface),
             }
         }
         for task in accepting {
             task.abort();
         }
         // Accepted, but not looked at yet: their requests may be on the way.
-        while let Ok(stream) = connections.try_recv() {
-            serve(stream);
+        while let Ok((stream, surface)) = connections.try_recv() {
+            serve(stream, surface);
         }
         tokio::select! {
             () = graceful.shutdown() => {}

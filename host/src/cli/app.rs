@@ -15,7 +15,7 @@ use crate::app::{App, ConfigError, HealthConfig, HttpApp, HttpConfig, PrintApp, 
 #[command(next_help_heading = "Application")]
 pub(super) struct AppArgs {
     /// Port of the application that takes received messages; 0 is none.
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", group = "application")]
     app_port: Option<u16>,
     /// Address of the application: IP address or host name.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
@@ -52,7 +52,7 @@ pub(super) struct AppArgs {
     #[arg(long, value_name = "CHECKS", default_value_t = 3)]
     app_health_threshold: u32,
     /// Print received messages to standard output, one line of JSON each, instead of sending them to an application.
-    #[arg(long, conflicts_with = "app_port")]
+    #[arg(long, group = "application")]
     print_events: bool,
 }
 

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
@@ -16,7 +17,8 @@ use hyper_util::rt::TokioExecutor;
 
 use super::logging::{LogArgs, LogLevel};
 use super::{Failure, load};
-use crate::api::{Api, Server};
+use crate::api::{Api, Server, Surface};
+use crate::input::Input;
 use crate::resources;
 use crate::sandbox::Limits;
 use crate::simulator::robot::RobotConfig;
@@ -73,9 +75,10 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let paths = [folder.path().to_owned()];
     let resources = load::with_context("demo", |context| resources::load_dirs(&paths, context))?;
     let bindings = load::bindings(resources, Limits::default()).await?;
-    let server = Server::listen(&[(Ipv4Addr::LOCALHOST, 0).into()]).await?;
-    let address = *server.addresses().first().ok_or("no address to listen on")?;
-    let api = Arc::new(Api::new(bindings, "demo".into(), None, 4 << 20));
+    let server = Server::listen(&[((Ipv4Addr::LOCALHOST, 0).into(), Surface::Everything)]).await?;
+    let (address, _) = *server.addresses().first().ok_or("no address to listen on")?;
+    let input = Input::new(bindings, None, None, Duration::from_secs(2));
+    let api = Arc::new(Api::new(input, "demo".into(), None, 4 << 20));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(api, async {
         let _ = stopped.await;

@@ -1,6 +1,5 @@
 //! The command line: one file a subcommand. Flags are daprd's where daprd has one.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "no subcommand takes these flags yet"))]
 mod app;
 mod component;
 mod demo;

@@ -1,24 +1,31 @@
-//! `dingtalk-host serve`: Dapr's HTTP API for output bindings.
+//! `dingtalk-host serve`: Dapr's HTTP API for bindings, DingTalk's callbacks, and the way to the application.
 
 use std::env;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use dingtalk_binding::duration;
 use dingtalk_binding::secret::Secret;
 
+use super::app::AppArgs;
 use super::logging::{LogArgs, LogLevel};
 use super::signals::Ended;
 use super::{Failure, load, quantity};
-use crate::api::{Api, Server};
+use crate::api::{Api, Server, Surface};
+use crate::clock;
 use crate::egress::MAX_REQUEST_BODY;
+use crate::inbox::Inbox;
+use crate::input::Input;
 use crate::resources;
 use crate::sandbox::Limits;
 
-/// Serves Dapr's bindings API over HTTP.
+/// Serves Dapr's bindings API over HTTP, and hands what DingTalk sends to the application.
 ///
-/// With the environment variable DAPR_API_TOKEN set, clients must send it as `dapr-api-token`.
+/// With the environment variable DAPR_API_TOKEN set, clients must send it as `dapr-api-token`; callbacks prove
+/// themselves by their signature.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ServeArgs {
     /// Directory with component files. Repeatable.
@@ -36,8 +43,33 @@ pub(super) struct ServeArgs {
     /// Longest request body, at most 16Mi.
     #[arg(long, value_name = "SIZE", default_value = "4Mi", value_parser = parse_body_size)]
     max_body_size: usize,
+    /// Port for DingTalk's callbacks and health checks alone, to be reached from outside; 0 takes a free one.
+    /// The API's port takes callbacks too.
+    #[arg(long, value_name = "PORT")]
+    callback_port: Option<u16>,
+    /// Addresses of --callback-port, separated by commas.
+    #[arg(long, value_name = "ADDRESSES", default_value = "127.0.0.1", value_delimiter = ',', value_parser = parse_address)]
+    callback_listen_addresses: Vec<IpAddr>,
+    /// Time in which a callback is answered. DingTalk waits for 2.5s.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_callback_timeout)]
+    callback_timeout: Duration,
+    /// Directory in which messages are kept until the application has taken them. With it, a callback is
+    /// acknowledged as soon as its message is on disk.
+    #[arg(long, value_name = "DIRECTORY", requires = "application")]
+    inbox: Option<PathBuf>,
+    #[command(flatten)]
+    app: AppArgs,
     #[command(flatten)]
     log: LogArgs,
+}
+
+/// Above a minute, whoever waits has gone.
+fn parse_callback_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration::parse(text)?;
+    if timeout < Duration::from_millis(1) || timeout > Duration::from_secs(60) {
+        return Err(format!("{text} is not between 1ms and 1m"));
+    }
+    Ok(timeout)
 }
 
 fn parse_body_size(text: &str) -> Result<usize, String> {
@@ -59,25 +91,39 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     // Before anything is served, so that no signal is missed.
     let ended = Ended::new()?;
     let resources = load::with_context(&args.app_id, |context| resources::load_dirs(&args.resources_path, context))?;
+    let subscriptions = resources.bindings.iter().filter_map(load::subscription).collect();
     let bindings = load::bindings(resources, Limits::for_messages_of(args.max_body_size)).await?;
     if bindings.iter().next().is_none() {
         tracing::warn!("there is no DingTalk binding in --resources-path; every call will fail");
     }
+    let inbox = args.inbox.map(|dir| Inbox::open(&dir, clock::system())).transpose()?;
+    let app = args.app.start(subscriptions)?;
+    if inbox.is_some() && app.is_none() {
+        return Err("--inbox: there is no application to deliver to; set --app-port or --print-events".into());
+    }
+    let input = Input::new(bindings, app, inbox, args.callback_timeout);
     let api_token = env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new);
-    let api = Arc::new(Api::new(bindings, args.app_id, api_token, args.max_body_size));
-    let addresses: Vec<SocketAddr> =
-        args.dapr_listen_addresses.iter().map(|&address| (address, args.dapr_http_port).into()).collect();
-    for address in &addresses {
+    let api = Arc::new(Api::new(input.clone(), args.app_id, api_token, args.max_body_size));
+    let everything = args.dapr_listen_addresses.iter().map(|&ip| (ip, args.dapr_http_port, Surface::Everything));
+    let port = args.callback_port;
+    let callbacks = args.callback_listen_addresses.iter().filter_map(|&ip| Some((ip, port?, Surface::Callbacks)));
+    let addresses: Vec<(SocketAddr, Surface)> =
+        everything.chain(callbacks).map(|(ip, port, surface)| ((ip, port).into(), surface)).collect();
+    for (address, surface) in &addresses {
         // Before anybody can reach it.
-        if !address.ip().to_canonical().is_loopback() && api.api_token.is_none() {
+        if *surface == Surface::Everything && !address.ip().to_canonical().is_loopback() && api.api_token.is_none() {
             tracing::warn!(%address, "reachable from other machines without a token; set DAPR_API_TOKEN");
         }
     }
     let server = Server::listen(&addresses).await?;
-    for address in server.addresses() {
-        tracing::info!(%address, "HTTP API is listening");
+    for (address, surface) in server.addresses() {
+        match surface {
+            Surface::Everything => tracing::info!(%address, "HTTP API is listening"),
+            Surface::Callbacks => tracing::info!(%address, "listening for callbacks"),
+        }
     }
     server.run(api, ended.wait()).await;
+    input.stop().await;
     tracing::info!("stopped; every call that was accepted has been answered");
     Ok(())
 }

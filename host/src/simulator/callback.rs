@@ -312,7 +312,7 @@ mod tests {
         let genuine = genuine(&secret(), &body("new"), NOW);
         let verifies = |callback: &Callback, secret: &str| {
             let of = |name| callback.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str());
-            signature::verify(secret, of("timestamp").unwrap(), of("sign").unwrap())
+            signature::verify(secret, of("timestamp").unwrap(), of("sign").unwrap().as_bytes())
         };
         for forgery in Forgery::ALL {
             let callback = forge(forgery, &secret(), None);

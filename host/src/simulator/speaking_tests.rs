@@ -63,7 +63,7 @@ impl Request {
 
     /// Whether it carries a signature that belongs to its timestamp.
     fn verifies(&self) -> bool {
-        signature::verify(SECRET, self.one("timestamp"), self.one("sign"))
+        signature::verify(SECRET, self.one("timestamp"), self.one("sign").as_bytes())
     }
 }
 

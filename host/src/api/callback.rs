@@ -1,0 +1,183 @@
+//! `POST /v1.0/bindings/{name}/callback`: where DingTalk points.
+//!
+//! The only route that strangers may reach. What can be refused without the sandbox is refused first, and what
+//! fails verification is answered alike, whatever failed: the log has the reason, the sender does not.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dingtalk_binding::callback::MAX_BODY;
+use dingtalk_binding::error::{Error, Refusal};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+
+use super::reply::{self, Reply};
+use super::{Api, bindings};
+use crate::input::{CallbackError, TRACE};
+use crate::sandbox::{CallError, Callback};
+
+/// DingTalk sends at most 128 KiB at once; who takes longer holds a connection for nothing.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often the log may say that callbacks of one binding are refused: anybody can send some.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// The daprd-like code of an answer that is no reply.
+const CODE: &str = "ERR_CALLBACK";
+
+impl Api {
+    pub(super) async fn callback(&self, name: &str, request: Request<Incoming>) -> Reply {
+        if request.method() != Method::POST {
+            let mut reply = failed(StatusCode::METHOD_NOT_ALLOWED, "callbacks are sent with POST");
+            reply.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            return reply;
+        }
+        let (parts, body) = request.into_parts();
+        let body = match read(&parts.headers, body).await {
+            Ok(body) => body,
+            Err(reply) => return reply,
+        };
+        let headers = parts.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
+        let callback = Callback { headers: headers.collect(), body: body.into() };
+        let _call = self.call();
+        match self.input.receive(name, callback, trace(&parts.headers)).await {
+            Ok(answer) => {
+                tracing::debug!(binding = name, "callback answered");
+                let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let mut reply = reply::json(status, answer.body);
+                if let Ok(content_type) = HeaderValue::try_from(answer.content_type) {
+                    reply.headers_mut().insert(CONTENT_TYPE, content_type);
+                }
+                reply
+            }
+            Err(error) => self.refuse(name, &error),
+        }
+    }
+
+    fn refuse(&self, name: &str, error: &CallbackError) -> Reply {
+        let error = match error {
+            CallbackError::NotFound(_) => return failed(StatusCode::NOT_FOUND, &error.to_string()),
+            CallbackError::Call(error) => error,
+        };
+        let refusal = match error {
+            CallError::Binding(Error::CallbackRefused(refusal)) => refusal,
+            CallError::Overloaded(_) => {
+                tracing::warn!(binding = name, "too many callbacks at once");
+                return later(StatusCode::TOO_MANY_REQUESTS, "too many callbacks at once");
+            }
+            // Not acknowledged, so that DingTalk sends it again. Which part was not ready concerns nobody outside.
+            CallError::Binding(Error::HandlerFailed(_) | Error::NotReading(_)) => {
+                tracing::warn!(binding = name, %error, "callback not acknowledged");
+                return later(StatusCode::SERVICE_UNAVAILABLE, "the message was not taken; send it again");
+            }
+            CallError::Binding(_) | CallError::Stopped { .. } => {
+                tracing::error!(binding = name, %error, "callback not acknowledged");
+                return failed(StatusCode::INTERNAL_SERVER_ERROR, "the message was not taken");
+            }
+        };
+        if let Some(more) = self.refusals.count(name) {
+            tracing::warn!(binding = name, %refusal, more, "callback refused");
+        }
+        match refusal {
+            Refusal::TooLarge(_) => too_large(),
+            Refusal::WrongContentType => failed(StatusCode::UNSUPPORTED_MEDIA_TYPE, "callbacks are application/json"),
+            Refusal::Malformed(reason) => failed(StatusCode::BAD_REQUEST, &format!("the body is no message: {reason}")),
+            Refusal::Unsigned => failed(StatusCode::UNAUTHORIZED, "callback refused"),
+            _ => failed(StatusCode::FORBIDDEN, "callback refused"),
+        }
+    }
+}
+
+/// The body, or the answer to who sends none that can be read.
+async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Reply> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: usize| length > MAX_BODY) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(failed(StatusCode::BAD_REQUEST, "the body is not complete")),
+        Err(_) => Err(failed(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+    }
+}
+
+fn too_large() -> Reply {
+    failed(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body is longer than {MAX_BODY} bytes"))
+}
+
+fn failed(status: StatusCode, message: &str) -> Reply {
+    reply::error(status, CODE, message, &[])
+}
+
+fn later(status: StatusCode, message: &str) -> Reply {
+    let mut reply = failed(status, message);
+    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    reply
+}
+
+/// The sender's trace, where there is one that can be handed on.
+fn trace(headers: &HeaderMap) -> Vec<(String, String)> {
+    let mut trace = Vec::new();
+    // A trace that cannot be read is no reason to lose a message.
+    let _ = bindings::add_trace(headers, &mut trace);
+    if trace.iter().all(|(name, _)| name != TRACE[0]) {
+        trace.clear();
+    }
+    trace
+}
+
+/// How many callbacks of each binding were refused since the log last said so.
+#[derive(Default)]
+pub(super) struct Refusals(Mutex<HashMap<String, (Instant, u64)>>);
+
+impl Refusals {
+    /// Counts one. `Some` if the log may speak now: of how many others it has not spoken.
+    fn count(&self, binding: &str) -> Option<u64> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only names of bindings come here: an unknown one is answered before anything is verified.
+        match counts.get_mut(binding) {
+            Some((spoken, silent)) if spoken.elapsed() < LOG_EVERY => {
+                *silent += 1;
+                None
+            }
+            Some((spoken, silent)) => {
+                *spoken = Instant::now();
+                Some(std::mem::take(silent))
+            }
+            None => {
+                counts.insert(binding.to_owned(), (Instant::now(), 0));
+                Some(0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_speaks_of_the_first_refusal_and_then_seldom() {
+        let refusals = Refusals::default();
+        assert_eq!(refusals.count("a"), Some(0));
+        assert_eq!((refusals.count("a"), refusals.count("a")), (None, None));
+        assert_eq!(refusals.count("b"), Some(0));
+        let past = Instant::now().checked_sub(LOG_EVERY).unwrap();
+        refusals.0.lock().unwrap().get_mut("a").unwrap().0 = past;
+        assert_eq!((refusals.count("a"), refusals.count("a")), (Some(2), None));
+    }
+
+    #[test]
+    fn a_trace_without_a_parent_is_none() {
+        let mut headers = HeaderMap::new();
+        headers.append("tracestate", "a=1".parse().unwrap());
+        assert_eq!(trace(&headers), []);
+        headers.append("traceparent", "00-1-2-01".parse().unwrap());
+        assert_eq!(trace(&headers).len(), 2);
+    }
+}
