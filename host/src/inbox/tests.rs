@@ -670,8 +670,9 @@ async fn nothing_that_people_wrote_is_left_after_delivery_and_the_rest_goes_afte
         let moment = (inbox.inner.clock)();
         let writer = inbox.writer().unwrap();
         while writer.run(move |store| store.purge(moment), |more| more).await.unwrap() {}
-        drop(writer);
+        // With a way to the thread still in somebody's hands.
         inbox.stop().await;
+        drop(writer);
         assert_eq!(listed(&operator(&dir), &ALL).len(), left);
     }
     assert!(std::fs::metadata(&file).unwrap().len() < 100_000, "the space is given back");
