@@ -136,7 +136,7 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
 fn write_text(out: &mut impl Write, entry: &Entry, now: u64) -> io::Result<()> {
     let Entry { seq, binding, state, attempts, size, .. } = entry;
     let age = span(now.saturating_sub(entry.accepted_at));
-    write!(out, "{seq} {state} binding={binding:?} age={age} failures={attempts} size={size}")?;
+    write!(out, "{seq} {state} binding={binding:?} age={age} attempts={attempts} size={size}")?;
     if let Some(next) = entry.next_attempt_at {
         write!(out, " next={}", if next <= now { "now".into() } else { span(next - now) })?;
     }
@@ -167,7 +167,7 @@ struct Line<'a> {
     seq: i64,
     binding: &'a str,
     state: &'a str,
-    failures: u32,
+    attempts: u32,
     accepted_at: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     finished_at: Option<u64>,
@@ -193,7 +193,7 @@ fn write_json(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
         seq: entry.seq,
         binding: &entry.binding,
         state: entry.state.as_str(),
-        failures: entry.attempts,
+        attempts: entry.attempts,
         accepted_at: entry.accepted_at,
         finished_at: entry.finished_at,
         next_attempt_at: entry.next_attempt_at,
@@ -269,7 +269,7 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert_eq!(
             text,
-            "7 dead binding=\"team\" age=3m12s failures=3 size=2 msgId=\"m1\" error=\"no\\u{1b}[2J\\n8 dead\"\n"
+            "7 dead binding=\"team\" age=3m12s attempts=3 size=2 msgId=\"m1\" error=\"no\\u{1b}[2J\\n8 dead\"\n"
         );
     }
 

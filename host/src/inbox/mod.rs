@@ -176,7 +176,10 @@ impl Inbox {
         }
         // An inbox that was never started must not be started now.
         self.inner.late.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            writer.close().await;
+        }
         // The error is the end that is waited for: nothing is ever sent.
         let _ = self.inner.closed.clone().changed().await;
     }

@@ -14,12 +14,18 @@ use super::store::Store;
 /// has under way at a time, and few enough that the first of them does not wait long for the last.
 const QUEUE: usize = 256;
 
-/// The way to the thread. The thread ends when the last of these is gone.
+/// The way to the thread. The thread ends after [`Writer::close`], or when the last of these is gone.
 #[derive(Clone)]
 pub(super) struct Writer {
-    jobs: mpsc::Sender<Box<dyn Job>>,
+    jobs: mpsc::Sender<Message>,
     #[cfg(test)]
     pub(super) commits: std::sync::Arc<std::sync::atomic::AtomicU64>,
+}
+
+enum Message {
+    Job(Box<dyn Job>),
+    /// Do what is queued, and end.
+    Close,
 }
 
 trait Job: Send {
@@ -102,8 +108,15 @@ impl Writer {
     {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Task { work, result: None, then, reply });
-        self.jobs.send(job).await.map_err(|_| InboxError::Stopped)?;
+        self.jobs.send(Message::Job(job)).await.map_err(|_| InboxError::Stopped)?;
         answer.await.map_err(|_| InboxError::Stopped)?
+    }
+
+    /// Ends the thread, whoever still has a way to it: a callback that is never polled again must not keep the store
+    /// open.
+    pub(super) async fn close(self) {
+        // An error means that it has ended.
+        let _ = self.jobs.send(Message::Close).await;
     }
 
     #[cfg(test)]
@@ -112,13 +125,20 @@ impl Writer {
     }
 }
 
-fn work(store: &Store, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
-    while let Some(first) = jobs.blocking_recv() {
-        let mut batch = vec![first];
-        while batch.len() < QUEUE
-            && let Ok(job) = jobs.try_recv()
-        {
-            batch.push(job);
+fn work(store: &Store, mut messages: mpsc::Receiver<Message>) {
+    while let Some(first) = messages.blocking_recv() {
+        let mut batch = Vec::new();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Job(job) => batch.push(job),
+                // What is queued before this moment still comes.
+                Message::Close => messages.close(),
+            }
+            next = if batch.len() < QUEUE { messages.try_recv().ok() } else { None };
+        }
+        if batch.is_empty() {
+            continue;
         }
         match store.transaction(|store| batch.iter_mut().try_for_each(|job| job.run(store))) {
             Ok(()) => batch.into_iter().for_each(|job| job.finish(Ok(()))),
