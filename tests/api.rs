@@ -233,13 +233,13 @@ fn the_operation_is_checked_before_the_name_and_the_name_before_the_kind_of_oper
         (
             "mydingtalk",
             r#"{"operation":"delete"}"#,
-            "binding mydingtalk does not support operation delete. supported operations:create get",
+            "binding mydingtalk does not support operation delete. supported operations:create get reply",
             "unsupported-operation",
         ),
         (
             "mydingtalk",
             r#"{"operation":"Create"}"#,
-            "binding mydingtalk does not support operation Create. supported operations:create get",
+            "binding mydingtalk does not support operation Create. supported operations:create get reply",
             "unsupported-operation",
         ),
     ] {

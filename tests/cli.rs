@@ -125,7 +125,7 @@ fn invoke_fails_with_the_reason_and_sends_nothing_for_input_that_cannot_work() {
         (
             &["--data", "x", "--operation", "delete"],
             1,
-            "does not support operation delete. supported operations:create get",
+            "does not support operation delete. supported operations:create get reply",
         ),
         (&["--data", "x", "--operation", ""], 1, "operation field is missing from request"),
         (&["--data", "x", "--operation", "get"], 1, "invalid component metadata.id ops"),

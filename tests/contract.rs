@@ -6,8 +6,9 @@ use dingtalk_component::COMPONENT;
 use wit_component::DecodedWasm;
 use wit_parser::{Resolve, WorldKey};
 
-/// The audit in one list: time, one way out, and what that needs of streams.
-const IMPORTS: [&str; 6] = [
+/// The audit in one list: whoever consumes messages, time, one way out, and what that needs of streams.
+const IMPORTS: [&str; 7] = [
+    "dingtalk:binding/handler@0.1.0",
     "wasi:clocks/wall-clock@0.2.12",
     "wasi:http/outgoing-handler@0.2.12",
     "wasi:http/types@0.2.12",
@@ -19,7 +20,8 @@ const IMPORTS: [&str; 6] = [
 /// Interfaces that hold only types: nothing can be called through them.
 const TYPES: [&str; 2] = ["dingtalk:binding/types@0.1.0", "wasi:clocks/monotonic-clock@0.2.12"];
 
-const EXPORTS: [&str; 2] = ["dingtalk:binding/init@0.1.0", "dingtalk:binding/invoke@0.1.0"];
+const EXPORTS: [&str; 3] =
+    ["dingtalk:binding/init@0.1.0", "dingtalk:binding/invoke@0.1.0", "dingtalk:binding/read@0.1.0"];
 
 /// The size in README.md's promise.
 const LARGEST: usize = 160 * 1024;

@@ -451,7 +451,7 @@ fn operations_that_cannot_be_done_are_told_apart() {
     let host = Host::serve(&Resources::of("team", &robot));
     assert_failed(&host.invoke("team", "get", HELLO), "not-reading", &[], "invalid component metadata.id team");
     for operation in ["read", "Create", "delete"] {
-        let text = format!("does not support operation {operation}. supported operations:create get");
+        let text = format!("does not support operation {operation}. supported operations:create get reply");
         assert_failed(&host.invoke("team", operation, HELLO), "unsupported-operation", &[], &text);
     }
     assert_failed(&host.invoke("other", "create", HELLO), "not-found", &[], "couldn't find output binding other");

@@ -25,7 +25,7 @@ fn hostile(imports: &str, body: &str) -> Vec<u8> {
     resolve.push_dir(wit).unwrap();
     let text = format!(
         "package test:hostile@0.1.0; world hostile {{ {imports} export dingtalk:binding/init@0.1.0; export \
-         dingtalk:binding/invoke@0.1.0; }}"
+         dingtalk:binding/invoke@0.1.0; export dingtalk:binding/read@0.1.0; }}"
     );
     let package = resolve.push_str("hostile.wit", &text).unwrap();
     let world = resolve.select_world(&[package], Some("hostile")).unwrap();

@@ -37,10 +37,18 @@ pub enum Surface {
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {error}; choose another port or address")]
+#[error("cannot listen on {address}: {error}; choose another {}", flags(*surface))]
 pub struct ListenError {
     address: SocketAddr,
+    surface: Surface,
     error: io::Error,
+}
+
+fn flags(surface: Surface) -> &'static str {
+    match surface {
+        Surface::Everything => "--dapr-http-port or --dapr-listen-addresses",
+        Surface::Callbacks => "--callback-port or --callback-listen-addresses",
+    }
 }
 
 /// Listening sockets, from which connections are served by [`Server::run`].
@@ -54,7 +62,7 @@ impl Server {
     pub async fn listen(addresses: &[(SocketAddr, Surface)]) -> Result<Self, ListenError> {
         let mut server = Self { listeners: Vec::new(), addresses: Vec::new() };
         for &(address, surface) in addresses {
-            let failed = |error| ListenError { address, error };
+            let failed = |error| ListenError { address, surface, error };
             let listener = TcpListener::bind(address).await.map_err(failed)?;
             server.addresses.push((listener.local_addr().map_err(failed)?, surface));
             server.listeners.push((listener, surface));

@@ -1,7 +1,7 @@
 //! The application's answer to an event → what follows from it.
 
 use bytes::Bytes;
-use dingtalk_binding::reply;
+use dingtalk_binding::{json, reply};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -47,17 +47,19 @@ pub(super) fn read(answer: &Answer) -> Result<Wish, String> {
     if reply::of(answer).map_err(|reason| format!("the reply cannot be given: {reason}"))?.is_some() {
         return Ok(Wish::Reply(answer.clone()));
     }
-    /// Only to learn whether there is a `to`: anything else may be in an answer that asks for nothing.
-    #[derive(Deserialize)]
-    struct Addressed {
-        to: Option<serde::de::IgnoredAny>,
+    // An object only: a derived reader takes an array for the members in their order.
+    let text = std::str::from_utf8(answer).unwrap_or_default();
+    let mut to = None;
+    let read = json::members(text, &mut |name, value| {
+        if json::is(name, "to") && value != "null" {
+            to = Some(());
+        }
+    });
+    if read.is_err() || to.is_none() {
+        return Ok(Wish::Nothing);
     }
-    match serde_json::from_slice(answer) {
-        Ok(Addressed { to: Some(_) }) => serde_json::from_slice(answer)
-            .map(Wish::Forward)
-            .map_err(|error| format!("the answer has \"to\", but cannot be sent on: {error}")),
-        _ => Ok(Wish::Nothing),
-    }
+    let forward = serde_json::from_str(text).map(Wish::Forward);
+    forward.map_err(|error| format!("the answer has \"to\", but cannot be sent on: {error}"))
 }
 
 #[cfg(test)]
