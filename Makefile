@@ -3,8 +3,10 @@
 
 .PHONY: demo test lint bench component toolchain
 
-# Sends one message of each kind through the sandbox to a simulated group, and shows the group.
+# Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
+# whom the application in examples/ answers, and shows the group.
 demo: toolchain
+	cargo build --quiet --locked --example echo
 	cargo run --quiet --locked -- demo
 
 # Every test: the pure modules, the host's, and the real component in the real host against the simulator.

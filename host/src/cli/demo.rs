@@ -1,8 +1,10 @@
-//! `dingtalk-host demo`: the whole way of a message, from Dapr's API through the sandbox to a simulated
-//! group, over real sockets and with nothing to set up.
+//! `dingtalk-host demo`: the whole way of a message, from Dapr's API through the sandbox to a simulated group, and
+//! from there to an application and back, over real sockets and with nothing to set up.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,17 +20,23 @@ use hyper_util::rt::TokioExecutor;
 use super::logging::{LogArgs, LogLevel};
 use super::{Failure, load};
 use crate::api::{Api, Server, Surface};
+use crate::app::{App, HttpApp, HttpConfig};
 use crate::input::Input;
 use crate::resources;
 use crate::sandbox::Limits;
+use crate::simulator::conversation::Say;
 use crate::simulator::robot::RobotConfig;
-use crate::simulator::{Config, Simulator};
+use crate::simulator::{Config, Simulator, Via};
 
-/// Sends one message of each kind to a simulated group and shows what arrives.
+/// Sends one message of each kind to a simulated group, lets someone there speak to the robot, and shows the group.
 ///
-/// Starts the simulator and the API on free loopback ports, and fails unless every message arrives signed.
+/// Starts the simulator, the API and an example application on free loopback ports, and fails unless every message
+/// arrives signed and the application's answers appear in the group.
 #[derive(Debug, Clone, Args)]
 pub(super) struct DemoArgs {
+    /// The example application; without it, the one that was built beside this program.
+    #[arg(long, value_name = "FILE")]
+    application: Option<PathBuf>,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -65,28 +73,36 @@ const REQUESTS: [(&str, &str); 7] = [
     ),
 ];
 
+/// What someone in the group says to the robot, and what the example application answers.
+const CONVERSATION: [(&str, &str); 2] = [("ping", "pong"), ("is the build green?", "said: is the build green?")];
+
 pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     args.log.start(LogLevel::Warn);
     let robot = RobotConfig { secret: Some(Secret::new(SECRET)), ..RobotConfig::default() };
     let simulator = Simulator::start(Config { robot, ..Config::default() }).await?;
+    let mut application = Application::start(args.application)?;
 
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("dingtalk.yaml"), component(&simulator.url()))?;
     let paths = [folder.path().to_owned()];
     let resources = load::with_context("demo", |context| resources::load_dirs(&paths, context))?;
+    let subscriptions = resources.bindings.iter().filter_map(load::subscription).collect();
     let bindings = load::bindings(resources, Limits::default()).await?;
+    let app = App::Http(HttpApp::start(HttpConfig::new(application.port), subscriptions)?);
     let server = Server::listen(&[((Ipv4Addr::LOCALHOST, 0).into(), Surface::Everything)]).await?;
     let (address, _) = *server.addresses().first().ok_or("no address to listen on")?;
-    let input = Input::new(bindings, None, None, Duration::from_secs(2));
-    let api = Arc::new(Api::new(input, "demo".into(), None, 4 << 20));
+    let input = Input::new(bindings, Some(app), None, Duration::from_secs(2));
+    let api = Arc::new(Api::new(input.clone(), "demo".into(), None, 4 << 20));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(api, async {
         let _ = stopped.await;
     }));
+    simulator.set_callback_url(&format!("http://{address}/v1.0/bindings/mydingtalk/callback"))?;
 
     let mut out = std::io::stdout().lock();
     writeln!(out, "simulated DingTalk group: http://{}", simulator.address())?;
-    writeln!(out, "Dapr's bindings API:      http://{address}/v1.0/bindings/mydingtalk\n")?;
+    writeln!(out, "Dapr's bindings API:      http://{address}/v1.0/bindings/mydingtalk")?;
+    writeln!(out, "example application:      http://127.0.0.1:{}/mydingtalk\n", application.port)?;
     for (what, body) in REQUESTS {
         let (status, answer) = post(address, body).await?;
         writeln!(out, "POST {what}: {status}")?;
@@ -95,19 +111,79 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
         }
     }
     writeln!(out, "\nThe group sees:\n")?;
-    let messages = simulator.messages();
-    for message in &messages {
+    for message in simulator.messages() {
         writeln!(out, "{}", message.shown)?;
     }
+    writeln!(out, "\nSomeone mentions the robot, the application answers:\n")?;
+    for (words, expected) in CONVERSATION {
+        let said = simulator.say(Say::text(words)).await?;
+        writeln!(out, "[Zhang San] @robot {words}")?;
+        match said.shown {
+            Some(shown) if shown.contains(expected) => writeln!(out, "{shown}")?,
+            _ => {
+                return Err(format!("the answer to {words:?} does not appear in the group: {:?}", said.attempts).into());
+            }
+        }
+    }
+    let messages = simulator.messages();
     let signed = messages.iter().filter(|message| message.signed).count();
     if signed != REQUESTS.len() {
         return Err(format!("{signed} of {} messages arrived signed", REQUESTS.len()).into());
     }
-    writeln!(out, "\n{signed} messages, every signature verified, {} connection(s).", simulator.connections())?;
+    let replies = messages.iter().filter(|message| message.via == Via::Reply).count();
+    writeln!(
+        out,
+        "\n{signed} messages, every signature verified; {replies} callbacks verified and answered; {} connection(s).",
+        simulator.connections()
+    )?;
     let _ = stop.send(());
     serving.await?;
+    input.stop().await;
     simulator.stop().await;
+    application.stop()?;
     Ok(())
+}
+
+/// The example application as a process of its own; ends with the value.
+struct Application {
+    process: Child,
+    port: u16,
+}
+
+impl Application {
+    /// Starts it on a free port, which it prints.
+    fn start(file: Option<PathBuf>) -> Result<Self, Failure> {
+        let file = match file {
+            Some(file) => file,
+            None => std::env::current_exe()?
+                .with_file_name("examples")
+                .join(format!("echo{}", std::env::consts::EXE_SUFFIX)),
+        };
+        let process = Command::new(&file).arg("0").stdout(Stdio::piped()).spawn().map_err(|error| {
+            let hint = "build it with `cargo build --example echo`, or name it with --application";
+            format!("cannot start the example application {}: {error}; {hint}", file.display())
+        })?;
+        let mut application = Self { process, port: 0 };
+        let mut line = String::new();
+        if let Some(output) = application.process.stdout.take() {
+            BufReader::new(output).read_line(&mut line)?;
+        }
+        let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+        application.port = port.ok_or_else(|| format!("{} did not say where it listens: {line:?}", file.display()))?;
+        Ok(application)
+    }
+
+    fn stop(&mut self) -> std::io::Result<()> {
+        self.process.kill()?;
+        self.process.wait().map(|_| ())
+    }
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        // Already ended, or about to be an orphan.
+        let _ = self.stop();
+    }
 }
 
 fn component(url: &str) -> String {
