@@ -808,7 +808,7 @@ proptest! {
             let app = App::deciding(|data, times| {
                 let words: Vec<u32> = data.split(' ').map(|word| word.parse().unwrap()).collect();
                 match (times > words[2], words[3] == 1) {
-                    (false, _) => Err(if words[1] % 2 == 0 { down() } else { status(503) }),
+                    (false, _) => Err(if words[1].is_multiple_of(2) { down() } else { status(503) }),
                     (true, true) => Err(status(422)),
                     (true, false) => Ok(Some("r".into())),
                 }
