@@ -189,7 +189,7 @@ impl Store {
             .connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(|error| self.error(&error))?;
-        if found > SCHEMA_VERSION || found < 0 {
+        if !(0..=SCHEMA_VERSION).contains(&found) {
             return Err(InboxError::Newer { file: self.file.clone(), found, known: SCHEMA_VERSION });
         }
         Ok(found)
