@@ -8,7 +8,7 @@ use spin::Mutex;
 
 use crate::callback;
 use crate::error::{AnswerError, Error, Outcome, Refusal, Rejection, RejectionClass, SecurityCheck};
-use crate::operation::{self, OPERATIONS, Step};
+use crate::operation::{self, OPERATIONS};
 use crate::reply;
 use crate::settings::Settings;
 use crate::transport;
@@ -81,13 +81,13 @@ impl invoke::Guest for Component {
         with(|Binding { settings, reading }| {
             let wit::InvokeRequest { operation, data, metadata } = request;
             match operation::prepare(settings, &operation, &data, pairs(&metadata), transport::now())? {
-                Step::Post(post) => {
+                Some(post) => {
                     let answer = transport::post(&post)?;
                     let metadata = operation::conclude(settings, &post, &answer)?;
                     Ok(wit::InvokeResponse { data: None, metadata })
                 }
-                Step::HandOn if !reading => Err(Error::NotReading(settings.id.clone()).into()),
-                Step::HandOn => {
+                None if !reading => Err(Error::NotReading(settings.id.clone()).into()),
+                None => {
                     let data = handler::handle(&wit::Event { data, metadata })?;
                     Ok(wit::InvokeResponse { data, metadata: Vec::new() })
                 }

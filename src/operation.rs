@@ -19,15 +19,6 @@ use crate::settings::Settings;
 /// The operations: the specification's in its order, then the additions.
 pub const OPERATIONS: [&str; 3] = ["create", "get", "reply"];
 
-/// What to do for a request.
-#[derive(Debug)]
-pub enum Step<'a> {
-    /// "create" and "reply": post this.
-    Post(Post<'a>),
-    /// "get": hand data and metadata to whoever reads.
-    HandOn,
-}
-
 /// One HTTP request to DingTalk, complete. Its `Debug` output shows neither target nor body.
 pub struct Post<'a> {
     /// Where it goes.
@@ -49,17 +40,18 @@ impl fmt::Debug for Post<'_> {
     }
 }
 
-/// What to do for `operation` at `now` (milliseconds since the Unix epoch).
+/// What to post for `operation` at `now` (milliseconds since the Unix epoch); nothing for "get", whose data and
+/// metadata are handed to whoever reads.
 pub fn prepare<'s, 'a>(
     settings: &'s Settings,
     operation: &str,
     data: &[u8],
     metadata: impl Iterator<Item = (&'a str, &'a str)> + Clone,
     now: u64,
-) -> Result<Step<'s>, Error> {
+) -> Result<Option<Post<'s>>, Error> {
     let (endpoint, secret) = match operation {
         "create" => (Cow::Borrowed(&settings.endpoint), settings.secret.as_ref()),
-        "get" => return Ok(Step::HandOn),
+        "get" => return Ok(None),
         // Who has the session's address needs no signature.
         "reply" => {
             let session = Session::find(metadata.clone()).endpoint(&settings.session_webhooks, now)?;
@@ -70,7 +62,7 @@ pub fn prepare<'s, 'a>(
     let options = Options::parse(metadata).map_err(Error::InvalidMessage)?;
     let body = message::shape(data, &options).map_err(Error::InvalidMessage)?;
     let signature = secret.map(|secret| SentSignature::new(secret, now));
-    Ok(Step::Post(Post {
+    Ok(Some(Post {
         target: endpoint.target(signature.as_ref()),
         endpoint,
         body,
@@ -113,10 +105,7 @@ mod tests {
     }
 
     fn post<'s>(settings: &'s Settings, operation: &str, metadata: &[(&str, &str)]) -> Post<'s> {
-        match prepare(settings, operation, b"{}", metadata.iter().copied(), NOW).unwrap() {
-            Step::Post(post) => post,
-            Step::HandOn => panic!("{operation} posts nothing"),
-        }
+        prepare(settings, operation, b"{}", metadata.iter().copied(), NOW).unwrap().expect(operation)
     }
 
     #[test]
@@ -150,7 +139,7 @@ mod tests {
     fn the_operations() {
         let prepared =
             |operation| prepare(&settings(""), operation, b"{}", [].into_iter(), NOW).map(|step| format!("{step:?}"));
-        assert_eq!(prepared("get").unwrap(), "HandOn");
+        assert_eq!(prepared("get").unwrap(), "None");
         for operation in ["", "Create", "delete", "list"] {
             let all = vec!["create".into(), "get".into(), "reply".into()];
             assert_eq!(prepared(operation), Err(Error::UnsupportedOperation(all)));

@@ -17,7 +17,7 @@ use std::{env, io};
 
 use bytes::Bytes;
 use dingtalk_binding::answer::Answer;
-use dingtalk_binding::operation::{self, Step};
+use dingtalk_binding::operation;
 use dingtalk_binding::settings::Settings;
 use dingtalk_host::clock::{self, Clock};
 use dingtalk_host::egress::{Egress, Proxies};
@@ -156,8 +156,8 @@ struct Native {
 
 impl Call for Native {
     async fn call(&self) -> Result<(), Error> {
-        let step = operation::prepare(&self.settings, "create", MESSAGE, [].into_iter(), (self.clock)())?;
-        let Step::Post(post) = step else { return Err("create posts nothing".into()) };
+        let post = operation::prepare(&self.settings, "create", MESSAGE, [].into_iter(), (self.clock)())?
+            .ok_or("create posts nothing")?;
         let request = hyper::Request::post(format!("http://{}{}", self.address, post.target))
             .header("accept", "application/json")
             .header("content-type", "application/json")
