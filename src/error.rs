@@ -64,6 +64,8 @@ pub enum Refusal {
     Expired,
     /// The signature or token is wrong.
     BadSignature,
+    /// The signature has come with another message before.
+    Reused,
     /// For another robot or organisation.
     WrongRobot,
     /// Longer than this many bytes.
@@ -84,6 +86,7 @@ impl Refusal {
             Self::BadTimestamp => "callback-refused.bad-timestamp",
             Self::Expired => "callback-refused.expired",
             Self::BadSignature => "callback-refused.bad-signature",
+            Self::Reused => "callback-refused.reused",
             Self::WrongRobot => "callback-refused.wrong-robot",
             Self::TooLarge(_) => "callback-refused.too-large",
             Self::WrongContentType => "callback-refused.wrong-content-type",
@@ -319,6 +322,7 @@ impl fmt::Display for Refusal {
                 "its timestamp is too far from this machine's time; check the clock (property \"callbackMaxSkew\")"
             }
             Self::BadSignature => "its signature is wrong; compare the property \"appSecret\" with the app's settings",
+            Self::Reused => "its signature has come with another message before",
             Self::WrongRobot => {
                 "it is for another robot or organisation (properties \"robotCode\" and \"chatbotCorpId\")"
             }

@@ -167,6 +167,7 @@ impl From<Refusal> for wit::Refusal {
             Refusal::BadTimestamp => Self::BadTimestamp,
             Refusal::Expired => Self::Expired,
             Refusal::BadSignature => Self::BadSignature,
+            Refusal::Reused => Self::Reused,
             Refusal::WrongRobot => Self::WrongRobot,
             Refusal::TooLarge(cap) => Self::TooLarge(cap),
             Refusal::WrongContentType => Self::WrongContentType,

@@ -27,6 +27,7 @@ pub struct Binding {
     id: String,
     direction: Direction,
     timeout: Duration,
+    is_signed: bool,
     max_skew: Duration,
     operations: Vec<String>,
     tenant: Tenant,
@@ -57,6 +58,11 @@ impl Binding {
     /// The time limit of one call.
     pub fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// Whether its callbacks have a signature, rather than a token.
+    pub fn is_signed(&self) -> bool {
+        self.is_signed
     }
 
     /// For how long a callback can be repeated: from the earliest moment at which its signature is accepted to
@@ -178,6 +184,7 @@ impl Bindings {
             id: settings.id,
             direction,
             timeout: settings.timeout,
+            is_signed: matches!(settings.callbacks.key, Some(Key::Signature(_))),
             max_skew: Duration::from_millis(settings.callbacks.max_skew),
             operations,
             tenant,

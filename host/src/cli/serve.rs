@@ -50,17 +50,17 @@ pub(super) struct ServeArgs {
     /// Addresses of --callback-port, separated by commas.
     #[arg(long, value_name = "ADDRESSES", default_value = "127.0.0.1", value_delimiter = ',', value_parser = parse_address)]
     callback_listen_addresses: Vec<IpAddr>,
-    /// Time in which a callback is answered. DingTalk waits for 2.5s.
+    /// Time in which a callback is answered. DingTalk documents 2.5s for what it pushes.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_callback_timeout)]
     callback_timeout: Duration,
     /// Directory in which messages are kept until the application has taken them. With it, a callback is
-    /// acknowledged as soon as its message is on disk.
+    /// acknowledged once its message is on disk; a reply that takes longer goes to the message's session.
     #[arg(long, value_name = "DIRECTORY", requires = "application")]
     inbox: Option<PathBuf>,
     #[command(flatten)]
-    app: AppArgs,
-    #[command(flatten)]
     log: LogArgs,
+    #[command(flatten)]
+    app: AppArgs,
 }
 
 /// Above a minute, whoever waits has gone.

@@ -8,12 +8,14 @@
 
 mod answer;
 mod repeats;
+mod signatures;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dingtalk_binding::error::Error;
+use dingtalk_binding::error::{Error, Refusal};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio_util::task::TaskTracker;
@@ -25,6 +27,7 @@ use crate::inbox::{Consumer, Inbox, InboxError};
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response};
 use answer::{Concurrency, Forward, Wish};
 use repeats::Repeats;
+use signatures::Signatures;
 
 /// The headers of W3C trace context, which Dapr hands on in both directions.
 pub const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
@@ -42,6 +45,8 @@ struct Inner {
     app: Option<App>,
     inbox: Option<Inbox>,
     repeats: Repeats,
+    /// By binding; of those whose callbacks are signed.
+    signatures: BTreeMap<String, Signatures>,
     callback_timeout: Duration,
     tasks: TaskTracker,
 }
@@ -61,8 +66,14 @@ impl Input {
     /// Over `bindings`; events go to `app`, through `inbox` if there is one. DingTalk is answered within
     /// `callback_timeout`.
     pub fn new(bindings: Bindings, app: Option<App>, inbox: Option<Inbox>, callback_timeout: Duration) -> Self {
+        let mut signatures = BTreeMap::new();
+        if app.is_some() {
+            let signed = bindings.iter().filter(|(_, binding)| binding.is_signed() && binding.direction().reads());
+            signatures
+                .extend(signed.map(|(name, binding)| (name.to_owned(), Signatures::new(binding.repeat_window()))));
+        }
         let (repeats, tasks) = (Repeats::new(), TaskTracker::new());
-        let input = Self(Arc::new(Inner { bindings, app, inbox, repeats, callback_timeout, tasks }));
+        let input = Self(Arc::new(Inner { bindings, app, inbox, repeats, signatures, callback_timeout, tasks }));
         if let Some(inbox) = &input.0.inbox {
             inbox.start(Arc::new(Deliveries(Arc::downgrade(&input.0))));
         }
@@ -103,7 +114,10 @@ impl Input {
         let limit = self.0.callback_timeout;
         let binding = self.0.bindings.get(name).filter(|binding| binding.direction().reads());
         let binding = binding.ok_or_else(|| CallbackError::NotFound(name.to_owned()))?;
-        let reader = self.reader(name, trace, Way::Callback { deadline: Instant::now() + limit });
+        let timestamp = callback.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("timestamp"));
+        let timestamp = timestamp.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).unwrap_or_default();
+        let way = Way::Callback { deadline: Instant::now() + limit, timestamp };
+        let reader = self.reader(name, trace, way);
         Ok(self.0.bindings.receive(binding, callback, reader, limit).await?)
     }
 
@@ -124,12 +138,16 @@ impl Input {
 }
 
 /// How an event came.
-#[derive(Clone, Copy)]
 enum Way {
     /// With "get": its caller waits for the application's own answer.
     Direct,
-    /// From DingTalk, which waits until then.
-    Callback { deadline: Instant },
+    /// From DingTalk.
+    Callback {
+        /// DingTalk waits until then.
+        deadline: Instant,
+        /// The header, which the signature belongs to.
+        timestamp: String,
+    },
 }
 
 /// The consumer of one call.
@@ -152,12 +170,15 @@ impl Handler for Reader {
         let trace = if matches!(self.way, Way::Direct) { own } else { self.trace.clone() };
         let event = Event { binding: self.binding.clone(), data: data.into(), metadata, trace };
         Box::pin(async move {
-            let answer = match self.way {
+            let answer = match &self.way {
                 Way::Direct => self.direct(&event).await?,
-                Way::Callback { deadline } => match &self.inner.inbox {
-                    Some(inbox) => self.through(inbox, event, deadline).await?,
-                    None => self.at_once(event, deadline).await?,
-                },
+                Way::Callback { deadline, timestamp } => {
+                    self.inner.check_signature(&event, timestamp)?;
+                    match &self.inner.inbox {
+                        Some(inbox) => self.through(inbox, event, *deadline).await?,
+                        None => self.at_once(event, *deadline).await?,
+                    }
+                }
             };
             Ok(answer.map(Vec::from))
         })
@@ -215,6 +236,15 @@ fn too_slow(what: &str, limit: Duration) -> Error {
 }
 
 impl Inner {
+    /// Refuses a message whose signature belongs to another one.
+    fn check_signature(&self, event: &Event, timestamp: &str) -> Result<(), Error> {
+        let Some(signatures) = self.signatures.get(&event.binding) else { return Ok(()) };
+        // A message without an identifier is known by its bytes.
+        let message = event.metadata("msgId").map_or(event.data.as_ref(), str::as_bytes);
+        let allowed = signatures.allow(timestamp, message, Instant::now());
+        if allowed { Ok(()) } else { Err(Error::CallbackRefused(Refusal::Reused)) }
+    }
+
     /// Delivers an event unless a copy of it is being delivered, or has been. The reply, if there is one.
     async fn deliver_once(self: Arc<Self>, event: &Event) -> repeats::Outcome {
         let delivery = async { self.deliver(event).await };

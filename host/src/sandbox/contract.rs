@@ -133,6 +133,7 @@ impl From<wit::Refusal> for Refusal {
             wit::Refusal::BadTimestamp => Self::BadTimestamp,
             wit::Refusal::Expired => Self::Expired,
             wit::Refusal::BadSignature => Self::BadSignature,
+            wit::Refusal::Reused => Self::Reused,
             wit::Refusal::WrongRobot => Self::WrongRobot,
             wit::Refusal::TooLarge(cap) => Self::TooLarge(cap),
             wit::Refusal::WrongContentType => Self::WrongContentType,

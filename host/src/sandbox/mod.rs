@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dingtalk_binding::error::{Error, Outcome};
+use dingtalk_binding::error::{Error, Outcome, Refusal};
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
 use wasmtime::{
@@ -442,6 +442,7 @@ impl handler::Host for State {
         Ok(reader.handle(data, metadata).await.map_err(|error| match error {
             Error::NotReading(id) => wit::Error::NotReading(id),
             Error::HandlerFailed(reason) => wit::Error::HandlerFailed(reason),
+            Error::CallbackRefused(Refusal::Reused) => wit::Error::CallbackRefused(wit::Refusal::Reused),
             other => wit::Error::HandlerFailed(other.to_string()),
         }))
     }
