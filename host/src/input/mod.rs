@@ -10,8 +10,8 @@ mod answer;
 mod repeats;
 mod signatures;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -44,11 +44,16 @@ struct Inner {
     bindings: Bindings,
     app: Option<App>,
     inbox: Option<Inbox>,
-    repeats: Repeats,
-    /// By binding; of those whose callbacks are signed.
-    signatures: BTreeMap<String, Signatures>,
+    /// By binding. Made at a binding's first message: most never receive any.
+    memories: Mutex<HashMap<String, Arc<Memory>>>,
     callback_timeout: Duration,
     tasks: TaskTracker,
+}
+
+/// What is remembered of the messages of one binding.
+struct Memory {
+    repeats: Repeats,
+    signatures: Signatures,
 }
 
 /// Why a callback is not acknowledged.
@@ -66,14 +71,8 @@ impl Input {
     /// Over `bindings`; events go to `app`, through `inbox` if there is one. DingTalk is answered within
     /// `callback_timeout`.
     pub fn new(bindings: Bindings, app: Option<App>, inbox: Option<Inbox>, callback_timeout: Duration) -> Self {
-        let mut signatures = BTreeMap::new();
-        if app.is_some() {
-            let signed = bindings.iter().filter(|(_, binding)| binding.is_signed() && binding.direction().reads());
-            signatures
-                .extend(signed.map(|(name, binding)| (name.to_owned(), Signatures::new(binding.repeat_window()))));
-        }
-        let (repeats, tasks) = (Repeats::new(), TaskTracker::new());
-        let input = Self(Arc::new(Inner { bindings, app, inbox, repeats, signatures, callback_timeout, tasks }));
+        let (memories, tasks) = (Mutex::default(), TaskTracker::new());
+        let input = Self(Arc::new(Inner { bindings, app, inbox, memories, callback_timeout, tasks }));
         if let Some(inbox) = &input.0.inbox {
             inbox.start(Arc::new(Deliveries(Arc::downgrade(&input.0))));
         }
@@ -238,24 +237,35 @@ fn too_slow(what: &str, limit: Duration) -> Error {
 impl Inner {
     /// Refuses a message whose signature belongs to another one.
     fn check_signature(&self, event: &Event, timestamp: &str) -> Result<(), Error> {
-        let Some(signatures) = self.signatures.get(&event.binding) else { return Ok(()) };
+        let Some(binding) = self.bindings.get(&event.binding).filter(|binding| binding.is_signed()) else {
+            return Ok(());
+        };
         // A message without an identifier is known by its bytes.
         let message = event.metadata("msgId").map_or(event.data.as_ref(), str::as_bytes);
-        let allowed = signatures.allow(timestamp, message, Instant::now());
+        let allowed = self.memory(&event.binding, binding).signatures.allow(timestamp, message, Instant::now());
         if allowed { Ok(()) } else { Err(Error::CallbackRefused(Refusal::Reused)) }
     }
 
     /// Delivers an event unless a copy of it is being delivered, or has been. The reply, if there is one.
     async fn deliver_once(self: Arc<Self>, event: &Event) -> repeats::Outcome {
-        let delivery = async { self.deliver(event).await };
-        let lifetime = self.bindings.get(&event.binding).map(Binding::repeat_window);
-        match (event.metadata("msgId"), lifetime) {
-            (Some(message), Some(lifetime)) => {
-                self.repeats.once(&event.binding, message.to_owned(), lifetime, delivery).await
+        let delivery = self.deliver(event);
+        match (event.metadata("msgId"), self.bindings.get(&event.binding)) {
+            (Some(message), Some(binding)) => {
+                self.memory(&event.binding, binding).repeats.once(message.to_owned(), delivery).await
             }
             // Nothing to know a copy by.
             _ => delivery.await,
         }
+    }
+
+    fn memory(&self, name: &str, binding: &Binding) -> Arc<Memory> {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(memory) = memories.get(name) {
+            return Arc::clone(memory);
+        }
+        let lifetime = binding.repeat_window();
+        let memory = Memory { repeats: Repeats::new(lifetime), signatures: Signatures::new(lifetime) };
+        Arc::clone(memories.entry(name.to_owned()).or_insert(Arc::new(memory)))
     }
 
     /// Hands an event to the application and does what the answer asks for. The reply, if there is one.

@@ -4,8 +4,6 @@
 //! that come while the first is being delivered wait for its result; later ones get the same result. Only success
 //! is remembered: what failed is delivered when it is sent again.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,44 +22,32 @@ const ENTRY_BYTES: usize = 256;
 /// What a delivery ended with: the reply, if any.
 pub(super) type Outcome = Result<Answer, Undelivered>;
 
-/// The messages that were delivered lately, by binding.
-pub(super) struct Repeats {
-    bindings: Mutex<HashMap<String, Cache<String, Answer>>>,
-}
+/// The messages of one binding that were delivered lately.
+pub(super) struct Repeats(Cache<String, Answer>);
 
 impl Repeats {
-    pub(super) fn new() -> Self {
-        Self { bindings: Mutex::default() }
+    /// Remembers a message for `lifetime`.
+    pub(super) fn new(lifetime: Duration) -> Self {
+        Self::within(CAPACITY_BYTES, lifetime)
     }
 
-    /// Runs `deliver` unless this message of this binding is being delivered, or has been within `lifetime`.
-    pub(super) async fn once(
-        &self,
-        binding: &str,
-        message: String,
-        lifetime: Duration,
-        deliver: impl Future<Output = Outcome>,
-    ) -> Outcome {
-        let cache = {
-            let mut bindings = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
-            // Made at a binding's first message: most never receive any.
-            bindings.entry(binding.to_owned()).or_insert_with(|| cache(lifetime, CAPACITY_BYTES)).clone()
-        };
-        cache.try_get_with(message, deliver).await.map_err(|error| error.as_ref().clone())
+    fn within(capacity: u64, lifetime: Duration) -> Self {
+        let cache = Cache::builder()
+            .max_capacity(capacity)
+            .weigher(|message: &String, reply: &Answer| {
+                let bytes = ENTRY_BYTES + message.len() + reply.as_ref().map_or(0, Bytes::len);
+                u32::try_from(bytes).unwrap_or(u32::MAX)
+            })
+            // The newest is the one that is about to be repeated; the default policy might not take it in.
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_live(lifetime);
+        Self(cache.build())
     }
-}
 
-fn cache(lifetime: Duration, capacity: u64) -> Cache<String, Answer> {
-    Cache::builder()
-        .max_capacity(capacity)
-        .weigher(|message: &String, reply: &Answer| {
-            let bytes = ENTRY_BYTES + message.len() + reply.as_ref().map_or(0, Bytes::len);
-            u32::try_from(bytes).unwrap_or(u32::MAX)
-        })
-        // The newest is the one that is about to be repeated; the default policy might not take it in.
-        .eviction_policy(EvictionPolicy::lru())
-        .time_to_live(lifetime)
-        .build()
+    /// Runs `deliver` unless this message is being delivered, or has been.
+    pub(super) async fn once(&self, message: String, deliver: impl Future<Output = Outcome>) -> Outcome {
+        self.0.try_get_with(message, deliver).await.map_err(|error| error.as_ref().clone())
+    }
 }
 
 #[cfg(test)]
@@ -74,9 +60,9 @@ mod tests {
 
     #[tokio::test]
     async fn copies_at_once_are_one_delivery_with_one_result() {
-        let (repeats, delivered) = (Repeats::new(), AtomicUsize::new(0));
+        let (repeats, delivered) = (Repeats::new(HOUR), AtomicUsize::new(0));
         let copy = || {
-            repeats.once("b", "m".into(), HOUR, async {
+            repeats.once("m".into(), async {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 let number = delivered.fetch_add(1, Ordering::SeqCst);
                 Ok(Some(Bytes::from(format!("reply {number}"))))
@@ -89,37 +75,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_delivery_may_be_tried_again() {
-        let repeats = Repeats::new();
-        let failed = repeats.once("b", "m".into(), HOUR, async { Err(Undelivered::Unhealthy) }).await;
+        let repeats = Repeats::new(HOUR);
+        let failed = repeats.once("m".into(), async { Err(Undelivered::Unhealthy) }).await;
         assert_eq!(failed, Err(Undelivered::Unhealthy));
-        assert_eq!(repeats.once("b", "m".into(), HOUR, async { Ok(None) }).await, Ok(None));
-        assert_eq!(repeats.once("b", "m".into(), HOUR, async { Err(Undelivered::Unhealthy) }).await, Ok(None));
-    }
-
-    #[tokio::test]
-    async fn bindings_do_not_know_each_others_messages() {
-        let repeats = Repeats::new();
-        let one = repeats.once("one", "m".into(), HOUR, async { Ok(Some("1".into())) }).await;
-        let two = repeats.once("two", "m".into(), HOUR, async { Ok(Some("2".into())) }).await;
-        assert_eq!((one, two), (Ok(Some("1".into())), Ok(Some("2".into()))));
+        assert_eq!(repeats.once("m".into(), async { Ok(None) }).await, Ok(None));
+        assert_eq!(repeats.once("m".into(), async { Err(Undelivered::Unhealthy) }).await, Ok(None));
     }
 
     #[tokio::test]
     async fn memory_is_bounded_and_the_newest_stay() {
-        let cache = cache(HOUR, 100 * 1024);
+        let repeats = Repeats::within(100 * 1024, HOUR);
         for number in 0..1_000 {
-            cache.insert(format!("m{number}"), Some(Bytes::from(vec![0; 1024]))).await;
-            cache.run_pending_tasks().await;
+            let reply = Some(Bytes::from(vec![0; 1024]));
+            repeats.once(format!("m{number}"), async { Ok(reply) }).await.unwrap();
+            repeats.0.run_pending_tasks().await;
         }
+        let Repeats(cache) = repeats;
         assert!(cache.weighted_size() <= 100 * 1024, "{}", cache.weighted_size());
         assert!(cache.contains_key("m999") && cache.contains_key("m990") && !cache.contains_key("m0"));
     }
 
     #[tokio::test]
     async fn a_message_is_forgotten_in_the_end() {
-        let (repeats, lifetime) = (Repeats::new(), Duration::from_millis(1));
-        let _ = repeats.once("b", "m".into(), lifetime, async { Ok(Some("1".into())) }).await;
+        let repeats = Repeats::new(Duration::from_millis(1));
+        let _ = repeats.once("m".into(), async { Ok(Some("1".into())) }).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(repeats.once("b", "m".into(), lifetime, async { Ok(None) }).await, Ok(None));
+        assert_eq!(repeats.once("m".into(), async { Ok(None) }).await, Ok(None));
     }
 }
