@@ -285,8 +285,7 @@ impl Inner {
             Ok(Wish::Nothing) => None,
             Ok(Wish::Reply(reply)) => Some(reply),
             Ok(Wish::Forward(forward)) => {
-                let (inner, from) = (Arc::clone(self), event.binding.clone());
-                self.tasks.spawn(async move { inner.forward(&from, forward).await });
+                self.forward(&event.binding, forward);
                 None
             }
             Err(reason) => {
@@ -296,30 +295,37 @@ impl Inner {
         }
     }
 
-    async fn forward(&self, from: &str, forward: Forward) {
+    fn forward(self: &Arc<Self>, from: &str, forward: Forward) {
         let Forward { to, data, concurrency } = forward;
-        let data = data.map_or_else(|| b"null".to_vec(), |data| data.get().as_bytes().to_vec());
-        let send = async |name: &str| {
-            let request = Request { operation: "create".into(), data: data.clone(), metadata: Vec::new() };
-            let sent = self.bindings.invoke(name, request, None).await;
-            if let Err(error) = &sent {
-                tracing::error!(binding = from, to = name, %error, "an answer was not sent on");
-            }
-            sent.is_ok()
-        };
+        let data: Bytes = data.map_or_else(|| "null".into(), |data| data.get().as_bytes().to_vec().into());
         match concurrency {
             Concurrency::Sequential => {
-                for name in &to {
-                    // As Dapr does: what comes after may depend on it.
-                    if !send(name).await {
-                        break;
+                let (inner, from) = (Arc::clone(self), from.to_owned());
+                self.tasks.spawn(async move {
+                    for name in to {
+                        // As Dapr does: what comes after may depend on it.
+                        if !inner.send_on(&from, &name, &data).await {
+                            break;
+                        }
                     }
-                }
+                });
             }
             Concurrency::Parallel => {
-                futures_join(to.iter().map(|name| send(name))).await;
+                for name in to {
+                    let (inner, from, data) = (Arc::clone(self), from.to_owned(), data.clone());
+                    self.tasks.spawn(async move { inner.send_on(&from, &name, &data).await });
+                }
             }
         }
+    }
+
+    async fn send_on(&self, from: &str, to: &str, data: &Bytes) -> bool {
+        let request = Request { operation: "create".into(), data: data.to_vec(), metadata: Vec::new() };
+        let sent = self.bindings.invoke(to, request, None).await;
+        if let Err(error) = &sent {
+            tracing::error!(binding = from, to, %error, "an answer was not sent on");
+        }
+        sent.is_ok()
     }
 
     /// Posts a reply to the session of its message: the callback has been answered without it.
@@ -351,16 +357,6 @@ impl Inner {
             Err(error) => failed(&error.to_string()),
         }
     }
-}
-
-/// Runs all of them at once.
-async fn futures_join(all: impl Iterator<Item = impl Future<Output = bool>>) {
-    let mut all: Vec<_> = all.map(Box::pin).collect();
-    std::future::poll_fn(|cx| {
-        all.retain_mut(|one| one.as_mut().poll(cx).is_pending());
-        if all.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
 }
 
 /// What the inbox delivers to. Does not keep the bindings: the inbox is part of what holds them.
