@@ -13,12 +13,12 @@ use libfuzzer_sys::fuzz_target;
 struct Input<'a> {
     gateways: bool,
     now: u64,
-    /// The first bytes of the session's last millisecond may also be words.
     expires: Expires<'a>,
     repeated: Option<&'a str>,
     webhook: &'a str,
 }
 
+/// The session's last millisecond, seen from `now`.
 #[derive(Arbitrary, Debug)]
 enum Expires<'a> {
     Never,

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use json_syntax::parse::Options;
 pub use json_syntax::{Object, Value};
 use json_syntax::{Parse, object::Entry};
-use url::Url;
+use url::{ParseError, Url};
 
 /// A text that is JSON by RFC 8259.
 pub struct Document {
@@ -93,10 +93,14 @@ pub fn signature(secret: &str, timestamp: &[u8]) -> String {
     STANDARD.encode(ring::hmac::sign(&key, &signed))
 }
 
-/// A URL as a browser reads it; without a scheme, https is meant.
+/// A URL as a browser reads it. Without a scheme, https is meant; `http:8080/x` has none and is a host with a
+/// port, as `h:8080/x` is, although browsers would supply the slashes.
 pub fn as_browsers_do(url: &str) -> Option<Url> {
+    let url = url.trim_matches(' ');
+    let has_port = url.split_once(':').is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()));
     match Url::parse(url) {
-        Ok(url) if url.has_host() => Some(url),
-        _ => Url::parse(&format!("https://{}", url.trim_matches(' '))).ok(),
+        Err(ParseError::RelativeUrlWithoutBase) => Url::parse(&format!("https://{url}")).ok(),
+        _ if has_port => Url::parse(&format!("https://{url}")).ok(),
+        read => read.ok(),
     }
 }
