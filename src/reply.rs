@@ -37,7 +37,7 @@ pub fn of(answer: &[u8]) -> Result<Option<&str>, String> {
         let [value] = find(payload, [member]);
         let value = value.ok_or_else(missing)?;
         let filled = match *member {
-            "links" => value.starts_with('[') && value.contains('{'),
+            "links" => value.strip_prefix('[').is_some_and(|links| links.trim_start().starts_with('{')),
             _ => json::string(value).is_some_and(|text| !text.trim().is_empty()),
         };
         if !filled {
@@ -122,6 +122,7 @@ mod tests {
             (r#"{"msgtype":"markdown","markdown":{"title":"x"}}"#, "markdown.text is missing or empty"),
             (r#"{"msgtype":"actionCard","actionCard":{"title":"t","text":"x"}}"#, "neither singleTitle and singleURL"),
             (r#"{"msgtype":"feedCard","feedCard":{"links":[]}}"#, "feedCard.links is missing or empty"),
+            (r#"{"msgtype":"feedCard","feedCard":{"links":["{"]}}"#, "feedCard.links is missing or empty"),
             (&long, "more than 20000"),
         ] {
             let error = of(answer.as_bytes()).unwrap_err();

@@ -30,7 +30,7 @@ fn kind(answer: &Object, length: usize) -> Kind {
         "markdown" => filled("title") && filled("text"),
         "actionCard" => filled("title") && filled("text") && (has("btns") || (has("singleTitle") && has("singleURL"))),
         "feedCard" => match payload.and_then(|payload| last(payload, "links")) {
-            Some(Value::Array(links)) => links.iter().any(|link| object(link).is_some()),
+            Some(Value::Array(links)) => links.first().is_some_and(|link| object(link).is_some()),
             _ => false,
         },
         _ => false,
