@@ -33,6 +33,8 @@ enum Form {
     Text,
     /// The data is the text of `{"message": "…"}`.
     Message,
+    /// The same with another member, before or after it.
+    Among(bool),
 }
 
 impl<'a> Name<'a> {
@@ -70,6 +72,8 @@ fuzz_target!(|input: Input<'_>| {
     let data = match (&input.form, std::str::from_utf8(input.data)) {
         (Form::Text, Ok(text)) => quoted(text).into_bytes(),
         (Form::Message, Ok(text)) => format!("{{\"message\" : {}}}", quoted(text)).into_bytes(),
+        (Form::Among(false), Ok(text)) => format!("{{\"a\":1,\"message\":{}}}", quoted(text)).into_bytes(),
+        (Form::Among(true), Ok(text)) => format!("{{\"message\":{},\"a\":1}}", quoted(text)).into_bytes(),
         _ => input.data.to_vec(),
     };
     let metadata: Vec<(&str, &str)> = input.metadata.iter().map(|(name, value)| (name.spelt(), *value)).collect();
