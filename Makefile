@@ -1,7 +1,7 @@
 # Each target does all the set-up it needs, so that a fresh clone starts with the one command that is wanted.
 # After the first, plain `cargo run`, `cargo test` and `cargo bench` work too.
 
-.PHONY: demo test lint bench component toolchain
+.PHONY: demo test lint bench component fuzz toolchain
 
 # Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
 # whom the application in examples/ answers, and shows the group.
@@ -32,6 +32,23 @@ bench: toolchain
 # Writes target/component/dingtalk-binding.wasm, without compiling a host.
 component: toolchain
 	cargo run --quiet --locked --package dingtalk-component -- target/component/dingtalk-binding.wasm
+
+# How long each target runs, and which ones; fuzz/README.md explains them.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= answer callback endpoint message reply session
+
+# Looks for inputs that break a promise of the pure modules. Needs a nightly compiler and cargo-fuzz.
+fuzz:
+	@cargo fuzz --version >/dev/null 2>&1 || { \
+	    echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked" >&2; exit 1; }
+	@cargo +nightly --version >/dev/null 2>&1 || { \
+	    echo "a nightly compiler is missing: rustup toolchain install nightly" >&2; exit 1; }
+	@for target in $(FUZZ_TARGETS); do \
+	    case $$target in endpoint | session) words=url ;; *) words=json ;; esac; \
+	    echo "fuzz $$target for $(FUZZ_SECONDS) s" && \
+	    cargo +nightly fuzz run $$target -- -dict=fuzz/dictionaries/$$words.dict -max_len=4096 \
+	        -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 # A compiler that can produce WebAssembly: asks rustup, falls back to the distribution's.
 toolchain:

@@ -132,13 +132,15 @@ fn is_json(content_type: &[u8]) -> bool {
 fn read(policy: &Policy, body: &[u8]) -> Result<Metadata, Refusal> {
     let malformed = |what: &str| Refusal::Malformed(what.into());
     let body = core::str::from_utf8(body).map_err(|_| malformed("it is not UTF-8"))?;
-    let mut values: [Option<&str>; METADATA.len()] = [None; METADATA.len()];
+    // Of each member whether it is there, and its value if the name is spelt as it should be: in another case it is
+    // nothing to this binding, but perhaps to the application.
+    let mut values: [Option<Option<&str>>; METADATA.len()] = [None; METADATA.len()];
     let (mut text, mut content) = (None, None);
     let mut repeated = None;
     json::members(body, &mut |name, value| {
         let slots = METADATA.iter().copied().zip(&mut values);
         for (known, slot) in slots.chain([("text", &mut text), ("content", &mut content)]) {
-            if json::is(name, known) && slot.replace(value).is_some() {
+            if json::resembles(name, known) && slot.replace(json::is(name, known).then_some(value)).is_some() {
                 repeated = Some(known);
             }
         }
@@ -153,7 +155,7 @@ fn read(policy: &Policy, body: &[u8]) -> Result<Metadata, Refusal> {
     }
     let mut metadata = Vec::with_capacity(METADATA.len());
     for (name, value) in METADATA.into_iter().zip(values) {
-        let value = value.and_then(scalar);
+        let value = value.flatten().and_then(scalar);
         let expected = match name {
             "robotCode" => &policy.robot_code,
             "chatbotCorpId" => &policy.chatbot_corp_id,
@@ -165,7 +167,7 @@ fn read(policy: &Policy, body: &[u8]) -> Result<Metadata, Refusal> {
         metadata.extend(value.map(|value| (name.to_owned(), value)));
     }
     let is_text = metadata.iter().any(|(name, value)| name == "msgtype" && value == "text");
-    if let Some(text) = is_text.then(|| text_of(text, content)).flatten() {
+    if let Some(text) = is_text.then(|| text_of(text.flatten(), content.flatten())).flatten() {
         metadata.push(("text".to_owned(), text.trim().to_owned()));
     }
     Ok(Metadata(metadata))
@@ -321,13 +323,18 @@ mod tests {
             r#"{"robotCode":"r2","chatbotCorpId":"c1"}"#,
             r#"{"robotCode":"R1","chatbotCorpId":"c1"}"#,
             r#"{"robotCode":"r1 ","chatbotCorpId":"c1"}"#,
+            r#"{"robotcode":"r1","chatbotCorpId":"c1"}"#,
             r#"{"robotCode":null,"chatbotCorpId":"c1"}"#,
             r#"{"robotCode":["r1"],"chatbotCorpId":"c1"}"#,
             r#"{"x":{"robotCode":"r1","chatbotCorpId":"c1"}}"#,
         ] {
             assert_eq!(body(&bound, wrong), Err(Refusal::WrongRobot), "{wrong}");
         }
-        for both in [r#"{"robotCode":"r1","robotCode":"r2"}"#, r#"{"robotCode":"r2","robot\u0043ode":"r1"}"#] {
+        for both in [
+            r#"{"robotCode":"r1","robotCode":"r2"}"#,
+            r#"{"robotCode":"r2","robot\u0043ode":"r1"}"#,
+            r#"{"robotCode":"r1","ROBOTCODE":"r2"}"#,
+        ] {
             let error = body(&bound, both).unwrap_err();
             assert_eq!(error, Refusal::Malformed("the member robotCode occurs more than once".into()), "{both}");
         }

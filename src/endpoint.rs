@@ -288,8 +288,19 @@ fn parse_host(host: &str) -> Result<String, String> {
         return Err("the host has characters outside ASCII; write it in its xn-- form".into());
     } else if !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
         return Err("the host may contain only letters, digits, \"-\", \".\" and \"_\"".into());
+    } else if ends_in_a_number(host) && host.parse::<Ipv4Addr>().is_err() {
+        // "127.1", "0x7f.0.0.1" and "2130706433" are 127.0.0.1 to browsers and resolvers, and names to others.
+        return Err("the host is a number and no IPv4 address; write four numbers, for example 127.0.0.1".into());
     }
     Ok(host.to_ascii_lowercase())
+}
+
+/// Whether browsers (WHATWG URL) read a host as an IPv4 address, or refuse it.
+fn ends_in_a_number(host: &str) -> bool {
+    let last = host.strip_suffix('.').unwrap_or(host).rsplit('.').next().unwrap_or_default();
+    let is_hex = |digits: &str| digits.bytes().all(|b| b.is_ascii_hexdigit());
+    (!last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()))
+        || last.strip_prefix("0x").or(last.strip_prefix("0X")).is_some_and(is_hex)
 }
 
 #[cfg(test)]
@@ -375,6 +386,14 @@ mod tests {
             ("https://[::1]x/", "must be a number"),
             ("https://群/", "outside ASCII"),
             ("mailto:x", "must be a number"),
+            ("http://127.0.0./", "no IPv4 address"),
+            ("http://127.0.0.1./", "no IPv4 address"),
+            ("http://127.1/", "no IPv4 address"),
+            ("http://0177.0.0.1/", "no IPv4 address"),
+            ("http://2130706433/", "no IPv4 address"),
+            ("http://0X7F000001/", "no IPv4 address"),
+            ("http://0x/", "no IPv4 address"),
+            ("http://a.1/", "no IPv4 address"),
         ] {
             let error = Endpoint::parse(url).expect_err(url);
             assert!(error.contains(reason), "{url:?}: {error}");
@@ -414,7 +433,8 @@ mod tests {
                 let uri: http::Uri = sent.parse().unwrap();
                 prop_assert_eq!(uri.host(), Some(origin.host()));
                 prop_assert_eq!(uri.port_u16().unwrap_or(origin.port()), origin.port());
-                if let Ok(whatwg) = url::Url::parse(&sent) && whatwg.domain().is_some() {
+                // An IPv6 address has more than one spelling.
+                if let Ok(whatwg) = url::Url::parse(&sent) && !origin.host().starts_with('[') {
                     prop_assert_eq!(whatwg.host_str(), Some(origin.host()));
                     prop_assert_eq!(whatwg.port_or_known_default(), Some(origin.port()));
                 }

@@ -34,8 +34,17 @@ pub fn members<'a>(object: &'a str, each: &mut dyn FnMut(&'a str, &'a str)) -> s
 
 /// Whether a name, given as written, is this one, however it is escaped.
 pub fn is(name: &str, this: &str) -> bool {
-    let bare = name.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
-    bare == Some(this) || (name.contains('\\') && string(name).is_some_and(|name| name == this))
+    bare(name) == Some(this) || (name.contains('\\') && string(name).is_some_and(|name| name == this))
+}
+
+/// Whether a name, given as written, could be read as this one: some parsers (Go's) do not regard the case.
+pub fn resembles(name: &str, this: &str) -> bool {
+    bare(name).is_some_and(|name| name.eq_ignore_ascii_case(this))
+        || (name.contains('\\') && string(name).is_some_and(|name| name.eq_ignore_ascii_case(this)))
+}
+
+fn bare(name: &str) -> Option<&str> {
+    name.strip_prefix('"').and_then(|name| name.strip_suffix('"'))
 }
 
 /// The content of a JSON string, given as written; `None` for every other JSON.

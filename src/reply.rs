@@ -37,7 +37,7 @@ pub fn of(answer: &[u8]) -> Result<Option<&str>, String> {
         let [value] = find(payload, [member]);
         let value = value.ok_or_else(missing)?;
         let filled = match *member {
-            "links" => value.starts_with('[') && value.contains('{'),
+            "links" => value.strip_prefix('[').is_some_and(|links| links.trim_start().starts_with('{')),
             _ => json::string(value).is_some_and(|text| !text.trim().is_empty()),
         };
         if !filled {
@@ -62,7 +62,7 @@ fn find<'a, const N: usize>(object: &'a str, names: [&str; N]) -> [Option<&'a st
     let read = json::members(object, &mut |name, value| {
         for (known, slot) in names.iter().zip(&mut found) {
             if json::is(name, known) {
-                *slot = Some(value);
+                *slot = Some(value).filter(|value| *value != "null");
             }
         }
     });
@@ -101,6 +101,7 @@ mod tests {
             r#"{"to":["x"],"data":1}"#,
             r#"{"msgtype":"empty"}"#,
             "{\"msgtype\":",
+            r#"{"msgtype":null}"#,
             "\"msgtype\"",
         ] {
             assert_eq!(of(answer.as_bytes()), Ok(None), "{answer}");
@@ -121,7 +122,9 @@ mod tests {
             (r#"{"msgtype":"markdown","markdown":{"text":"x"}}"#, "markdown.title is missing or empty"),
             (r#"{"msgtype":"markdown","markdown":{"title":"x"}}"#, "markdown.text is missing or empty"),
             (r#"{"msgtype":"actionCard","actionCard":{"title":"t","text":"x"}}"#, "neither singleTitle and singleURL"),
+            (r#"{"msgtype":"actionCard","actionCard":{"title":"t","text":"x","btns":null}}"#, "neither singleTitle"),
             (r#"{"msgtype":"feedCard","feedCard":{"links":[]}}"#, "feedCard.links is missing or empty"),
+            (r#"{"msgtype":"feedCard","feedCard":{"links":["{"]}}"#, "feedCard.links is missing or empty"),
             (&long, "more than 20000"),
         ] {
             let error = of(answer.as_bytes()).unwrap_err();
