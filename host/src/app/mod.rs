@@ -28,17 +28,6 @@ pub enum App {
     Print(PrintApp),
 }
 
-impl App {
-    /// Whether the application takes events of `binding` now. Asks it if need be. What cannot be handed over need
-    /// not be decoded first.
-    pub async fn reads(&self, binding: &str) -> Result<(), Undelivered> {
-        match self {
-            Self::Http(app) => app.reads(binding).await,
-            Self::Print(_) => Ok(()),
-        }
-    }
-}
-
 impl Application for App {
     fn deliver<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<Answer, Undelivered>> {
         match self {

@@ -191,8 +191,10 @@ impl Reader {
         match tokio::time::timeout(self.timeout, app.deliver(event)).await {
             Ok(answer) => {
                 let answer = answer.map_err(|error| self.failure(&error))?;
-                // Where the answer also asks for data to be sent on, that is done; a reply has nowhere to go.
-                self.inner.follow(event, &answer);
+                // A reply has nowhere to go but to the caller.
+                if let Ok(Wish::Forward(forward)) = answer::read(&answer) {
+                    self.inner.forward(&event.binding, forward);
+                }
                 Ok(answer)
             }
             Err(_) => Err(too_slow("the application has not answered", self.timeout)),
