@@ -84,7 +84,7 @@ fn compile(root: &Path, target_dir: &Path) -> Result<()> {
     cargo.args(["rustc", "--package", "dingtalk-binding", "--lib", "--crate-type", "cdylib", "--locked"]);
     cargo.args(["--profile", "component", "--target", TARGET, "--target-dir"]).arg(target_dir);
     if toolchain.build_std {
-        cargo.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_abort");
+        cargo.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=core,alloc");
         if let Some(linker) = rust_lld() {
             cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
         }
@@ -158,7 +158,7 @@ fn has_target(rustc: &Path) -> bool {
 
 fn has_sources(rustc: &Path) -> bool {
     print(rustc, &["--print", "sysroot"])
-        .is_some_and(|sysroot| sysroot.join("lib/rustlib/src/rust/library/std/Cargo.toml").exists())
+        .is_some_and(|sysroot| sysroot.join("lib/rustlib/src/rust/library/alloc/Cargo.toml").exists())
 }
 
 /// Debian's compiler comes without the linker for WebAssembly, rustup's toolchains bring it.
