@@ -2,12 +2,17 @@
 //! on the command line's output, whatever fails and however.
 
 use dingtalk_binding::secret::Secret;
+use dingtalk_host::simulator::Config;
+use dingtalk_host::simulator::callback::Forgery;
+use dingtalk_host::simulator::conversation::Say;
 use dingtalk_host::simulator::fault::{Fault, Times};
+use dingtalk_host::simulator::outgoing::CallbackConfig;
 use dingtalk_host::simulator::robot::RobotConfig;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::support::witness::{Tap, base64};
-use crate::support::{Host, Reply, Resources, Robot, component, run, send, stderr, stdout};
+use crate::support::app::{Act, App, Gate};
+use crate::support::witness::{Received, Tap, base64};
+use crate::support::{Host, PATIENCE, Reply, Resources, Robot, component, run, send, stderr, stdout};
 
 /// With characters that look different in a URL.
 const SECRET: &str = "SEC+c4n4ry/53cr3t=of&the?robot";
@@ -179,6 +184,148 @@ fn everything_that_can_fail(logging: &[&str]) {
     let signatures = signatures(&tap);
     assert!(signatures.len() > faults().len() && signatures.iter().all(|sign| sign.len() == 44), "{signatures:?}");
     seen.assert_clean(&canaries(&signatures));
+}
+
+/// What callbacks are signed with, what older robots prove themselves with, and what the application knows the host by.
+const APP_SECRET: &str = "c4n4ry+4pp/s3cr3t=";
+const OUTGOING_TOKEN: &str = "c4n4ry+0utg01ng/t0k3n=";
+const APP_TOKEN: &str = "c4n4ry+4pp/t0k3n=";
+/// What a person says.
+const WORDS: &str = "c4n4ry w0rd5";
+
+/// The values of a header in a stream of requests.
+fn sent_headers(tap: &Tap, name: &str) -> Vec<String> {
+    let sent = String::from_utf8_lossy(&tap.sent()).into_owned();
+    let prefix = format!("{name}: ");
+    let lines = sent.split("\r\n").filter_map(|line| line.strip_prefix(&prefix));
+    lines.map(str::to_owned).collect()
+}
+
+/// Callbacks of every kind, taken and not; replies to sessions; and what the application can do wrong.
+fn everything_that_can_be_received(logging: &[&str]) {
+    let secret = |secret: &str| Some(Secret::new(secret));
+    let robots = [
+        RobotConfig { secret: secret(SECRET), app_secret: secret(APP_SECRET), ..Robot::config() },
+        RobotConfig { outgoing_token: secret(OUTGOING_TOKEN), ..Robot::config() },
+    ]
+    .map(|robot| {
+        let callback = CallbackConfig { timeout: PATIENCE, retries: 0, ..CallbackConfig::default() };
+        Robot::from(Config { robot, callback, ..Config::default() })
+    });
+    let app = App::start();
+    let mut resources = Resources::new();
+    for (name, robot, key) in
+        [("signed", &robots[0], ("appSecret", APP_SECRET)), ("token", &robots[1], ("outgoingToken", OUTGOING_TOKEN))]
+    {
+        let (url, hosts) = (robot.url(), format!("http://{}", robot.address()));
+        let mut properties = vec![("id", name), ("url", &url), ("sessionWebhookHosts", &hosts), key];
+        properties.push(("chatbotCorpId", "simulated-corporation"));
+        if name == "signed" {
+            properties.push(("secret", SECRET));
+        }
+        resources = resources.with(&format!("{name}.yaml"), &component(name, &properties));
+    }
+    let port = app.port();
+    let arguments = [&["--app-port", &*port, "--app-timeout", "1s", "--callback-timeout", "60s"], logging].concat();
+    let host = Host::serve_with(&resources, &arguments, &[("APP_API_TOKEN", APP_TOKEN)]);
+    let tap = Tap::before(host.address());
+    for (robot, name) in robots.iter().zip(["signed", "token"]) {
+        robot.set_callback_url(&format!("http://{}/v1.0/bindings/{name}/callback", tap.address()));
+    }
+    let mut seen = Seen::default();
+    let mut hear = |robot: &Robot, say: Say| {
+        let said = robot.say(say);
+        // The answers, but for replies: those are the application's own words.
+        for error in said.attempts.into_iter().filter_map(|attempt| attempt.error) {
+            seen.add("an answer to a callback", error);
+        }
+    };
+    let echo = |request: &Received| {
+        let session = String::from_utf8_lossy(&request.body).into_owned();
+        let (_, session) = session.split_once("session=").unwrap_or_default();
+        let session = session.split('"').next().unwrap_or_default();
+        Act::Answer(500, format!("no: {APP_TOKEN} {session} {:?}", request.header("dapr-api-token")))
+    };
+    let elsewhere = r#"{"to":["missing","signed"],"data":{"message":"c4n4ry w0rd5"}}"#;
+    for act in [
+        Act::ok(r#"{"msgtype":"text","text":{"content":"c4n4ry w0rd5"}}"#),
+        Act::ok(r#"{"msgtype":"c4n4ry","text":"c4n4ry w0rd5"}"#),
+        Act::ok(r#"{"msgtype":"text","text":"c4n4ry w0rd5"}"#),
+        Act::ok(elsewhere),
+        Act::ok(r#"{"to":["missing"],"data":"c4n4ry w0rd5","concurrency":"parallel"}"#),
+        Act::ok("c4n4ry w0rd5"),
+        Act::Raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nc4n4ry w0rd5".into()),
+        Act::Raw("c4n4ry w0rd5".into()),
+        Act::Reset,
+    ] {
+        app.answer(act);
+        robots.iter().for_each(|robot| hear(robot, Say::text(WORDS)));
+    }
+    app.answer_with(echo);
+    robots.iter().for_each(|robot| hear(robot, Say::text(WORDS)));
+    let gate = Gate::default();
+    let closed = gate.clone();
+    app.answer_with(move |_| {
+        closed.pass();
+        Act::ok("")
+    });
+    robots.iter().for_each(|robot| hear(robot, Say::text(WORDS)));
+    gate.open();
+    for forgery in Forgery::ALL {
+        hear(&robots[0], Say::text(WORDS).forged(forgery));
+    }
+    for forgery in [Forgery::WrongKey, Forgery::Unsigned, Forgery::WrongRobot, Forgery::TruncatedBody] {
+        hear(&robots[1], Say::text(WORDS).forged(forgery));
+    }
+    let sessions: Vec<String> = app
+        .events()
+        .iter()
+        .filter_map(|event| serde_json::from_slice::<serde_json::Value>(&event.body).ok())
+        .map(|message| message["sessionWebhook"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(sessions.len() > 15, "{}", host.log());
+    for (webhook, expires) in [
+        (sessions[0].clone(), "9999999999999"),
+        (sessions[0].clone(), "1"),
+        (sessions[0].clone(), "soon"),
+        (sessions[0].replace("127.0.0.1", "127.0.0.2"), ""),
+        (format!("{}x", sessions[0]), ""),
+        (sessions[0].replace("http:", "https:"), ""),
+    ] {
+        let metadata = serde_json::json!({"sessionWebhook": webhook, "sessionWebhookExpiredTime": expires});
+        let body = serde_json::json!({"operation": "reply", "data": {"message": WORDS}, "metadata": metadata});
+        seen.reply("an answer to reply", &host.post("signed", &body.to_string()));
+    }
+    let data = serde_json::json!({"message": WORDS, "sessionWebhook": sessions[0]});
+    for binding in ["signed", "token", "missing"] {
+        for act in [Act::ok(""), Act::Reset, Act::Answer(500, sessions[0].clone())] {
+            app.answer(act);
+            seen.reply("an answer to get", &host.invoke(binding, "get", &data.to_string()));
+        }
+    }
+    let log = host.end();
+    for expected in ["callback refused", "not delivered", "wrong answer", "not sent on", "callback answered"] {
+        assert!(log.contains(expected), "{expected}: {log}");
+    }
+    assert_eq!(log.lines().all(|line| line.starts_with('{')), !logging.is_empty(), "{log}");
+    seen.add("the log", log);
+    let mut signatures = sent_headers(&tap, "sign");
+    assert!(signatures.len() > 20, "{signatures:?}");
+    // What the forgeries make of one is none, but could still be of use.
+    signatures.retain(|sign| sign.len() > 40);
+    signatures.extend([APP_SECRET, OUTGOING_TOKEN, APP_TOKEN, WORDS].map(str::to_owned));
+    signatures.extend(sessions.iter().map(|webhook| webhook.split_once("session=").unwrap().1.to_owned()));
+    seen.assert_clean(&canaries(&signatures));
+}
+
+#[test]
+fn nothing_secret_appears_when_callbacks_come() {
+    everything_that_can_be_received(&[]);
+}
+
+#[test]
+fn nothing_secret_appears_when_callbacks_come_and_the_log_is_json() {
+    everything_that_can_be_received(&["--log-as-json"]);
 }
 
 #[test]

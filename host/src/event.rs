@@ -44,7 +44,8 @@ pub trait Application: Send + Sync + 'static {
     fn deliver<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<Answer, Undelivered>>;
 }
 
-/// Why the application has not taken an event. The texts never contain the event.
+/// Why the application has not taken an event. The texts never contain the event, unless the application repeats it
+/// in a refusal; its session is blanked out then too.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Undelivered {
     /// No connection came about, it broke, or no answer came in time. Says which, and names the application's

@@ -1,5 +1,6 @@
 //! What the tests share: the host as a process, the simulated robot, and an HTTP client that shows bytes.
 
+pub mod app;
 pub mod held;
 pub mod witness;
 
@@ -12,7 +13,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dingtalk_binding::secret::Secret;
+use dingtalk_host::simulator::conversation::Say;
 use dingtalk_host::simulator::fault::{Fault, Times};
+use dingtalk_host::simulator::outgoing::Said;
 use dingtalk_host::simulator::robot::RobotConfig;
 use dingtalk_host::simulator::{Config, Message, Simulator, Stats};
 use tempfile::TempDir;
@@ -78,6 +81,15 @@ impl Robot {
     pub fn recover(&self) {
         self.simulator().clear_fault();
     }
+
+    /// Somebody says something; returns when its callback was answered or given up.
+    pub fn say(&self, say: Say) -> Said {
+        self.runtime.block_on(self.simulator().say(say)).unwrap()
+    }
+
+    pub fn set_callback_url(&self, url: &str) {
+        self.simulator().set_callback_url(url).unwrap();
+    }
 }
 
 impl Drop for Robot {
@@ -107,8 +119,12 @@ impl Resources {
     }
 
     pub fn with(self, file: &str, text: &str) -> Self {
-        std::fs::write(self.path().join(file), text).unwrap();
+        self.write(file, text);
         self
+    }
+
+    pub fn write(&self, file: &str, text: &str) {
+        std::fs::write(self.path().join(file), text).unwrap();
     }
 
     pub fn path(&self) -> &std::path::Path {
@@ -134,6 +150,7 @@ pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dingtalk-host"));
     command.args(arguments).stdin(Stdio::null());
     for variable in [
+        "APP_API_TOKEN",
         "APP_ID",
         "CLICOLOR_FORCE",
         "DAPR_API_TOKEN",
@@ -195,6 +212,11 @@ pub fn wait(child: &mut Child) -> Option<ExitStatus> {
     None
 }
 
+/// Between two looks at something that is waited for.
+pub fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
+}
+
 /// Sends a signal, by its name without "SIG".
 pub fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
@@ -222,6 +244,7 @@ pub struct Host {
     child: Child,
     address: SocketAddr,
     log: Arc<Mutex<String>>,
+    output: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -250,14 +273,17 @@ impl Host {
             }
         });
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let copy = Arc::clone(&log);
-        let output = std::thread::spawn(move || {
+        let output = Arc::new(Mutex::new(String::new()));
+        let copies = [Arc::clone(&log), Arc::clone(&output)];
+        let printed = std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                copy.lock().unwrap().push_str(&format!("{line}\n"));
+                for copy in &copies {
+                    copy.lock().unwrap().push_str(&format!("{line}\n"));
+                }
             }
         });
         match address.recv_timeout(PATIENCE) {
-            Ok(address) => Self { child, address, log, readers: vec![errors, output] },
+            Ok(address) => Self { child, address, log, output, readers: vec![errors, printed] },
             Err(_) => {
                 let _ = child.kill();
                 panic!("the host does not listen:\n{}", log.lock().unwrap());
@@ -272,6 +298,26 @@ impl Host {
     /// Everything logged so far, and standard output.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Standard output so far.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// The address of --callback-port.
+    pub fn callback_address(&self) -> SocketAddr {
+        const MESSAGE: &str = "listening for callbacks";
+        self.wait_for_log(MESSAGE);
+        let log = self.log();
+        // The reader writes whole lines.
+        let line = log.lines().find(|line| line.contains(MESSAGE)).unwrap();
+        line.split_once("address=").unwrap().1.trim().parse().unwrap()
+    }
+
+    /// Where DingTalk points for `binding`.
+    pub fn callback_url(&self, binding: &str) -> String {
+        format!("http://{}/v1.0/bindings/{binding}/callback", self.address)
     }
 
     /// Waits until the log contains `text`.

@@ -155,6 +155,11 @@ impl Tap {
         self.address
     }
 
+    /// Every byte that the client has sent.
+    pub fn sent(&self) -> Vec<u8> {
+        self.sent.lock().unwrap().clone()
+    }
+
     /// The targets of all requests.
     pub fn targets(&self) -> Vec<String> {
         let sent = String::from_utf8_lossy(&self.sent.lock().unwrap()).into_owned();

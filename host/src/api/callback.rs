@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dingtalk_binding::callback::MAX_BODY;
 use dingtalk_binding::error::{Error, Refusal};
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -22,6 +22,10 @@ use crate::sandbox::{CallError, Callback};
 
 /// DingTalk sends at most 128 KiB at once; who takes longer holds a connection for nothing.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Of a body that is too long, how much is read all the same, and for how long.
+const DRAIN: usize = 32 << 20;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often the log may say that callbacks of one binding are refused: anybody can send some.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -93,17 +97,39 @@ impl Api {
 }
 
 /// The body, or the answer to who sends none that can be read.
-async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Reply> {
+async fn read(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, Reply> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: usize| length > MAX_BODY) {
+        // Who waits for leave to send the body hears the answer without it.
+        if !headers.contains_key(EXPECT) {
+            drain(&mut body).await;
+        }
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(&mut body, MAX_BODY).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            drain(&mut body).await;
+            Err(too_large())
+        }
         Ok(Err(_)) => Err(failed(StatusCode::BAD_REQUEST, "the body is not complete")),
         Err(_) => Err(failed(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
     }
+}
+
+/// Reads on without keeping anything. A sender whose connection is closed while it writes sees no answer, and sends
+/// the same again.
+async fn drain(body: &mut Incoming) {
+    let rest = async {
+        let mut drained = 0;
+        while drained < DRAIN
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            drained += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    // Whatever is left then is the sender's loss.
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, rest).await;
 }
 
 fn too_large() -> Reply {
@@ -125,10 +151,24 @@ fn trace(headers: &HeaderMap) -> Vec<(String, String)> {
     let mut trace = Vec::new();
     // A trace that cannot be read is no reason to lose a message.
     let _ = bindings::add_trace(headers, &mut trace);
-    if trace.iter().all(|(name, _)| name != TRACE[0]) {
+    if !trace.iter().any(|(name, value)| name == TRACE[0] && is_traceparent(value)) {
         trace.clear();
     }
     trace
+}
+
+/// W3C trace context, section 3.2: version, trace, parent and flags, in lower case; neither id is zero.
+fn is_traceparent(value: &str) -> bool {
+    let mut parts = value.split('-');
+    let mut part = |length| {
+        let part = parts.next().filter(|part| part.len() == length);
+        part.filter(|part| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+    };
+    let (version, trace, parent, flags) = (part(2), part(32), part(16), part(2));
+    let is_id = |part: Option<&str>| part.is_some_and(|part| part.bytes().any(|b| b != b'0'));
+    // Later versions may have more parts.
+    let complete = version.is_some_and(|version| version != "ff" && (version != "00" || parts.next().is_none()));
+    complete && is_id(trace) && is_id(parent) && flags.is_some()
 }
 
 /// How many callbacks of each binding were refused since the log last said so.
@@ -177,7 +217,32 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append("tracestate", "a=1".parse().unwrap());
         assert_eq!(trace(&headers), []);
-        headers.append("traceparent", "00-1-2-01".parse().unwrap());
+        headers.append("traceparent", TRACEPARENT.parse().unwrap());
         assert_eq!(trace(&headers).len(), 2);
+        // Two are none.
+        headers.append("traceparent", TRACEPARENT.parse().unwrap());
+        assert_eq!(trace(&headers), []);
+    }
+
+    /// The example of the W3C's text.
+    const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn parents_as_w3c_writes_them() {
+        assert!(is_traceparent(TRACEPARENT));
+        assert!(is_traceparent("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what-the-future-will-be-like"));
+        for wrong in [
+            "",
+            "00-1-2-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "00-4bf92f3577b34da6a3ce929d0e0e473g-00f067aa0ba902b7-01",
+        ] {
+            assert!(!is_traceparent(wrong), "{wrong}");
+        }
     }
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use dingtalk_binding::endpoint::Endpoint;
+use dingtalk_binding::json;
 use dingtalk_binding::secret::{Secret, redact};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -197,7 +199,12 @@ impl Inner {
         // Whatever becomes of its body, an answer that says no is one.
         if let Some(status) = status.filter(|status| !status.is_success()) {
             let body = match outcome {
-                Ok(Ok(Body::Whole(body))) => self.redact(&String::from_utf8_lossy(&body)),
+                Ok(Ok(Body::Whole(body))) => {
+                    // Many servers repeat the request that they could not take.
+                    let session = session(event);
+                    let secrets = self.token.iter().map(|(_, token)| token).chain(&session);
+                    redact(&String::from_utf8_lossy(&body), secrets.map(Secret::expose))
+                }
                 Ok(Ok(Body::TooLong)) => format!("(longer than {} MiB)", MAX_ANSWER >> 20),
                 // The beginning alone could be that of the token.
                 _ => "(it did not arrive as a whole)".to_owned(),
@@ -375,6 +382,21 @@ impl Inner {
             Err(reason) => Err(reason),
         }
     }
+}
+
+/// What must not be seen of the `sessionWebhook` in a message: whoever has it can post into the conversation.
+fn session(event: &Event) -> Vec<Secret> {
+    let mut secrets = Vec::new();
+    let text = std::str::from_utf8(&event.data).unwrap_or_default();
+    // What is no object has no session.
+    let _ = json::members(text, &mut |name, value| {
+        if json::is(name, "sessionWebhook")
+            && let Some(endpoint) = json::string(value).and_then(|webhook| Endpoint::parse(&webhook).ok())
+        {
+            secrets.extend(endpoint.secrets());
+        }
+    });
+    secrets
 }
 
 /// A body, as far as it is wanted.

@@ -311,6 +311,18 @@ async fn a_refusal_is_cut_and_does_not_show_the_token() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_repeats_the_message_does_not_show_its_session() {
+    let data =
+        br#"{"msgId":"m1","session\u0057ebhook":"https:\/\/oapi.dingtalk.com\/robot\/sendBySession?session=S3SS10N"}"#;
+    let echo = String::from_utf8_lossy(data).into_owned();
+    let server =
+        Server::start(move |_| Reply::Keep(format!("HTTP/1.1 422 No\r\nContent-Length: {}\r\n\r\n{echo}", echo.len())))
+            .await;
+    let error = unasked(&server).deliver(&event(data)).await.unwrap_err().to_string();
+    assert!(error.contains("m1") && error.contains("[redacted]") && !error.contains("S3SS10N"), "{error}");
+}
+
+#[tokio::test]
 async fn a_refusal_stays_one_whatever_becomes_of_its_body() {
     let long = format!("HTTP/1.1 503 No\r\nContent-Length: 2000000\r\n\r\n{}", "x".repeat(2_000_000));
     // The beginning of the token, which nothing could recognise.

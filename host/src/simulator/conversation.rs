@@ -27,8 +27,9 @@ const CHAT_ID: &str = "$:LWCP_v1:$";
 /// The longest id, name or title that is taken. Ids of messages are remembered, and so must not be long.
 const MAX_NAME: usize = 256;
 
-/// How much later than "now" an old or future timestamp is by default: one millisecond past the window.
-const JUST_OUTSIDE: u64 = super::robot::TIMESTAMP_WINDOW + 1;
+/// How much earlier or later than "now" an old or future timestamp is by default: a minute past the window, because
+/// what is to come has come closer when the callback arrives.
+const OUTSIDE: u64 = super::robot::TIMESTAMP_WINDOW + 60_000;
 
 /// How large an oversized body is by default: one byte more than Dapr's API takes by default.
 const OVERSIZED: usize = 4 * 1024 * 1024 + 1;
@@ -127,7 +128,7 @@ impl Say {
             conversation_title: None,
             msg_id: None,
             forge: None,
-            skew_ms: JUST_OUTSIDE,
+            skew_ms: OUTSIDE,
             size: OVERSIZED,
         }
     }
