@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use http::header::HeaderMap;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
+use super::body::{self, Unread};
 use super::reply::{self, Reply};
 use super::{Api, request};
 use crate::bindings::InvokeError;
@@ -19,7 +19,7 @@ impl Api {
     pub(super) async fn invoke(&self, name: &str, request: Request<Incoming>) -> Reply {
         let (parts, body) = request.into_parts();
         let malformed = |what: String| reply::error(StatusCode::BAD_REQUEST, "ERR_MALFORMED_REQUEST", &what, &[]);
-        let body = match self.body(body).await {
+        let body = match self.body(&parts.headers, body).await {
             Ok(body) => body,
             Err(what) => return malformed(format!("failed deserializing HTTP body: {what}")),
         };
@@ -51,15 +51,13 @@ impl Api {
     }
 
     /// The whole body, or daprd's words for why not.
-    pub(super) async fn body(&self, body: Incoming) -> Result<bytes::Bytes, String> {
-        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, self.max_body_size).collect()).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                Err(format!("stream too large (more than {} bytes, see --max-body-size)", self.max_body_size))
-            }
-            Ok(Err(_)) => Err("unexpected EOF".into()),
-            Err(_) => Err(format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs())),
-        }
+    pub(super) async fn body(&self, headers: &HeaderMap, body: Incoming) -> Result<bytes::Bytes, String> {
+        let limit = self.max_body_size;
+        body::read(headers, body, limit, BODY_TIMEOUT).await.map_err(|unread| match unread {
+            Unread::TooLong => format!("stream too large (more than {limit} bytes, see --max-body-size)"),
+            Unread::Incomplete => "unexpected EOF".into(),
+            Unread::TooSlow => format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs()),
+        })
     }
 }
 

@@ -7,14 +7,13 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use dingtalk_binding::callback::MAX_BODY;
 use dingtalk_binding::error::{Error, Refusal};
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
+use super::body::{self, Unread};
 use super::reply::{self, Reply};
 use super::{Api, bindings};
 use crate::input::{CallbackError, TRACE};
@@ -22,10 +21,6 @@ use crate::sandbox::{CallError, Callback};
 
 /// DingTalk sends at most 128 KiB at once; who takes longer holds a connection for nothing.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Of a body that is too long, how much is read all the same, and for how long.
-const DRAIN: usize = 32 << 20;
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often the log may say that callbacks of one binding are refused: anybody can send some.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -41,9 +36,13 @@ impl Api {
             return reply;
         }
         let (parts, body) = request.into_parts();
-        let body = match read(&parts.headers, body).await {
+        let body = match body::read(&parts.headers, body, MAX_BODY, BODY_TIMEOUT).await {
             Ok(body) => body,
-            Err(reply) => return reply,
+            Err(Unread::TooLong) => return too_large(),
+            Err(Unread::Incomplete) => return failed(StatusCode::BAD_REQUEST, "the body is not complete"),
+            Err(Unread::TooSlow) => {
+                return failed(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time");
+            }
         };
         let headers = parts.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
         let callback = Callback { headers: headers.collect(), body: body.into() };
@@ -94,42 +93,6 @@ impl Api {
             _ => failed(StatusCode::FORBIDDEN, "callback refused"),
         }
     }
-}
-
-/// The body, or the answer to who sends none that can be read.
-async fn read(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, Reply> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: usize| length > MAX_BODY) {
-        // Who waits for leave to send the body hears the answer without it.
-        if !headers.contains_key(EXPECT) {
-            drain(&mut body).await;
-        }
-        return Err(too_large());
-    }
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(&mut body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            drain(&mut body).await;
-            Err(too_large())
-        }
-        Ok(Err(_)) => Err(failed(StatusCode::BAD_REQUEST, "the body is not complete")),
-        Err(_) => Err(failed(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
-    }
-}
-
-/// Reads on without keeping anything. A sender whose connection is closed while it writes sees no answer, and sends
-/// the same again.
-async fn drain(body: &mut Incoming) {
-    let rest = async {
-        let mut drained = 0;
-        while drained < DRAIN
-            && let Some(Ok(frame)) = body.frame().await
-        {
-            drained += frame.data_ref().map_or(0, Bytes::len);
-        }
-    };
-    // Whatever is left then is the sender's loss.
-    let _ = tokio::time::timeout(DRAIN_TIMEOUT, rest).await;
 }
 
 fn too_large() -> Reply {

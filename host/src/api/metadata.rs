@@ -73,7 +73,8 @@ impl Api {
 
     pub(super) async fn set_metadata(&self, key: String, request: Request<Incoming>) -> Reply {
         let refused = |what: &str| reply::error(StatusCode::BAD_REQUEST, "ERR_MALFORMED_REQUEST", what, &[]);
-        let value = match self.body(request.into_body()).await {
+        let (parts, body) = request.into_parts();
+        let value = match self.body(&parts.headers, body).await {
             Ok(value) => String::from_utf8_lossy(&value).into_owned(),
             Err(what) => return refused(&what),
         };

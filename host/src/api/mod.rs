@@ -3,6 +3,7 @@
 //! Deliberate differences are listed in docs/dapr.md.
 
 mod bindings;
+mod body;
 mod callback;
 mod metadata;
 mod reply;
