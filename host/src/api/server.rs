@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Api;
 
@@ -21,6 +22,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// After a failed accept (out of file descriptors, most likely), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections to one address at once; the next ones wait. Each costs a file descriptor and some KiB, and whoever is
+/// on the internet can open them. The API's clients keep as many as they have calls running.
+const MAX_CONNECTIONS: usize = 4_096;
 
 /// When the server stops: for a client to finish its request, to take its answer, to confirm the end of its
 /// connection. Without a limit, one that went away or stands still would keep the process.
@@ -84,12 +89,13 @@ impl Server {
             .listeners
             .into_iter()
             .map(|(listener, surface)| {
-                let accepted = accepted.clone();
+                let (accepted, places) = (accepted.clone(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
                 tokio::spawn(async move {
-                    loop {
+                    // An error would mean that the semaphore was closed, which nothing does.
+                    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
                         match listener.accept().await {
                             Ok((stream, _)) => {
-                                if accepted.send((stream, surface)).await.is_err() {
+                                if accepted.send((stream, surface, place)).await.is_err() {
                                     break;
                                 }
                             }
@@ -105,7 +111,7 @@ impl Server {
         let mut builder = Builder::new(TokioExecutor::new());
         // Go writes header names in title case ("Metadata.statuscode"), and some clients compare them so.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).title_case_headers(true);
-        let serve = |stream: TcpStream, surface: Surface| {
+        let serve = |stream: TcpStream, surface: Surface, place: OwnedSemaphorePermit| {
             // Small answers must not wait for the client's acknowledgement of the last one.
             let _ = stream.set_nodelay(true);
             let api = Arc::clone(&api);
@@ -116,6 +122,7 @@ impl Server {
             let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
             let connection = graceful.watch(connection);
             tokio::spawn(async move {
+                let _place = place;
                 // A client that goes away is no event.
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "a connection ended");
@@ -126,15 +133,15 @@ impl Server {
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                Some((stream, surface)) = connections.recv() => serve(stream, surface),
+                Some((stream, surface, place)) = connections.recv() => serve(stream, surface, place),
             }
         }
         for task in accepting {
             task.abort();
         }
         // Accepted, but not looked at yet: their requests may be on the way.
-        while let Ok((stream, surface)) = connections.try_recv() {
-            serve(stream, surface);
+        while let Ok((stream, surface, place)) = connections.try_recv() {
+            serve(stream, surface, place);
         }
         tokio::select! {
             () = graceful.shutdown() => {}

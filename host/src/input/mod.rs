@@ -18,6 +18,7 @@ use bytes::Bytes;
 use dingtalk_binding::error::{Error, Refusal};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
@@ -50,10 +51,16 @@ struct Inner {
     tasks: TaskTracker,
 }
 
+/// Deliveries of one binding that wait for the application at once. DingTalk's callbacks end after a moment, while
+/// the deliveries that they began go on until `--app-timeout`: without a limit, an application that hangs would let
+/// messages pile up in memory.
+const DELIVERIES: usize = 256;
+
 /// What is remembered of the messages of one binding.
 struct Memory {
     repeats: Repeats,
     signatures: Signatures,
+    deliveries: Semaphore,
 }
 
 /// Why a callback is not acknowledged.
@@ -250,13 +257,18 @@ impl Inner {
 
     /// Delivers an event unless a copy of it is being delivered, or has been. The reply, if there is one.
     async fn deliver_once(self: Arc<Self>, event: &Event) -> repeats::Outcome {
-        let delivery = self.deliver(event);
-        match (event.metadata("msgId"), self.bindings.get(&event.binding)) {
-            (Some(message), Some(binding)) => {
-                self.memory(&event.binding, binding).repeats.once(message.to_owned(), delivery).await
-            }
+        let Some(binding) = self.bindings.get(&event.binding) else { return self.deliver(event).await };
+        let memory = self.memory(&event.binding, binding);
+        let delivery = async {
+            let _waits = memory.deliveries.try_acquire().map_err(|_| {
+                Undelivered::Unreachable(format!("{DELIVERIES} messages of this binding are waiting for its answer"))
+            })?;
+            self.deliver(event).await
+        };
+        match event.metadata("msgId") {
+            Some(message) => memory.repeats.once(message.to_owned(), delivery).await,
             // Nothing to know a copy by.
-            _ => delivery.await,
+            None => delivery.await,
         }
     }
 
@@ -266,8 +278,13 @@ impl Inner {
             return Arc::clone(memory);
         }
         let lifetime = binding.repeat_window();
-        let memory = Memory { repeats: Repeats::new(lifetime), signatures: Signatures::new(lifetime) };
-        Arc::clone(memories.entry(name.to_owned()).or_insert(Arc::new(memory)))
+        let memory = Arc::new(Memory {
+            repeats: Repeats::new(lifetime),
+            signatures: Signatures::new(lifetime),
+            deliveries: Semaphore::new(DELIVERIES),
+        });
+        memories.insert(name.to_owned(), Arc::clone(&memory));
+        memory
     }
 
     /// Hands an event to the application and does what the answer asks for. The reply, if there is one.
