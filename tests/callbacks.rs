@@ -697,6 +697,38 @@ fn a_slow_answer_is_kept_for_the_copy_that_comes_next() {
 }
 
 #[test]
+fn messages_do_not_pile_up_behind_an_application_that_hangs() {
+    const MESSAGES: usize = 300;
+    const WAITING: usize = 256;
+    let Setup { host, app, .. } = start_with(&[], &["--callback-timeout", "20ms"], &[]);
+    let gate = Gate::default();
+    let closed = gate.clone();
+    app.answer_with(move |_| {
+        closed.pass();
+        Act::ok(PONG)
+    });
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let number @ 0..300 = next.fetch_add(1, Ordering::SeqCst) {
+                    assert_later(&callback(&host, &text(&format!("m{number}"))));
+                }
+            });
+        }
+    });
+    app.wait_for_events(WAITING);
+    host.wait_for_log("256 messages of this binding are waiting for its answer");
+    assert_eq!(app.events().len(), WAITING);
+    gate.open();
+    // None of them is lost, and none is delivered twice.
+    for number in 0..MESSAGES {
+        until("the reply", || callback(&host, &text(&format!("m{number}"))).status == 200);
+    }
+    assert_eq!(app.events().len(), MESSAGES);
+}
+
+#[test]
 fn what_the_application_does_not_take_is_not_acknowledged() {
     let Setup { host, app, .. } = start();
     let half = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"msgtype\":\"text\"";
