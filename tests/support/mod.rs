@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod held;
+pub mod inbox_app;
 pub mod witness;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -259,6 +260,11 @@ impl Host {
         let path = resources.path().to_str().unwrap();
         let mut command = command(&["serve", "--resources-path", path, "--dapr-http-port", "0"]);
         command.args(["--log-level", "debug"]).args(arguments).envs(environment.iter().copied());
+        Self::spawn(command)
+    }
+
+    /// From a command that becomes one.
+    pub fn spawn(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (found, address) = mpsc::channel();
@@ -293,6 +299,11 @@ impl Host {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The number of the process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Everything logged so far, and standard output.

@@ -27,7 +27,7 @@ impl Received {
     }
 
     /// Reads one request; `None` at the end of the connection.
-    fn read(stream: &mut TcpStream) -> Option<Self> {
+    pub fn read(stream: &mut TcpStream) -> Option<Self> {
         let mut raw = Vec::new();
         let mut chunk = vec![0; 64 * 1024];
         let head_end = loop {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::backoff::{self, Gates, Leave};
 use super::desk::{Desk, Late};
@@ -30,6 +30,10 @@ const POLL: Duration = Duration::from_secs(2);
 
 /// The pause after a result could not be stored. A full disk is not emptied within milliseconds.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
+
+/// For what is under way when the inbox is stopped. Below the 10 s after which Docker kills what it stops, and an
+/// application may take a minute: what is cut off is delivered again.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// How often old entries are removed; they are kept for a day, so that some minutes do not matter.
 const PURGE: Duration = Duration::from_secs(600);
@@ -58,7 +62,7 @@ struct Running {
 
 type Deliveries = HashMap<Id, Running>;
 
-/// Runs until the inbox is stopped, and until everything that was begun has ended.
+/// Runs until the inbox is stopped, and until everything that was begun has ended or had its time to.
 pub(super) async fn run(shared: Shared, mut late: mpsc::UnboundedReceiver<Late>) {
     let shared = Arc::new(shared);
     let mut stopping = shared.stopping.clone();
@@ -92,13 +96,19 @@ pub(super) async fn run(shared: Shared, mut late: mpsc::UnboundedReceiver<Late>)
             finished(&shared, done, &mut tasks, &mut running);
         }
     }
-    while let Some(done) = tasks.join_next_with_id().await {
-        finished(&shared, done, &mut tasks, &mut running);
+    let drained = async {
+        while let Some(done) = tasks.join_next_with_id().await {
+            finished(&shared, done, &mut tasks, &mut running);
+        }
+        while let Ok(entry) = late.try_recv() {
+            late_replies.spawn(reply_late(Arc::clone(&shared), entry));
+        }
+        while late_replies.join_next().await.is_some() {}
+    };
+    if timeout(LINGER, drained).await.is_err() {
+        let (deliveries, late_replies) = (tasks.len(), late_replies.len());
+        tracing::warn!(deliveries, late_replies, "cut off by the end of the host; what was not delivered will be");
     }
-    while let Ok(entry) = late.try_recv() {
-        late_replies.spawn(reply_late(Arc::clone(&shared), entry));
-    }
-    while late_replies.join_next().await.is_some() {}
 }
 
 /// Begins the deliveries that are due, and says for how long there is nothing to do.

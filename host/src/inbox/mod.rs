@@ -165,8 +165,8 @@ impl Inbox {
         self.writer()?.run(Store::counts, |counts| counts).await
     }
 
-    /// Begins no further delivery, waits for those under way, and closes the store. Afterwards another process can
-    /// open it. Nothing more is accepted.
+    /// Begins no further delivery, waits some seconds for those under way, and closes the store. Afterwards another
+    /// process can open it. Nothing more is accepted.
     pub async fn stop(&self) {
         self.inner.stopping.send_replace(true);
         if let Some(dispatcher) = self.inner.dispatcher.lock().await.take()

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
 use super::backoff::LONGEST_MS;
@@ -19,6 +20,9 @@ use crate::event::Event;
 
 /// Name of the store in the directory.
 const FILE: &str = "inbox.sqlite";
+
+/// SQLite's name for the journal beside it.
+const JOURNAL: &str = "inbox.sqlite-wal";
 
 /// The schema below. A file of a newer host has a greater one.
 const SCHEMA_VERSION: i64 = 1;
@@ -146,6 +150,7 @@ impl Store {
             })?;
         }
         store.check()?;
+        store.keep_journal(false)?;
         Ok(store)
     }
 
@@ -168,6 +173,10 @@ impl Store {
     }
 
     fn connect(file: PathBuf) -> Result<Self, InboxError> {
+        if is_empty(&file) && !is_empty(&file.with_file_name(JOURNAL)) {
+            // SQLite would take the journal for a left-over and remove it.
+            return Err(InboxError::Corrupt { file, reason: format!("it is empty, but {JOURNAL} is not") });
+        }
         // Not SQLITE_OPEN_URI: a directory may have any name.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&file, flags).map_err(|error| explain(&file, &error))?;
@@ -178,10 +187,18 @@ impl Store {
             commits: Arc::default(),
         };
         store.connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| store.error(&error))?;
+        store.keep_journal(true)?;
         // FULL: on disk at every commit, also when the power fails. What is deleted is overwritten: people wrote it.
         // The journal goes back to a few megabytes after a burst.
         store.batch("PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA journal_size_limit = 4194304;")?;
         Ok(store)
+    }
+
+    /// Whether the journal is left as it is at the end. Otherwise it is written into the store and removed, which it
+    /// must not be while the store may be damaged: it has messages that were acknowledged.
+    fn keep_journal(&self, keep: bool) -> Result<(), InboxError> {
+        let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        self.connection.set_db_config(config, keep).map(|_| ()).map_err(|error| self.error(&error))
     }
 
     fn version(&self) -> Result<i64, InboxError> {
@@ -653,6 +670,11 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         metadata: metadata.and_then(|text| serde_json::from_str(&text).ok()),
         data: row.get::<_, Option<Vec<u8>>>(13)?.map(Bytes::from),
     })
+}
+
+/// Whether there is nothing in the file, or no file.
+fn is_empty(path: &Path) -> bool {
+    fs::metadata(path).map_or(true, |metadata| metadata.len() == 0)
 }
 
 /// Creates the file if it is not there, and keeps others out of it. SQLite gives its journal the same mode.
