@@ -729,6 +729,34 @@ fn messages_do_not_pile_up_behind_an_application_that_hangs() {
 }
 
 #[test]
+fn callbacks_beyond_those_that_may_run_are_told_so_and_sending_goes_on() {
+    const AT_ONCE: usize = 64;
+    let Setup { host, app, robot } = start();
+    let gate = Gate::default();
+    let closed = gate.clone();
+    app.answer_with(move |_| {
+        closed.pass();
+        Act::ok(PONG)
+    });
+    std::thread::scope(|scope| {
+        let (host, gate) = (&host, &gate);
+        let running: Vec<_> =
+            (0..AT_ONCE).map(|number| scope.spawn(move || callback(host, &text(&format!("m{number}"))))).collect();
+        app.wait_for_events(AT_ONCE);
+        let more = scope.spawn(|| callback(host, &text("more")));
+        assert_eq!(host.invoke("team", "create", r#"{"message":"Hi"}"#).status, 200);
+        let more = more.join().unwrap();
+        assert_eq!((more.status, more.header("retry-after")), (429, Some("1")), "{more:?}");
+        gate.open();
+        for reply in running {
+            assert_answer(&reply.join().unwrap(), PONG);
+        }
+    });
+    assert_answer(&callback(&host, &text("more")), PONG);
+    assert_eq!((app.events().len(), robot.messages().len()), (AT_ONCE + 1, 1));
+}
+
+#[test]
 fn what_the_application_does_not_take_is_not_acknowledged() {
     let Setup { host, app, .. } = start();
     let half = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"msgtype\":\"text\"";

@@ -263,7 +263,10 @@ impl Inner {
             let _waits = memory.deliveries.try_acquire().map_err(|_| {
                 Undelivered::Unreachable(format!("{DELIVERIES} messages of this binding are waiting for its answer"))
             })?;
-            self.deliver(event).await
+            // Here, because nobody may be left to tell: DingTalk's patience can be over.
+            self.deliver(event).await.inspect_err(|error| {
+                tracing::warn!(binding = event.binding, msg_id = event.metadata("msgId"), %error, "not delivered");
+            })
         };
         match event.metadata("msgId") {
             Some(message) => memory.repeats.once(message.to_owned(), delivery).await,
@@ -292,9 +295,7 @@ impl Inner {
         let Some(app) = &self.app else {
             return Err(Undelivered::Unreachable("there is no application; set --app-port".into()));
         };
-        let answer = app.deliver(event).await.inspect_err(|error| {
-            tracing::warn!(binding = event.binding, msg_id = event.metadata("msgId"), %error, "not delivered");
-        })?;
+        let answer = app.deliver(event).await?;
         Ok(self.follow(event, &answer))
     }
 
