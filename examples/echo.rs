@@ -27,9 +27,11 @@ use tokio::net::TcpListener;
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Message {
-    msgtype: String,
+    msgtype: Option<String>,
     sender_nick: Option<String>,
     text: Option<Text>,
+    /// Not DingTalk's: what the specification's example hands over with the operation `get`.
+    message: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -40,16 +42,20 @@ struct Text {
 /// The reply to a message; `None` says nothing.
 fn reply(message: &Message) -> Option<serde_json::Value> {
     let who = message.sender_nick.as_deref().unwrap_or("somebody");
+    let text = message.text.as_ref().map(|text| &text.content).or(message.message.as_ref());
     // In a group, the text begins with the blank that stood behind the mention.
-    match message.text.as_ref().map(|text| text.content.trim()) {
-        Some("ping") => Some(json!({"msgtype": "text", "text": {"content": "pong"}})),
-        Some("help") => Some(json!({
-            "msgtype": "markdown",
-            "markdown": {"title": "Help", "text": "- **ping**: I answer\n- anything else: I repeat it"},
-        })),
-        Some(text) => Some(json!({"msgtype": "text", "text": {"content": format!("{who} said: {text}")}})),
-        None => Some(json!({"msgtype": "text", "text": {"content": format!("{who} sent {}", message.msgtype)}})),
-    }
+    let content = match (text.map(|text| text.trim()), message.msgtype.as_deref()) {
+        (Some("ping"), _) => "pong".to_owned(),
+        (Some("help"), _) => {
+            let text = "- **ping**: I answer\n- anything else: I repeat it";
+            return Some(json!({"msgtype": "markdown", "markdown": {"title": "Help", "text": text}}));
+        }
+        (Some(text), _) => format!("{who} said: {text}"),
+        (None, Some(msgtype)) => format!("{who} sent {msgtype}"),
+        // A notice of DingTalk's, for example that the month's allowance is used up.
+        (None, None) => return None,
+    };
+    Some(json!({"msgtype": "text", "text": {"content": content}}))
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

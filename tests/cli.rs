@@ -2,6 +2,8 @@
 //! output, reasons on standard error, the outcome in the exit status.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 
@@ -10,7 +12,7 @@ use dingtalk_host::simulator::fault::{Fault, Times};
 use serde_json::{Value, json};
 
 use crate::support::{
-    PATIENCE, Resources, Robot, SECRET, command, component, finish, run, send, signal, stderr, stdout, wait,
+    Host, PATIENCE, Resources, Robot, SECRET, command, component, finish, run, send, signal, stderr, stdout, wait,
 };
 
 const MESSAGE: &str = r#"{"message":"Hi"}"#;
@@ -226,7 +228,54 @@ fn demo_shows_every_kind_of_message_in_the_group() {
     {
         assert!(group.contains(message), "{message:?} is not in: {text}");
     }
-    assert!(group.contains("7 messages, every signature verified"), "{text}");
+    assert!(group.contains("7 messages, every signature verified; 2 callbacks verified and answered"), "{text}");
+    let (_, answered) = group.split_once("[Zhang San] @robot ping").unwrap();
+    assert!(answered.contains("pong") && answered.contains("Zhang San said: is the build green?"), "{text}");
+}
+
+/// The example application as a process; ends with the value.
+struct Example(Child);
+
+impl Example {
+    fn start() -> (Self, SocketAddr) {
+        let host = Path::new(env!("CARGO_BIN_EXE_dingtalk-host"));
+        let example = host.with_file_name("examples").join("echo");
+        let mut child = Command::new(example).arg("0").stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        (Self(child), line.trim().strip_prefix("listening on ").unwrap().parse().unwrap())
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_example_answers_as_the_documentation_shows() {
+    let (_example, address) = Example::start();
+    let host = Host::serve_with(
+        &Resources::binding("mydingtalk", &[("id", "x"), ("url", "http://127.0.0.1:1/")]),
+        &["--app-port", &address.port().to_string()],
+        &[],
+    );
+    let get = |data: &str| {
+        let reply = host.invoke("mydingtalk", "get", data);
+        (reply.status, reply.body)
+    };
+    let said = r#"{"msgtype":"text","text":{"content":"somebody said: Hi"}}"#.to_owned();
+    assert_eq!(get(r#"{"message":"Hi"}"#), (200, said));
+    let pong = r#"{"msgtype":"text","text":{"content":"pong"}}"#.to_owned();
+    assert_eq!(get(r#"{"msgtype":"text","senderNick":"Li Si","text":{"content":" ping "}}"#), (200, pong));
+    let sent = r#"{"msgtype":"text","text":{"content":"Li Si sent picture"}}"#.to_owned();
+    assert_eq!(get(r#"{"msgtype":"picture","senderNick":"Li Si","content":{"downloadCode":"x"}}"#), (200, sent));
+    assert_eq!(get(r#"{"errorCode":20001,"errorMessage":"quota"}"#), (200, String::new()));
+    let (status, body) = get("7");
+    assert_eq!(status, 500);
+    assert!(body.contains("status code: 422"), "{body}");
 }
 
 /// `dingtalk-host simulate` as a process.
