@@ -9,7 +9,7 @@ use dingtalk_binding::settings::Settings;
 use dingtalk_component::COMPONENT;
 use dingtalk_host::clock;
 use dingtalk_host::egress::{Egress, Proxies};
-use dingtalk_host::sandbox::{CallError, Limits, Request, Sandbox, Tenant};
+use dingtalk_host::sandbox::{CallError, Callback, Limits, Request, Sandbox, Tenant};
 use dingtalk_host::simulator::fault::{Fault, Times};
 use tokio::runtime::Runtime;
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
@@ -88,6 +88,17 @@ fn two() -> Limits {
 #[test]
 fn a_trap_ends_the_call() {
     assert!(stopped(TRAP, two()).contains("aborted"));
+}
+
+#[test]
+fn a_callback_whose_component_traps_has_no_answer_that_could_acknowledge_it() {
+    let sandbox = Sandbox::new(&hostile("", TRAP), two(), clock::system()).unwrap();
+    let tenant = tenant(&sandbox, "http://127.0.0.1:1/", Duration::from_millis(200));
+    let receive = || sandbox.receive(&tenant, Callback::default(), None, Duration::from_millis(200));
+    for _ in 0..4 {
+        let stopped = runtime().block_on(receive());
+        assert!(matches!(stopped, Err(CallError::Stopped { outcome: Outcome::NotSent, .. })), "{stopped:?}");
+    }
 }
 
 #[test]

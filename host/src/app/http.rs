@@ -174,7 +174,8 @@ impl HttpApp {
     }
 
     /// Whether the application is healthy and reads from `binding`. Asks it if need be.
-    pub async fn reads(&self, binding: &str) -> Result<(), Undelivered> {
+    #[cfg(test)]
+    pub(super) async fn reads(&self, binding: &str) -> Result<(), Undelivered> {
         self.inner.subscriber(binding).await.map(|_| ())
     }
 }
