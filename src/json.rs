@@ -3,7 +3,6 @@
 //! `serde_json::Value` would lose the digits of large numbers and the order of members, and costs the
 //! component 30 KiB of number parsing that nothing here needs.
 
-use alloc::format;
 use alloc::string::String;
 use core::fmt;
 
@@ -72,7 +71,9 @@ pub fn depth(json: &str) -> usize {
     deepest
 }
 
-/// A short value from outside, in quotes, fit for an error. (`{:?}` would bring 6 KiB of Unicode tables.)
+/// A short value from outside, in quotes, fit for an error: as a JSON string, in which nothing can begin a line or
+/// end the quotes. (`{:?}` would bring 6 KiB of Unicode tables.)
 pub fn quoted(value: &str) -> String {
-    format!("\"{}\"", value.escape_default())
+    // Writing a text into memory cannot fail.
+    serde_json::to_string(value).unwrap_or_default()
 }
