@@ -176,13 +176,16 @@ impl Exit {
         let body =
             Limited::new(body, MAX_REQUEST_BODY).collect().await.map_err(|_| Error::HttpRequestBodySize(None))?;
         let request = Request::from_parts(parts, body.to_bytes());
-        let response = tokio::time::timeout_at(deadline.into(), client.send(request))
+        // One timer for the whole exchange: each costs as much as a call into the component.
+        let exchange = async {
+            let (parts, body) = client.send(request).await?.into_parts();
+            Ok((parts, read(body).await))
+        };
+        let (parts, body) = tokio::time::timeout_at(deadline.into(), exchange)
             .await
             .map_err(|_| Error::HttpResponseTimeout)
             .flatten()
             .inspect_err(|error| tracing::debug!(binding = self.egress.0.binding, %error, "sending failed"))?;
-        let (parts, body) = response.into_parts();
-        let body = read(body, deadline).await?;
         Ok(Response::from_parts(parts, body.boxed_unsync()))
     }
 }
@@ -211,30 +214,29 @@ impl WasiHttpHooks for Exit {
 type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = (Response<WasiBody>, Done);
 
-/// Reads an answer to its end, its deadline, or one byte past what the component would read of it.
+/// Reads an answer to its end, or one byte past what the component would read of it.
 ///
-/// A body that is not complete in time is no answer: of an error that a body carries, wasmtime-wasi-http does
-/// not tell the component which one it was, and so a timeout would look like a connection that broke.
-async fn read(mut body: hyper::body::Incoming, deadline: Instant) -> Result<Received, Error> {
+/// Whole, because a body that is not complete in time is no answer: of an error that a body carries,
+/// wasmtime-wasi-http does not tell the component which one it was, and so a timeout would look like a connection
+/// that broke.
+async fn read(mut body: hyper::body::Incoming) -> Received {
     let mut data = BytesMut::new();
-    loop {
-        let end = match tokio::time::timeout_at(deadline.into(), body.frame()).await {
-            Ok(Some(Ok(frame))) => {
+    let end = loop {
+        match body.frame().await {
+            Some(Ok(frame)) => {
                 if let Ok(chunk) = frame.into_data() {
                     let room = (MAX_BODY + 1).saturating_sub(data.len());
                     data.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
                 }
-                if data.len() <= MAX_BODY {
-                    continue;
+                if data.len() > MAX_BODY {
+                    break None;
                 }
-                None
             }
-            Ok(None) => None,
-            Ok(Some(Err(_))) => Some(Error::HttpResponseIncomplete),
-            Err(_) => return Err(Error::HttpResponseTimeout),
-        };
-        return Ok(Received { data: Some(data.freeze()).filter(|data| !data.is_empty()), end });
-    }
+            None => break None,
+            Some(Err(_)) => break Some(Error::HttpResponseIncomplete),
+        }
+    };
+    Received { data: Some(data.freeze()).filter(|data| !data.is_empty()), end }
 }
 
 /// An answer's body as far as it came, and what ended it.
