@@ -76,20 +76,12 @@ fn result(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, 
         return Err(malformed("it is empty"));
     }
     let json = core::str::from_utf8(&answer.body).map_err(|_| malformed("it is not UTF-8"))?;
-    let (mut errcode, mut errmsg, mut status) = (None, None, None);
-    // The last one counts where a name is repeated, as in most parsers.
-    json::members(json, &mut |name, value| {
-        for (known, slot) in [("errcode", &mut errcode), ("errmsg", &mut errmsg), ("status", &mut status)] {
-            if json::is(name, known) {
-                *slot = Some(value);
-            }
-        }
-    })
-    .map_err(|error| match error.classify() {
-        Category::Eof => NoResult::Answer(AnswerError::Truncated),
-        Category::Data => malformed("it is JSON, but not an object"),
-        Category::Syntax | Category::Io => malformed("it is not JSON"),
-    })?;
+    let [errcode, errmsg, status] =
+        json::find(json, ["errcode", "errmsg", "status"]).map_err(|error| match error.classify() {
+            Category::Eof => NoResult::Answer(AnswerError::Truncated),
+            Category::Data => malformed("it is JSON, but not an object"),
+            Category::Syntax | Category::Io => malformed("it is not JSON"),
+        })?;
     let errcode = match errcode {
         None if status.and_then(integer) == Some(1111) => {
             return Err(NoResult::Answer(AnswerError::Throttled(ADDRESS_PENALTY)));

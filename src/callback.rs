@@ -176,13 +176,7 @@ fn read(policy: &Policy, body: &[u8]) -> Result<Metadata, Refusal> {
 /// The content of a text message: `text.content`, or `content` where that is the text itself, as one of
 /// DingTalk's samples has it.
 fn text_of(text: Option<&str>, content: Option<&str>) -> Option<String> {
-    let mut inner = None;
-    let read = json::members(text.unwrap_or("{}"), &mut |name, value| {
-        if json::is(name, "content") {
-            inner = Some(value);
-        }
-    });
-    read.ok()?;
+    let [inner] = json::find(text.unwrap_or("{}"), ["content"]).ok()?;
     json::string(inner.or(content)?)
 }
 

@@ -31,6 +31,19 @@ pub fn members<'a>(object: &'a str, each: &mut dyn FnMut(&'a str, &'a str)) -> s
     json.end()
 }
 
+/// The members of these names as they are written; the last one counts where a name is repeated, as in most parsers.
+pub fn find<'a, const N: usize>(object: &'a str, names: [&str; N]) -> serde_json::Result<[Option<&'a str>; N]> {
+    let mut found = [None; N];
+    members(object, &mut |name, value| {
+        for (known, slot) in names.iter().zip(&mut found) {
+            if is(name, known) {
+                *slot = Some(value);
+            }
+        }
+    })?;
+    Ok(found)
+}
+
 /// Whether a name, given as written, is this one, however it is escaped.
 pub fn is(name: &str, this: &str) -> bool {
     bare(name) == Some(this) || (name.contains('\\') && string(name).is_some_and(|name| name == this))

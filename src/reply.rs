@@ -56,17 +56,10 @@ pub fn of(answer: &[u8]) -> Result<Option<&str>, String> {
     Ok(Some(answer))
 }
 
-/// The members of these names as they are written; the last one counts. None if this is no object.
+/// The members of these names, where they are there and not null. None if this is no object.
 fn find<'a, const N: usize>(object: &'a str, names: [&str; N]) -> [Option<&'a str>; N] {
-    let mut found = [None; N];
-    let read = json::members(object, &mut |name, value| {
-        for (known, slot) in names.iter().zip(&mut found) {
-            if json::is(name, known) {
-                *slot = Some(value).filter(|value| *value != "null");
-            }
-        }
-    });
-    if read.is_ok() { found } else { [None; N] }
+    let found = json::find(object, names).unwrap_or([None; N]);
+    found.map(|value| value.filter(|value| *value != "null"))
 }
 
 #[cfg(test)]
