@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use dingtalk_binding::error::{Error, Refusal};
 use dingtalk_binding::secret::Secret;
@@ -18,12 +18,11 @@ use dingtalk_host::simulator::conversation::{Say, Spoken};
 use dingtalk_host::simulator::outgoing::CallbackConfig;
 use dingtalk_host::simulator::robot::RobotConfig;
 use dingtalk_host::simulator::{Config, Via};
-use ring::hmac;
 use serde_json::{Value, json};
 
 use crate::support::app::{Act, App, Gate};
 use crate::support::held::Held;
-use crate::support::witness::{Tap, base64};
+use crate::support::witness::{Tap, now, sign};
 use crate::support::{Connection, Host, PATIENCE, Reply, Resources, Robot, SECRET, TOKEN, component, pause, send};
 
 /// What DingTalk is answered where nothing is to be said.
@@ -75,16 +74,6 @@ fn talkative() -> Robot {
 fn robot_with(robot: RobotConfig) -> Robot {
     let callback = CallbackConfig { timeout: PATIENCE, retries: 100, retry_interval: PATIENCE / 1_000, url: None };
     Robot::from(Config { robot, callback, ..Config::default() })
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
-}
-
-/// DingTalk's signature by another implementation.
-fn sign(secret: &str, timestamp: u64) -> String {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-    base64(hmac::sign(&key, format!("{timestamp}\n{secret}").as_bytes()).as_ref())
 }
 
 /// The headers of a genuine callback, signed now.

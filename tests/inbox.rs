@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::inbox_app::{APP_SECRET, Answer, App, EMPTY, message, now, post, reply, try_post};
-use crate::support::witness::Witness;
+use crate::support::inbox_app::{APP_SECRET, Answer, App, EMPTY, message, post, reply, try_post};
+use crate::support::witness::{Witness, now};
 use crate::support::{Host, PATIENCE, Resources, command, finish, run, send, stderr, stdout};
 
 /// The binding `team`, an application, and a directory for the inbox that is not there yet.

@@ -14,11 +14,10 @@ use dingtalk_host::egress::{Egress, Proxies};
 use dingtalk_host::sandbox::{CallError, Limits, Request, Response, Sandbox};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use ring::hmac;
 use url::Url;
 
 use crate::support::PATIENCE;
-use crate::support::witness::{Received, Witness, base64};
+use crate::support::witness::{self, Received, Witness};
 
 /// The component in its sandbox, sending to a witness.
 struct Setup {
@@ -71,12 +70,6 @@ fn is_signature(name: &str) -> bool {
     name == "timestamp" || name == "sign"
 }
 
-/// DingTalk's side of the signature.
-fn signature(secret: &str, timestamp: &str) -> String {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-    base64(hmac::sign(&key, format!("{timestamp}\n{secret}").as_bytes()).as_ref())
-}
-
 /// The checking server's decision: the timestamp, or why it refuses.
 fn check(received: &Received, secret: &str) -> Result<u64, String> {
     let all = parameters(&format!("http://h{}", received.target));
@@ -85,7 +78,7 @@ fn check(received: &Received, secret: &str) -> Result<u64, String> {
     if (first.as_str(), second.as_str()) != ("timestamp", "sign") {
         return Err(format!("{signing:?}"));
     }
-    if *sign != signature(secret, timestamp) {
+    if *sign != witness::sign(secret, timestamp) {
         return Err("sign not match".into());
     }
     timestamp.parse().map_err(|error| format!("{timestamp}: {error}"))

@@ -7,11 +7,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::witness::{Received, base64};
+use super::witness::{Received, now, sign};
 use super::{PATIENCE, Reply, parse};
 
 /// What DingTalk signs callbacks with.
@@ -33,11 +33,6 @@ pub fn message(msg_id: &str, conversation: &str) -> Value {
     })
 }
 
-/// Now, in milliseconds since the Unix epoch.
-pub fn now() -> u64 {
-    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
-}
-
 /// Posts `message` to the binding `team`, signed for this moment.
 #[track_caller]
 pub fn post(host: SocketAddr, message: &Value) -> Reply {
@@ -46,9 +41,8 @@ pub fn post(host: SocketAddr, message: &Value) -> Reply {
 
 /// As [`post`]; `None` if no whole answer came, as from a host that was killed.
 pub fn try_post(host: SocketAddr, message: &Value) -> Option<Reply> {
-    let (body, timestamp) = (message.to_string(), now().to_string());
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, APP_SECRET.as_bytes());
-    let sign = base64(ring::hmac::sign(&key, format!("{timestamp}\n{APP_SECRET}").as_bytes()).as_ref());
+    let (body, timestamp) = (message.to_string(), now());
+    let sign = sign(APP_SECRET, timestamp);
     let head = format!(
         "POST /v1.0/bindings/team/callback HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-type: \
          application/json; charset=utf-8\r\ntimestamp: {timestamp}\r\nsign: {sign}\r\ncontent-length: {}\r\n\r\n",

@@ -1,9 +1,13 @@
 //! What really travels: servers written by hand, which share nothing with the code under test.
 
+use std::fmt::Display;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ring::hmac;
 
 use super::PATIENCE;
 
@@ -226,6 +230,17 @@ pub fn base64(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// Now, in milliseconds since the Unix epoch.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
+}
+
+/// DingTalk's signature by another implementation.
+pub fn sign(secret: &str, timestamp: impl Display) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    base64(hmac::sign(&key, format!("{timestamp}\n{secret}").as_bytes()).as_ref())
 }
 
 #[test]

@@ -43,6 +43,21 @@ impl App {
         })
     }
 
+    /// Decides whenever `release` is told.
+    fn held(
+        release: &Arc<Notify>,
+        rule: impl Fn(&str) -> Result<Answer, Undelivered> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let gate = Arc::clone(release);
+        Self::new(move |data, _| {
+            let (gate, result) = (Arc::clone(&gate), rule(&data));
+            Box::pin(async move {
+                gate.notified().await;
+                result
+            })
+        })
+    }
+
     /// Takes everything and says what it was.
     fn echo() -> Arc<Self> {
         Self::deciding(|data, _| Ok(Some(Bytes::from(format!("re {data}")))))
@@ -459,14 +474,7 @@ async fn a_reply_after_the_deadline_is_sent_late_and_only_once() {
     let dir = TempDir::new().unwrap();
     let inbox = open(&dir);
     let release = Arc::new(Notify::new());
-    let gate = Arc::clone(&release);
-    let app = App::new(move |data, _| {
-        let gate = Arc::clone(&gate);
-        Box::pin(async move {
-            gate.notified().await;
-            Ok((data != "silent").then(|| "late".into()))
-        })
-    });
+    let app = App::held(&release, |data| Ok((data != "silent").then(|| "late".into())));
     inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
     for data in ["m", "silent"] {
         let accepted = inbox.accept(event(data, "c")).await.unwrap();
@@ -621,14 +629,7 @@ async fn stopping_waits_for_what_is_under_way_and_begins_nothing() {
     let dir = TempDir::new().unwrap();
     let inbox = open(&dir);
     let release = Arc::new(Notify::new());
-    let gate = Arc::clone(&release);
-    let app = App::new(move |_, _| {
-        let gate = Arc::clone(&gate);
-        Box::pin(async move {
-            gate.notified().await;
-            Ok(None)
-        })
-    });
+    let app = App::held(&release, |_| Ok(None));
     inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
     for data in ["1", "2"] {
         inbox.accept(event(data, "c")).await.unwrap();
