@@ -9,7 +9,7 @@ use dingtalk_binding::endpoint::Scheme;
 use dingtalk_binding::error::Outcome;
 use dingtalk_binding::settings::Settings;
 
-use crate::app::Direction;
+use crate::app::{Direction, Subscription};
 use crate::egress::{Egress, Proxies};
 use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Sandbox, Tenant};
@@ -25,7 +25,7 @@ pub struct Binding {
     component_type: String,
     version: String,
     id: String,
-    direction: Direction,
+    subscription: Subscription,
     timeout: Duration,
     is_signed: bool,
     max_skew: Duration,
@@ -52,7 +52,7 @@ impl Binding {
 
     /// Which sides the component file gives it.
     pub fn direction(&self) -> Direction {
-        self.direction
+        self.subscription.direction
     }
 
     /// The time limit of one call.
@@ -158,17 +158,16 @@ impl Bindings {
         // limit before it may let anything run.
         let settings = Settings::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))
             .map_err(|error| error.to_string())?;
-        let property = |name: &str| properties.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        let direction = match property("direction") {
-            Some((_, direction)) => {
-                Direction::parse(direction).map_err(|reason| format!("property \"direction\": {reason}"))?
-            }
-            None => Direction::default(),
+        let property = |name: &str| {
+            let found = properties.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.as_str())
         };
+        let direction = property("direction").map_or(Ok(Direction::default()), Direction::parse);
+        let direction = direction.map_err(|reason| format!("property \"direction\": {reason}"))?;
+        let subscription = Subscription::new(&name, property("route"), direction);
         warn_of_readable_token(&name, &settings);
-        if matches!(settings.callbacks.key, Some(Key::Signature(_)))
-            && property("outgoingToken").is_some_and(|(_, token)| !token.is_empty())
-        {
+        let is_signed = matches!(settings.callbacks.key, Some(Key::Signature(_)));
+        if is_signed && property("outgoingToken").is_some_and(|token| !token.is_empty()) {
             tracing::warn!(
                 binding = name,
                 "outgoingToken is not used: callbacks must be signed, because there is a secret or appSecret; for a robot that \
@@ -182,9 +181,9 @@ impl Bindings {
             component_type,
             version,
             id: settings.id,
-            direction,
+            subscription,
             timeout: settings.timeout,
-            is_signed: matches!(settings.callbacks.key, Some(Key::Signature(_))),
+            is_signed,
             max_skew: Duration::from_millis(settings.callbacks.max_skew),
             operations,
             tenant,
@@ -214,7 +213,7 @@ impl Bindings {
         if request.operation.is_empty() {
             return Err(InvokeError::MissingOperation);
         }
-        let binding = self.get(name).filter(|binding| binding.direction.writes());
+        let binding = self.get(name).filter(|binding| binding.direction().writes());
         let binding = binding.ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
         if !binding.operations.contains(&request.operation) {
             return Err(InvokeError::UnsupportedOperation {
@@ -241,6 +240,11 @@ impl Bindings {
         limit: Duration,
     ) -> Result<Reply, CallError> {
         self.sandbox.receive(&binding.tenant, callback, reader, limit).await
+    }
+
+    /// What the application is asked about each of them.
+    pub fn subscriptions(&self) -> Vec<Subscription> {
+        self.by_name.values().map(|binding| binding.subscription.clone()).collect()
     }
 
     /// Every binding by name.

@@ -6,6 +6,9 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 
+/// The headers of W3C trace context, which Dapr hands on in both directions.
+pub const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+
 /// A received message. Its `Debug` output shows neither data nor metadata: people wrote them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Event {
@@ -15,7 +18,7 @@ pub struct Event {
     pub data: Bytes,
     /// What the binding says about it, in the binding's order: `msgId`, `conversationId` and so on.
     pub metadata: Vec<(String, String)>,
-    /// W3C trace context to hand on: `traceparent`, `tracestate`, `baggage`, as far as there are any.
+    /// W3C trace context to hand on, names as in [`TRACE`], as far as there is any.
     pub trace: Vec<(String, String)>,
 }
 

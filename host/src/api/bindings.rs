@@ -10,7 +10,7 @@ use super::body::{self, Unread};
 use super::reply::{self, Reply};
 use super::{Api, request};
 use crate::bindings::InvokeError;
-use crate::input::TRACE;
+use crate::event::TRACE;
 
 /// A client that sends its body slower than this holds a connection for nothing.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);

@@ -16,7 +16,8 @@ use hyper::body::Incoming;
 use super::body::{self, Unread};
 use super::reply::{self, Reply};
 use super::{Api, bindings};
-use crate::input::{CallbackError, TRACE};
+use crate::event::TRACE;
+use crate::input::CallbackError;
 use crate::sandbox::{CallError, Callback};
 
 /// DingTalk sends at most 128 KiB at once; who takes longer holds a connection for nothing.

@@ -4,6 +4,8 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use uuid::Uuid;
 
+use crate::event::TRACE;
+
 /// The longest value after encoding. Servers refuse heads over 8 to 16 KiB (nginx 8, Node 16, h11 16), and one
 /// that is refused for its head is refused on every attempt. The body has it all.
 const MAX_VALUE: usize = 4 << 10;
@@ -32,9 +34,6 @@ const RESERVED: [&str; 16] = [
     "destination-app-id",
     "dapr-api-token",
 ];
-
-/// W3C trace context.
-const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
 
 /// `%` too, so that decoding gives back any value. What is not ASCII is encoded in any case.
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');

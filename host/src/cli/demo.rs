@@ -86,9 +86,8 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     std::fs::write(folder.path().join("dingtalk.yaml"), component(&simulator.url()))?;
     let paths = [folder.path().to_owned()];
     let resources = load::with_context("demo", |context| resources::load_dirs(&paths, context))?;
-    let subscriptions = resources.bindings.iter().filter_map(load::subscription).collect();
     let bindings = load::bindings(resources, Limits::default()).await?;
-    let app = App::Http(HttpApp::start(HttpConfig::new(application.port), subscriptions)?);
+    let app = App::Http(HttpApp::start(HttpConfig::new(application.port), bindings.subscriptions())?);
     let server = Server::listen(&[((Ipv4Addr::LOCALHOST, 0).into(), Surface::Everything)]).await?;
     let (address, _) = *server.addresses().first().ok_or("no address to listen on")?;
     let input = Input::new(bindings, Some(app), None, Duration::from_secs(2));

@@ -2,11 +2,10 @@
 
 use std::env;
 
-use crate::app::{Direction, Subscription};
 use crate::bindings::{Bindings, InitError};
 use crate::clock;
 use crate::egress::Proxies;
-use crate::resources::{BindingResource, Context, Resources};
+use crate::resources::{Context, Resources};
 use crate::sandbox::{Limits, PrepareError, Sandbox};
 
 /// A start that must not go on.
@@ -52,15 +51,4 @@ pub(super) async fn bindings(resources: Resources, limits: Limits) -> Result<Bin
         }
     }
     Ok(loaded)
-}
-
-/// What the application is asked about a binding; `None` if its direction makes no sense, which
-/// [`bindings`] reports.
-pub(super) fn subscription(binding: &BindingResource) -> Option<Subscription> {
-    let property = |name: &str| {
-        let found = binding.properties.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.expose())
-    };
-    let direction = property("direction").map_or(Ok(Direction::default()), Direction::parse).ok()?;
-    Some(Subscription::new(&binding.name, property("route"), direction))
 }

@@ -91,13 +91,12 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     // Before anything is served, so that no signal is missed.
     let ended = Ended::new()?;
     let resources = load::with_context(&args.app_id, |context| resources::load_dirs(&args.resources_path, context))?;
-    let subscriptions = resources.bindings.iter().filter_map(load::subscription).collect();
     let bindings = load::bindings(resources, Limits::for_messages_of(args.max_body_size)).await?;
     if bindings.iter().next().is_none() {
         tracing::warn!("there is no DingTalk binding in --resources-path; every call will fail");
     }
     let inbox = args.inbox.map(|dir| Inbox::open(&dir, clock::system())).transpose()?;
-    let app = args.app.start(subscriptions)?;
+    let app = args.app.start(bindings.subscriptions())?;
     if inbox.is_some() && app.is_none() {
         return Err("--inbox: there is no application to deliver to; set --app-port or --print-events".into());
     }

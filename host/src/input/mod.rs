@@ -23,15 +23,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::bindings::{Binding, Bindings, InvokeError};
-use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
+use crate::event::{Answer, Application, BoxFuture, Event, TRACE, Undelivered};
 use crate::inbox::{Consumer, Inbox, InboxError};
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response};
 use answer::{Concurrency, Forward, Wish};
 use repeats::Repeats;
 use signatures::Signatures;
-
-/// The headers of W3C trace context, which Dapr hands on in both directions.
-pub const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
 
 /// When the host stops: for what goes on after its callback was answered (data sent on to other bindings, a
 /// delivery that DingTalk has been told to repeat).
