@@ -2,11 +2,11 @@
 //! on the command line's output, whatever fails and however.
 
 use dingtalk_binding::secret::Secret;
+use dingtalk_host::simulator::CallbackConfig;
 use dingtalk_host::simulator::Config;
 use dingtalk_host::simulator::callback::Forgery;
 use dingtalk_host::simulator::conversation::Say;
 use dingtalk_host::simulator::fault::{Fault, Times};
-use dingtalk_host::simulator::outgoing::CallbackConfig;
 use dingtalk_host::simulator::robot::RobotConfig;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 

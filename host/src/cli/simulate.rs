@@ -13,10 +13,10 @@ use dingtalk_binding::secret::Secret;
 use super::logging::{LogArgs, LogLevel};
 use super::signals::Ended;
 use crate::simulator::fault::{Fault, Times};
-use crate::simulator::outgoing::CallbackConfig;
+
 use crate::simulator::refusal::ErrorTexts;
 use crate::simulator::robot::{AddressRange, RobotConfig};
-use crate::simulator::{self, Config, Simulator, Tls};
+use crate::simulator::{self, CallbackConfig, Config, Simulator, Tls};
 
 /// Simulates DingTalk's group robot endpoint: enforces its rules and prints what the group would see.
 #[derive(Debug, Clone, Args)]

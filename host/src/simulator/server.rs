@@ -3,20 +3,16 @@
 //! HTTP/1.1 only, because a reset and half a body are events of one connection there. Everything that a
 //! client could make grow is bounded: connections, headers, bodies, messages and time.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -24,224 +20,31 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::config::scheme;
 use super::conversation::Say;
 use super::fault::{self, Fault, Times};
-use super::outgoing::{Callbacks, Delivery, Receiver};
+use super::outgoing::Delivery;
 use super::refusal::Refusal;
-use super::robot::{Posted, Received, Robot, Verdict};
-use super::{Config, Message, Stats, Via};
+use super::robot::Received;
+use super::seen::Via;
+use super::shared::{GRACE, Shared, lock};
+use super::wire::{Payload, Resettable};
 
 /// The largest body that is read at all; the robot's own limit is far below.
 const MAX_REQUEST_BODY: usize = 1024 * 1024;
-/// How many messages are kept.
-const MAX_MESSAGES: usize = 10_000;
 /// How many connections are open at once; the next ones wait.
 const MAX_CONNECTIONS: usize = 1_024;
-/// How many callbacks may be on their way that nobody waits for. Those that somebody waits for are bounded by
-/// the connections.
-const MAX_BACKGROUND: usize = 64;
 /// How long a client may take for its TLS handshake, and for its body.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a client may take for a request's head; an idle connection is closed after it too.
 const HEAD_PATIENCE: Duration = Duration::from_secs(60);
-/// How long requests in progress may take when the simulator stops.
-const GRACE: Duration = Duration::from_secs(2);
-
-/// What all connections share.
-pub(super) struct Shared {
-    config: Config,
-    /// Where it listens, as a URL without a path.
-    base: String,
-    state: Mutex<State>,
-    /// Held while a message is decided about and handed to `on_message`, so that messages come in order and
-    /// the callback may still read `state`.
-    delivery: Mutex<()>,
-    /// Held only to read and write what is remembered, never while something is sent or shown.
-    pub(super) callbacks: Mutex<Callbacks>,
-    /// For callbacks that nobody waits for.
-    background: Arc<Semaphore>,
-}
-
-struct State {
-    robot: Robot,
-    messages: VecDeque<Message>,
-    sequence: u64,
-    fault: Option<(Fault, Times)>,
-    stats: Stats,
-}
-
-/// A thread that panicked while it held the lock leaves counters and messages that are still good to read.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shared {
-    pub(super) fn new(config: Config, base: String, receiver: Option<Receiver>) -> Self {
-        let state = State {
-            robot: Robot::new(config.robot.clone()),
-            messages: VecDeque::new(),
-            sequence: 0,
-            fault: None,
-            stats: Stats::default(),
-        };
-        Self {
-            config,
-            base,
-            state: Mutex::new(state),
-            delivery: Mutex::new(()),
-            callbacks: Mutex::new(Callbacks::to(receiver)),
-            background: Arc::new(Semaphore::new(MAX_BACKGROUND)),
-        }
-    }
-
-    pub(super) fn base(&self) -> &str {
-        &self.base
-    }
-
-    /// Where callbacks go from now on. The error says what a URL looks like.
-    pub(super) fn set_callback_url(&self, url: Option<&str>) -> Result<(), String> {
-        let receiver = url.map(Receiver::new).transpose()?.map(Arc::new);
-        lock(&self.callbacks).receiver = receiver;
-        Ok(())
-    }
-
-    pub(super) fn count(&self, change: impl FnOnce(&mut Stats)) {
-        change(&mut lock(&self.state).stats);
-    }
-
-    /// Waits until no callback is on its way that nobody waits for; they end when the simulator stops.
-    pub(super) async fn settle(&self) {
-        let all = u32::try_from(MAX_BACKGROUND).unwrap_or(u32::MAX);
-        let _ = timeout(GRACE, self.background.acquire_many(all)).await;
-    }
-
-    /// Shows what a person said.
-    pub(super) fn show_said(&self, shown: &str) {
-        let _delivery = lock(&self.delivery);
-        if let Some(on_said) = &self.config.on_said {
-            on_said(shown);
-        }
-    }
-
-    /// What the answer to a callback says; see [`Robot::reply`].
-    pub(super) fn check_reply(&self, body: &[u8]) -> Result<Option<Posted>, Refusal> {
-        lock(&self.state).robot.reply(body)
-    }
-
-    /// Shows a reply in the group, and tells what is shown.
-    pub(super) fn show_reply(&self, posted: Posted) -> String {
-        let _delivery = lock(&self.delivery);
-        let now = (self.config.clock)();
-        let message = {
-            let mut state = lock(&self.state);
-            state.stats.replies += 1;
-            state.keep(posted, Via::Reply, now)
-        };
-        if let Some(on_message) = &self.config.on_message {
-            on_message(&message);
-        }
-        message.shown
-    }
-
-    pub(super) fn config(&self) -> &Config {
-        &self.config
-    }
-
-    pub(super) fn messages(&self) -> Vec<Message> {
-        lock(&self.state).messages.iter().cloned().collect()
-    }
-
-    pub(super) fn stats(&self) -> Stats {
-        lock(&self.state).stats.clone()
-    }
-
-    pub(super) fn set_fault(&self, fault: Option<(Fault, Times)>) {
-        lock(&self.state).fault = fault;
-    }
-
-    /// Counts a request to the robot and takes the fault that it meets, if any.
-    fn take_fault(&self) -> Option<Fault> {
-        let mut state = lock(&self.state);
-        state.stats.requests += 1;
-        let (fault, times) = state.fault.take()?;
-        state.stats.faults += 1;
-        state.fault = times.less_one().map(|times| (fault.clone(), times));
-        Some(fault)
-    }
-
-    /// Lets the robot decide and, if it accepts, shows the message. Code and text of the answer.
-    fn receive(&self, request: &Received<'_>, via: Via) -> Refusal {
-        let _delivery = lock(&self.delivery);
-        let now = (self.config.clock)();
-        let (answer, shown) = self.decide(request, via, now);
-        if let (Some(message), Some(on_message)) = (shown, &self.config.on_message) {
-            on_message(&message);
-        }
-        answer
-    }
-
-    fn decide(&self, request: &Received<'_>, via: Via, now: u64) -> (Refusal, Option<Message>) {
-        let ok = || Refusal { errcode: 0, errmsg: "ok".into() };
-        let mut guard = lock(&self.state);
-        let state = &mut *guard;
-        let verdict = match via {
-            Via::Session => {
-                let is_open = |session: &str| lock(&self.callbacks).sessions.is_open(session, now);
-                state.robot.receive_in_session(request, is_open)
-            }
-            Via::Webhook | Via::Reply => state.robot.receive(request, now),
-        };
-        match verdict {
-            Verdict::Accepted(posted) => {
-                state.stats.accepted += 1;
-                (ok(), Some(state.keep(posted, via, now)))
-            }
-            Verdict::Repeated => {
-                state.stats.repeated += 1;
-                (ok(), None)
-            }
-            Verdict::Rejected(refusal) => {
-                *state.stats.rejected.entry(refusal.errcode).or_default() += 1;
-                (refusal, None)
-            }
-        }
-    }
-}
-
-impl State {
-    /// Adds a message to those that the group saw.
-    fn keep(&mut self, posted: Posted, via: Via, now: u64) -> Message {
-        self.sequence += 1;
-        if self.messages.len() >= MAX_MESSAGES {
-            self.messages.pop_front();
-        }
-        let message = Message {
-            sequence: self.sequence,
-            received_at: now,
-            via,
-            msgtype: posted.msgtype,
-            message: posted.message,
-            msg_uuid: posted.msg_uuid,
-            shown: posted.shown,
-            signed: posted.signed,
-        };
-        self.messages.push_back(message.clone());
-        message
-    }
-}
-
-/// As it stands in the simulator's URL.
-pub(super) fn scheme(config: &Config) -> &'static str {
-    if config.tls.is_some() { "https" } else { "http" }
-}
-
 /// Accepts connections until `stop` changes or its sender is gone.
 pub(super) async fn run(
     listener: TcpListener,
@@ -440,7 +243,7 @@ impl Client {
             Some(Fault::Echo) => {
                 let host = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
                 let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-                result(&fault::echo(&format!("{}://{host}{target}", scheme(&self.shared.config)), &body))
+                result(&fault::echo(&format!("{}://{host}{target}", scheme(self.shared.config())), &body))
             }
             Some(Fault::Hang) => {
                 // Ends earlier when the client leaves: the connection then drops this future.
@@ -649,105 +452,4 @@ fn half(body: String) -> Response<Payload> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(full_length));
     answer
-}
-
-/// A response's body.
-enum Payload {
-    /// All of it.
-    Whole(Bytes),
-    /// Data to send before the connection ends.
-    Half(Bytes),
-    /// The data is handed over and has to leave before the failure: hyper writes what it has while a body
-    /// has nothing more at the moment.
-    Flushing,
-    /// The failure.
-    Broken,
-}
-
-impl Body for Payload {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut TaskContext<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        match &mut *self {
-            Self::Whole(data) if data.is_empty() => Poll::Ready(None),
-            Self::Whole(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
-            Self::Half(data) => {
-                let data = std::mem::take(data);
-                *self = Self::Flushing;
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-            Self::Flushing => {
-                *self = Self::Broken;
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Self::Broken => Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(data) if data.is_empty())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(data) => SizeHint::with_exact(data.len() as u64),
-            _ => SizeHint::default(),
-        }
-    }
-}
-
-/// A connection that can end with a TCP reset.
-struct Resettable {
-    stream: TcpStream,
-    reset: Arc<AtomicBool>,
-}
-
-impl Drop for Resettable {
-    fn drop(&mut self) {
-        if self.reset.load(Ordering::Relaxed) {
-            // Closing discards what is unsent and sends RST. If it cannot be set, closing alone is as abrupt.
-            let _ = self.stream.set_zero_linger();
-        }
-    }
-}
-
-impl AsyncRead for Resettable {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut TaskContext<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Resettable {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut TaskContext<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

@@ -571,8 +571,8 @@ async fn receivers_over_https_are_verified() {
         .with_root_certificates(roots)
         .with_no_client_auth();
     let url = other.url().replace("127.0.0.1", "localhost");
-    let receiver = super::outgoing::Receiver::with(&url, |_| trusting).unwrap();
-    super::server::lock(&group.simulator.shared.callbacks).receiver = Some(Arc::new(receiver));
+    let receiver = super::receiver::Receiver::with(&url, |_| trusting).unwrap();
+    super::shared::lock(&group.simulator.shared.callbacks).receiver = Some(Arc::new(receiver));
     let said = group.say(Say::text("x")).await;
     assert_eq!((&said.attempts[..], other.messages().len()), (&[attempt(200)][..], 1));
 }
