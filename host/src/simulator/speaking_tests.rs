@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dingtalk_binding::secret::Secret;
 use dingtalk_binding::signature;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
@@ -16,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::callback::Forgery;
 use super::conversation::Spoken;
 use super::outgoing::Attempt;
+use super::robot::RobotConfig;
 use super::*;
 
 /// A published time with its signature: github.com/eryajf/chatgpt-dingtalk 3766c24, public/tools_test.go.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use dingtalk_binding::answer::{self, Answer};
 use dingtalk_binding::endpoint::{Endpoint, SentSignature};
 use dingtalk_binding::error::{AnswerError, Error as BindingError, RejectionClass, SecurityCheck};
+use dingtalk_binding::secret::Secret;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -16,7 +17,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::robot::RobotConfig;
 use super::*;
+use crate::clock::Clock;
 
 const TEXT: &str = r#"{"msgtype":"text","text":{"content":"hello"}}"#;
 const OK: &str = r#"{"errcode":0,"errmsg":"ok"}"#;
