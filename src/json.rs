@@ -9,6 +9,8 @@ use core::fmt;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::secret;
+
 /// Calls `each` with name and value of an object's members as they are written, in order, repeated names
 /// included. Keeps and copies none of them: an object of 4 MiB can have 800,000, and a list of those would not
 /// fit into an instance's memory. For what a name means, see [`is`].
@@ -84,9 +86,10 @@ pub fn depth(json: &str) -> usize {
     deepest
 }
 
-/// A short value from outside, in quotes, fit for an error: as a JSON string, in which nothing can begin a line or
-/// end the quotes. (`{:?}` would bring 6 KiB of Unicode tables.)
+/// A value from outside, in quotes, fit for an error: redacted as every other text, a token in the wrong place
+/// included, and as a JSON string, in which nothing can end the quotes. (`{:?}` would bring 6 KiB of Unicode tables.)
 pub fn quoted(value: &str) -> String {
+    let value = secret::redact(value, secret::credential(value).map(|_| value));
     // Writing a text into memory cannot fail.
-    serde_json::to_string(value).unwrap_or_default()
+    serde_json::to_string(&value).unwrap_or_default()
 }

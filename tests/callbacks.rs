@@ -1160,7 +1160,8 @@ fn reply_posts_into_the_conversation_and_nowhere_else() {
     // One that DingTalk does not know, in a text that repeats it.
     let unknown = format!("{webhook}0");
     let refused = reply(json!(unknown), &expires);
-    assert_eq!((refused.status, refused.metadata("errcode")), (500, Some("300001")), "{refused:?}");
+    assert_eq!((refused.status, refused.metadata("error")), (500, Some("expired-session-webhook")), "{refused:?}");
+    assert_eq!(refused.metadata("outcome"), Some("not-sent"), "{refused:?}");
     answers.push(refused);
     robot.fail("echo".parse().unwrap(), dingtalk_host::simulator::fault::Times::ONCE);
     answers.push(reply(json!(webhook), &expires));

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use dingtalk_binding::callback::Key;
 use dingtalk_binding::endpoint::Scheme;
-use dingtalk_binding::error::Outcome;
+use dingtalk_binding::error::{Error, Outcome};
+use dingtalk_binding::operation;
 use dingtalk_binding::settings::Settings;
 
 use crate::app::{Direction, Subscription};
@@ -98,26 +99,50 @@ pub enum InvokeError {
     },
     /// The binding itself failed.
     #[error(transparent)]
-    Call(#[from] CallError),
+    Call(#[from] Failed),
+}
+
+/// Why a call failed, with the advice that fits it.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}{}", self.advice())]
+pub struct Failed {
+    error: CallError,
+    /// Whether the call had a `msgUuid`.
+    has_uuid: bool,
+}
+
+impl Failed {
+    fn advice(&self) -> &'static str {
+        let outcome = match &self.error {
+            // What the application has taken is no message to the group.
+            CallError::Binding(Error::HandlerFailed(_)) | CallError::Overloaded(_) => Outcome::NotSent,
+            CallError::Binding(error) => error.outcome(),
+            CallError::Stopped { outcome, .. } => *outcome,
+        };
+        match (outcome, self.has_uuid) {
+            (Outcome::NotSent, _) => "",
+            (Outcome::Unknown, true) => "; send it again only with the same msgUuid",
+            (Outcome::Unknown, false) => "; sent again it may arrive twice, which a msgUuid in every call prevents",
+        }
+    }
 }
 
 impl InvokeError {
     /// What a program needs to decide what to do; see [`dingtalk_binding::error::Error::metadata`].
     pub fn metadata(&self) -> Vec<(String, String)> {
-        let pairs: &[(&str, &str)] = match self {
-            Self::Call(CallError::Binding(error)) => return error.metadata(),
-            Self::MissingOperation => &[("error", "missing-operation")],
-            Self::NotFound(_) => &[("error", "not-found")],
-            Self::UnsupportedOperation { .. } => &[("error", "unsupported-operation")],
-            Self::Call(CallError::Stopped { outcome: Outcome::NotSent, .. }) => {
-                &[("error", "stopped"), ("outcome", "not-sent")]
-            }
-            Self::Call(CallError::Stopped { outcome: Outcome::Unknown, .. }) => {
-                &[("error", "stopped"), ("outcome", "unknown")]
-            }
-            Self::Call(CallError::Overloaded(_)) => &[("error", "overloaded"), ("outcome", "not-sent")],
+        let (error, outcome) = match self {
+            Self::MissingOperation => ("missing-operation", Outcome::NotSent),
+            Self::NotFound(_) => ("not-found", Outcome::NotSent),
+            Self::UnsupportedOperation { .. } => ("unsupported-operation", Outcome::NotSent),
+            Self::Call(Failed { error, .. }) => match error {
+                CallError::Binding(error) => return error.metadata(),
+                CallError::Stopped { outcome, .. } => ("stopped", *outcome),
+                CallError::Overloaded(_) => ("overloaded", Outcome::NotSent),
+            },
         };
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        [("error", error), ("outcome", outcome.name())]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec()
     }
 }
 
@@ -222,13 +247,25 @@ impl Bindings {
                 supported: binding.operations.clone(),
             });
         }
-        Ok(self.sandbox.invoke(&binding.tenant, request, reader).await?)
+        self.call(binding, request, reader).await
     }
 
     /// Performs one operation for the host itself, whichever sides the binding has.
     pub(crate) async fn perform(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
         let binding = self.get(name).ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
-        Ok(self.sandbox.invoke(&binding.tenant, request, None).await?)
+        self.call(binding, request, None).await
+    }
+
+    async fn call(
+        &self,
+        binding: &Binding,
+        request: Request,
+        reader: Option<Arc<dyn Handler>>,
+    ) -> Result<Response, InvokeError> {
+        let metadata = request.metadata.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let has_uuid = operation::has_uuid(&request.data, metadata);
+        let called = self.sandbox.invoke(&binding.tenant, request, reader).await;
+        called.map_err(|error| Failed { error, has_uuid }.into())
     }
 
     /// Has `binding` verify one callback and hand its message to `reader`.

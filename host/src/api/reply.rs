@@ -1,6 +1,7 @@
 //! What daprd's HTTP API answers, in one place: error bodies, metadata headers, statuses.
 
 use bytes::Bytes;
+use dingtalk_binding::secret::is_hidden;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::Full;
@@ -64,7 +65,7 @@ pub(super) fn error(status: StatusCode, code: &str, message: &str, metadata: &[(
 pub(super) fn with_metadata(mut reply: Reply, metadata: &[(String, String)]) -> Reply {
     for (name, value) in metadata {
         let name = HeaderName::try_from(format!("metadata.{name}"));
-        let value: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let value: String = value.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect();
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
             reply.headers_mut().append(name, value);
         }
