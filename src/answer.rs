@@ -66,16 +66,18 @@ fn result(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, 
     if answer.body.len() > MAX_BODY {
         return Err(NoResult::Answer(AnswerError::Oversized(MAX_BODY as u64)));
     }
-    if is_html(&answer.body) {
+    // Some servers write a byte order mark.
+    let body = answer.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&answer.body).trim_ascii();
+    if body.first() == Some(&b'<') {
         return Err(NoResult::Answer(AnswerError::Html));
     }
     if !answer.complete {
         return Err(NoResult::Answer(AnswerError::Truncated));
     }
-    if answer.body.trim_ascii().is_empty() {
+    if body.is_empty() {
         return Err(malformed("it is empty"));
     }
-    let json = core::str::from_utf8(&answer.body).map_err(|_| malformed("it is not UTF-8"))?;
+    let json = core::str::from_utf8(body).map_err(|_| malformed("it is not UTF-8"))?;
     let [errcode, errmsg, status] =
         json::find(json, ["errcode", "errmsg", "status"]).map_err(|error| match error.classify() {
             Category::Eof => NoResult::Answer(AnswerError::Truncated),
@@ -101,11 +103,6 @@ fn result(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, 
 /// A whole number, or one in quotes, as DingTalk's own documentation prints `errcode`.
 fn integer(raw: &str) -> Option<i64> {
     raw.parse().ok().or_else(|| json::string(raw)?.trim().parse().ok())
-}
-
-fn is_html(body: &[u8]) -> bool {
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    body.trim_ascii_start().first() == Some(&b'<')
 }
 
 /// What an error code asks of the caller.
@@ -186,7 +183,18 @@ mod tests {
         for body in [r#"{"errcode":0,"errmsg":"ok"}"#, r#"{"errcode":"0","errmsg":"ok"}"#] {
             assert_eq!(outcome(body), Ok(Accepted { errmsg: "ok".into() }), "{body}");
         }
+        assert_eq!(outcome("\u{feff}{\"errcode\":0,\"errmsg\":\"ok\"}"), Ok(Accepted { errmsg: "ok".into() }));
         assert_eq!(outcome(r#"{"errcode":0}"#), Ok(Accepted { errmsg: String::new() }));
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_costs_no_text() {
+        let ok = outcome(r#"{"errcode":0,"errmsg":"ok \ud800"}"#);
+        assert_eq!(ok, Ok(Accepted { errmsg: "ok \u{fffd}".into() }));
+        let Err(Error::Rejected(rejection)) = outcome(r#"{"errcode":310000,"errmsg":"关键词\udfff"}"#) else {
+            panic!("not rejected");
+        };
+        assert_eq!((rejection.errmsg.as_str(), rejection.check), ("关键词\u{fffd}", Some(SecurityCheck::Keyword)));
     }
 
     #[test]
@@ -195,6 +203,8 @@ mod tests {
         let malformed = |what: &str| Malformed(what.into());
         for (body, expected) in [
             ("", malformed("it is empty")),
+            ("\u{feff} ", malformed("it is empty")),
+            ("\u{feff}ok", malformed("it is not JSON")),
             (" \n", malformed("it is empty")),
             ("ok", malformed("it is not JSON")),
             ("null", malformed("it is JSON, but not an object")),

@@ -362,6 +362,14 @@ mod tests {
     }
 
     #[test]
+    fn half_a_surrogate_pair_costs_neither_name_nor_text() {
+        let message = r#"{"msgtype":"text","text":{"content":"\ud800"},"senderNick":"Zhang \udc00","\udfff":1}"#;
+        let expected = [("msgtype", "text"), ("senderNick", "Zhang \u{fffd}"), ("text", "\u{fffd}")];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        assert_eq!(body(&policy(), message), Ok(expected));
+    }
+
+    #[test]
     fn every_type_of_message_passes() {
         for (message, expected) in [
             (r#"{"msgtype":"text","content":" 你好"}"#, &[("msgtype", "text"), ("text", "你好")][..]),

@@ -3,6 +3,7 @@
 //! `serde_json::Value` would lose the digits of large numbers and the order of members, and costs the
 //! component 30 KiB of number parsing that nothing here needs.
 
+use alloc::borrow::Cow;
 use alloc::string::String;
 use core::fmt;
 
@@ -63,7 +64,58 @@ fn bare(name: &str) -> Option<&str> {
 
 /// The content of a JSON string, given as written; `None` for every other JSON.
 pub fn string(raw: &str) -> Option<String> {
-    serde_json::from_str(raw).ok()
+    let mended = mended(raw.as_bytes());
+    serde_json::from_str(core::str::from_utf8(&mended).ok()?).ok()
+}
+
+/// Puts the escape of U+FFFD in place of each escape of half a surrogate pair (`\ud800`), as Go does. That is valid
+/// JSON and no Unicode: parsers refuse it, or drop the member or the whole message. `json` must be JSON.
+pub fn mend(json: &mut [u8]) {
+    let mut at = 0;
+    while let Some(half) = next_half(json, at) {
+        at = half + 6;
+        if let Some(digits) = json.get_mut(half + 2..half + 6) {
+            digits.copy_from_slice(b"fffd");
+        }
+    }
+}
+
+/// The same for what must not be changed; copied only where there is something to mend.
+pub fn mended(json: &[u8]) -> Cow<'_, [u8]> {
+    let mut mended = Cow::Borrowed(json);
+    if next_half(json, 0).is_some() {
+        mend(mended.to_mut());
+    }
+    mended
+}
+
+/// Where the next escape of half a surrogate pair begins. `from` must not be inside of an escape.
+fn next_half(json: &[u8], mut from: usize) -> Option<usize> {
+    loop {
+        from += json.get(from..)?.iter().position(|byte| *byte == b'\\')?;
+        from += match (half(json, from), half(json, from + 6)) {
+            (Some(Half::First), Some(Half::Second)) => 12,
+            (Some(_), _) => return Some(from),
+            _ => 2,
+        };
+    }
+}
+
+enum Half {
+    First,
+    Second,
+}
+
+/// Which half of a surrogate pair is escaped here.
+fn half(json: &[u8], at: usize) -> Option<Half> {
+    let [b'\\', b'u', b'd' | b'D', digit, third, fourth] = json.get(at..at + 6)? else { return None };
+    match digit {
+        // Else it would be mended from something that is not JSON at all.
+        _ if !third.is_ascii_hexdigit() || !fourth.is_ascii_hexdigit() => None,
+        b'8' | b'9' | b'a' | b'b' | b'A' | b'B' => Some(Half::First),
+        b'c'..=b'f' | b'C'..=b'F' => Some(Half::Second),
+        _ => None,
+    }
 }
 
 /// How deep arrays and objects are nested; 0 for anything else. `json` must be JSON. (serde_json bounds only
@@ -92,4 +144,69 @@ pub fn quoted(value: &str) -> String {
     let value = secret::redact(value, secret::credential(value).map(|_| value));
     // Writing a text into memory cannot fail.
     serde_json::to_string(&value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::value::RawValue;
+
+    fn mended_text(json: &str) -> String {
+        let mut changed = json.as_bytes().to_vec();
+        mend(&mut changed);
+        assert_eq!(*mended(json.as_bytes()), changed);
+        String::from_utf8(changed).unwrap()
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_becomes_one_replacement_character() {
+        // What Go's encoding/json reads (1.26, json.Unmarshal).
+        for (json, mended, read) in [
+            (r#""\ud800""#, r#""\ufffd""#, "\u{fffd}"),
+            (r#""\uDFFFx""#, r#""\ufffdx""#, "\u{fffd}x"),
+            (r#""\ud83d\ude00""#, r#""\ud83d\ude00""#, "😀"),
+            (r#""\ude00\ud83d""#, r#""\ufffd\ufffd""#, "\u{fffd}\u{fffd}"),
+            (r#""\ud83d\ud83d\ude00""#, r#""\ufffd\ud83d\ude00""#, "\u{fffd}😀"),
+            (r#""\ud83d\u0041""#, r#""\ufffd\u0041""#, "\u{fffd}A"),
+            (r#""\ud83d\n""#, r#""\ufffd\n""#, "\u{fffd}\n"),
+            (r#""\\ud800""#, r#""\\ud800""#, "\\ud800"),
+            (r#""\\\ud800""#, r#""\\\ufffd""#, "\\\u{fffd}"),
+        ] {
+            assert_eq!(mended_text(json), mended, "{json}");
+            assert_eq!(string(json).as_deref(), Some(read), "{json}");
+        }
+        assert!(matches!(mended(br#"{"a":"\ud83d\ude00"}"#), Cow::Borrowed(_)));
+        assert_eq!(string("1\\ud800"), None);
+        // A mistake is not mended into JSON.
+        for wrong in [r#""\ud8""#, r#""\ud8z0""#, r#""\ud80"#, r#""\ud800"#] {
+            assert_eq!(string(wrong), None, "{wrong}");
+        }
+    }
+
+    proptest! {
+        /// Escapes of any code units, read by the standard library's UTF-16.
+        #[test]
+        fn units_are_read_as_utf_16(units in proptest::collection::vec(
+            prop_oneof![Just(0xd83d_u16), Just(0xde00), 0xd700_u16..0xe100, Just(0x5c)], 0..8,
+        )) {
+            let json = format!("\"{}\"", units.iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>());
+            prop_assert_eq!(string(&json), Some(String::from_utf16_lossy(&units)));
+        }
+
+        #[test]
+        fn nothing_else_is_changed(json: Vec<u8>, text: String) {
+            let mut changed = json.clone();
+            mend(&mut changed);
+            prop_assert_eq!(changed.len(), json.len());
+            let whole = serde_json::to_string(&text).unwrap();
+            prop_assert_eq!(mended_text(&whole), whole);
+        }
+
+        #[test]
+        fn json_stays_json_and_every_text_of_it_can_be_read(json in r#"\{"(\\u[dD][0-9a-fA-F]{3}|\\\\|\\"|[a-z])*":"(\\u[dD][0-9a-fA-F]{3}|\\\\|[du8])*"\}"#) {
+            prop_assume!(serde_json::from_str::<&RawValue>(&json).is_ok());
+            prop_assert!(serde_json::from_str::<serde_json::Value>(&mended_text(&json)).is_ok());
+        }
+    }
 }

@@ -165,6 +165,18 @@ fn a_callback_arrives_byte_for_byte_and_its_answer_too() {
 }
 
 #[test]
+fn half_a_surrogate_pair_is_handed_on_and_answered_as_one_replacement_character() {
+    let Setup { host, app, .. } = start();
+    app.answer(Act::ok(r#"{"msgtype":"text","text":{"content":"\udc00"}}"#));
+    let body = r#"{"msgtype":"text","text":{"content":"a \ud800\ud83d\ude00"},"senderNick":"\ud800 Li","msgId":"m"}"#;
+    assert_answer(&callback(&host, body), r#"{"msgtype":"text","text":{"content":"\ufffd"}}"#);
+    let events = app.events();
+    assert_eq!(String::from_utf8_lossy(&events[0].body), body.replace("\\ud800", "\\ufffd"));
+    assert_eq!(events[0].header("Sendernick"), ["%EF%BF%BD Li"]);
+    assert_eq!(events[0].header("Text"), ["a %EF%BF%BD%F0%9F%98%80"]);
+}
+
+#[test]
 fn a_trace_is_handed_on_and_otherwise_begins() {
     let Setup { host, app, .. } = start();
     let trace = [

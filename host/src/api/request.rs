@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use dingtalk_binding::json;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -18,7 +19,9 @@ pub(super) fn decode(body: &[u8]) -> Result<Request, String> {
         // Go's text for an empty body, which is what people find when they search for it.
         return Err("EOF".into());
     }
-    let mut json = serde_json::Deserializer::from_slice(body);
+    // Half a surrogate pair is no mistake to Go.
+    let body = json::mended(body);
+    let mut json = serde_json::Deserializer::from_slice(&body);
     let Body { operation, data, metadata } = Body::deserialize(&mut json).map_err(|error| error.to_string())?;
     let data = data.map_or(b"null".as_slice(), |data| data.get().as_bytes()).to_vec();
     Ok(Request { operation, data, metadata })
@@ -127,10 +130,13 @@ mod tests {
             (r#"{"data":"Hi"}"#, "", "\"Hi\""),
             (r#"{"data":12345678901234567890.0}"#, "", "12345678901234567890.0"),
             (r#"{"data": {"b" : 1, "a":2} }"#, "", r#"{"b" : 1, "a":2}"#),
+            (r#"{"operation":"\ud800","data":"\ud800\udc00\udc00"}"#, "\u{fffd}", r#""\ud800\udc00\ufffd""#),
         ] {
             assert_eq!(decoded(body), (operation.into(), data.into(), vec![]), "{body}");
         }
         let metadata = decoded(r#"{"metadata":{"a":"1","b":"2"},"Metadata":{"a":"3","c":null}}"#).2;
+        let half = decoded(r#"{"metadata":{"title\udfff":"\ud800"}}"#).2;
+        assert_eq!(half, [("title\u{fffd}".to_owned(), "\u{fffd}".to_owned())]);
         let expected = [("b", "2"), ("a", "3"), ("c", "")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         assert_eq!(metadata, expected);
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use dingtalk_binding::endpoint::Scheme;
-use dingtalk_binding::secret;
+use dingtalk_binding::{json, secret};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
@@ -262,7 +262,7 @@ impl Delivery {
     }
 
     fn take_reply(&self, body: &[u8], said: &mut Said) {
-        said.reply = serde_json::from_slice(body).ok();
+        said.reply = serde_json::from_slice(&json::mended(body)).ok();
         if let Some(forgery) = self.say.forge {
             // It goes to whoever sent the forgery.
             said.problem = Some(format!("the receiver took {forgery}; the group does not see its answer"));
