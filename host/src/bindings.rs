@@ -10,6 +10,7 @@ use dingtalk_binding::error::Outcome;
 use dingtalk_binding::settings::Settings;
 
 use crate::app::{Direction, Subscription};
+use crate::clock::Arrival;
 use crate::egress::{Egress, Proxies};
 use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Sandbox, Tenant};
@@ -166,12 +167,19 @@ impl Bindings {
         let direction = direction.map_err(|reason| format!("property \"direction\": {reason}"))?;
         let subscription = Subscription::new(&name, property("route"), direction);
         warn_of_readable_token(&name, &settings);
-        let is_signed = matches!(settings.callbacks.key, Some(Key::Signature(_)));
+        let is_signed = matches!(settings.callbacks.key, Some(Key::Signature { .. }));
         if is_signed && property("outgoingToken").is_some_and(|token| !token.is_empty()) {
             tracing::warn!(
                 binding = name,
                 "outgoingToken is not used: callbacks must be signed, because there is a secret or appSecret; for a robot that \
                  sends its token, write a component of its own with direction: input"
+            );
+        }
+        if matches!(settings.callbacks.key, Some(Key::Signature { previous: Some(_), .. })) {
+            tracing::warn!(
+                binding = name,
+                "callbacks signed with previousAppSecret are taken: remove it when callbackMaxSkew is over since DingTalk \
+                 signs with the new secret"
             );
         }
         let egress = Egress::new(&name, &settings, proxies)?;
@@ -229,6 +237,11 @@ impl Bindings {
     pub(crate) async fn perform(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
         let binding = self.get(name).ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
         Ok(self.sandbox.invoke(&binding.tenant, request, None).await?)
+    }
+
+    /// For a callback that arrives now.
+    pub fn arrival(&self) -> Arrival {
+        self.sandbox.arrival()
     }
 
     /// Has `binding` verify one callback and hand its message to `reader`.

@@ -5,6 +5,8 @@ use std::fmt;
 use std::pin::Pin;
 
 use bytes::Bytes;
+use dingtalk_binding::json;
+use sha2::{Digest as _, Sha256};
 
 /// The headers of W3C trace context, which Dapr hands on in both directions.
 pub const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
@@ -22,7 +24,28 @@ pub struct Event {
     pub trace: Vec<(String, String)>,
 }
 
+/// SHA-256 of a message: what it is known by.
+pub type Digest = [u8; 32];
+
+/// The digest of these bytes.
+pub fn digest(bytes: &[u8]) -> Digest {
+    Sha256::digest(bytes).into()
+}
+
 impl Event {
+    /// What the message is known by, with an identifier or without.
+    pub fn digest(&self) -> Digest {
+        digest(&self.data)
+    }
+
+    /// DingTalk's identifier, if it is one: a text that is not blank, and that was readable. `0` or `""` may stand
+    /// in every message of a sender that has no identifiers, and the second one would be lost.
+    pub fn msg_id(&self) -> Option<&str> {
+        let id = self.metadata("msgId").filter(|id| !id.trim().is_empty() && !id.contains('\u{fffd}'))?;
+        let [raw] = json::find(std::str::from_utf8(&self.data).ok()?, ["msgId"]).ok()?;
+        raw.filter(|raw| raw.starts_with('"')).map(|_| id)
+    }
+
     /// The value of a metadata item, its name as documented.
     pub fn metadata(&self, name: &str) -> Option<&str> {
         self.metadata.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
@@ -101,6 +124,28 @@ mod tests {
         }
         assert!(!Undelivered::Unhealthy.is_final());
         assert!(!Undelivered::Unreachable("x".into()).is_final());
+    }
+
+    #[test]
+    fn only_a_text_that_is_not_blank_is_an_identifier() {
+        let id = |data: &str, decoded: Option<&str>| {
+            let metadata = decoded.map(|id| ("msgId".to_owned(), id.to_owned())).into_iter().collect();
+            let event = Event { binding: "b".into(), data: data.to_owned().into(), metadata, trace: Vec::new() };
+            event.msg_id().map(str::to_owned)
+        };
+        assert_eq!(id(r#"{"msgId":"m1=="}"#, Some("m1==")).as_deref(), Some("m1=="));
+        assert_eq!(id(r#"{"msg\u0049d":"\u006d1"}"#, Some("m1")).as_deref(), Some("m1"));
+        for (data, decoded) in [
+            ("{}", None),
+            (r#"{"msgId":null}"#, None),
+            (r#"{"msgId":["m1"]}"#, None),
+            (r#"{"msgId":0}"#, Some("0")),
+            (r#"{"msgId":""}"#, Some("")),
+            (r#"{"msgId":" \u3000\n"}"#, Some(" \u{3000}\n")),
+            (r#"{"msgId":"\ud800"}"#, Some("\u{fffd}")),
+        ] {
+            assert_eq!(id(data, decoded), None, "{data}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! when it comes.
 
 mod answer;
+mod ids;
 mod repeats;
 mod signatures;
 
@@ -23,10 +24,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::bindings::{Binding, Bindings, InvokeError};
-use crate::event::{Answer, Application, BoxFuture, Event, TRACE, Undelivered};
+use crate::event::{Answer, Application, BoxFuture, Digest, Event, TRACE, Undelivered};
 use crate::inbox::{Consumer, Inbox, InboxError};
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response};
 use answer::{Concurrency, Forward, Wish};
+use ids::Ids;
 use repeats::Repeats;
 use signatures::Signatures;
 
@@ -53,10 +55,20 @@ struct Inner {
 /// messages pile up in memory.
 const DELIVERIES: usize = 256;
 
+/// Messages of one binding that are remembered, and as many signatures: for the two hours in which a callback can be
+/// repeated by default, seven a second. Should they come faster, those that come last are remembered.
+const REMEMBERED: u64 = 50_000;
+
+/// More than the longest time from a callback's arrival to the moment at which it is remembered: its body, its turn
+/// and its verification have limits, which are shorter in all. What is to be remembered as long as its signature is
+/// good is remembered for that much longer.
+const DELAY: Duration = Duration::from_secs(60);
+
 /// What is remembered of the messages of one binding.
 struct Memory {
-    repeats: Repeats,
     signatures: Signatures,
+    ids: Ids,
+    repeats: Repeats,
     deliveries: Semaphore,
 }
 
@@ -119,7 +131,7 @@ impl Input {
         let binding = binding.ok_or_else(|| CallbackError::NotFound(name.to_owned()))?;
         let timestamp = callback.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("timestamp"));
         let timestamp = timestamp.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).unwrap_or_default();
-        let way = Way::Callback { deadline: Instant::now() + limit, timestamp };
+        let way = Way::Callback { arrived: callback.arrived.instant, deadline: Instant::now() + limit, timestamp };
         let reader = self.reader(name, trace, way);
         Ok(self.0.bindings.receive(binding, callback, reader, limit).await?)
     }
@@ -146,6 +158,7 @@ enum Way {
     Direct,
     /// From DingTalk.
     Callback {
+        arrived: Instant,
         /// DingTalk waits until then.
         deadline: Instant,
         /// The header, which the signature belongs to.
@@ -175,11 +188,11 @@ impl Handler for Reader {
         Box::pin(async move {
             let answer = match &self.way {
                 Way::Direct => self.direct(&event).await?,
-                Way::Callback { deadline, timestamp } => {
-                    self.inner.check_signature(&event, timestamp)?;
+                Way::Callback { arrived, deadline, timestamp } => {
+                    let message = self.inner.recognise(&event, timestamp, *arrived)?;
                     match &self.inner.inbox {
                         Some(inbox) => self.through(inbox, event, *deadline).await?,
-                        None => self.at_once(event, *deadline).await?,
+                        None => self.at_once(event, message, *deadline).await?,
                     }
                 }
             };
@@ -206,9 +219,9 @@ impl Reader {
     }
 
     /// Delivers now. The delivery goes on when DingTalk's time is up, for the copy that DingTalk sends then.
-    async fn at_once(&self, event: Event, deadline: Instant) -> Result<Answer, Error> {
+    async fn at_once(&self, event: Event, message: Digest, deadline: Instant) -> Result<Answer, Error> {
         let inner = Arc::clone(&self.inner);
-        let delivery = self.inner.tasks.spawn(async move { inner.deliver_once(&event).await });
+        let delivery = self.inner.tasks.spawn(async move { inner.deliver_once(&event, message).await });
         match tokio::time::timeout_at(deadline.into(), delivery).await {
             Ok(Ok(reply)) => reply.map_err(|error| self.failure(&error)),
             Ok(Err(_)) => Err(Error::HandlerFailed("the delivery broke off".into())),
@@ -241,19 +254,22 @@ fn too_slow(what: &str, limit: Duration) -> Error {
 }
 
 impl Inner {
-    /// Refuses a message whose signature belongs to another one.
-    fn check_signature(&self, event: &Event, timestamp: &str) -> Result<(), Error> {
-        let Some(binding) = self.bindings.get(&event.binding).filter(|binding| binding.is_signed()) else {
-            return Ok(());
-        };
-        // A message without an identifier is known by its bytes.
-        let message = event.metadata("msgId").map_or(event.data.as_ref(), str::as_bytes);
-        let allowed = self.memory(&event.binding, binding).signatures.allow(timestamp, message, Instant::now());
-        if allowed { Ok(()) } else { Err(Error::CallbackRefused(Refusal::Reused)) }
+    /// What a message is known by; refuses one whose signature or identifier belongs to another one.
+    fn recognise(&self, event: &Event, timestamp: &str, arrived: Instant) -> Result<Digest, Error> {
+        let message = event.digest();
+        let Some(binding) = self.bindings.get(&event.binding) else { return Ok(message) };
+        let memory = self.memory(&event.binding, binding);
+        // First, so that nobody fills the memory of identifiers with the help of one signature.
+        let is_signed_for = !binding.is_signed() || memory.signatures.allow(timestamp, message, arrived);
+        if is_signed_for && event.msg_id().is_none_or(|id| memory.ids.allow(id, message)) {
+            Ok(message)
+        } else {
+            Err(Error::CallbackRefused(Refusal::Reused))
+        }
     }
 
     /// Delivers an event unless a copy of it is being delivered, or has been. The reply, if there is one.
-    async fn deliver_once(self: Arc<Self>, event: &Event) -> repeats::Outcome {
+    async fn deliver_once(self: Arc<Self>, event: &Event, message: Digest) -> repeats::Outcome {
         let Some(binding) = self.bindings.get(&event.binding) else { return self.deliver(event).await };
         let memory = self.memory(&event.binding, binding);
         let delivery = async {
@@ -265,11 +281,7 @@ impl Inner {
                 tracing::warn!(binding = event.binding, msg_id = event.metadata("msgId"), %error, "not delivered");
             })
         };
-        match event.metadata("msgId") {
-            Some(message) => memory.repeats.once(message.to_owned(), delivery).await,
-            // Nothing to know a copy by.
-            None => delivery.await,
-        }
+        memory.repeats.once(message, delivery).await
     }
 
     fn memory(&self, name: &str, binding: &Binding) -> Arc<Memory> {
@@ -277,10 +289,11 @@ impl Inner {
         if let Some(memory) = memories.get(name) {
             return Arc::clone(memory);
         }
-        let lifetime = binding.repeat_window();
+        let lifetime = binding.repeat_window() + DELAY;
         let memory = Arc::new(Memory {
-            repeats: Repeats::new(lifetime),
             signatures: Signatures::new(lifetime),
+            ids: Ids::new(lifetime),
+            repeats: Repeats::new(lifetime),
             deliveries: Semaphore::new(DELIVERIES),
         });
         memories.insert(name.to_owned(), Arc::clone(&memory));
