@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::app::{Act, Gate};
+use crate::support::app::{Act, App, Gate};
 use crate::support::receiving::{
-    EMPTY, PONG, REFUSED, Setup, assert_answer, assert_later, callback, post, signed, start, start_with, text, until,
+    EMPTY, PONG, REFUSED, Setup, assert_answer, assert_later, callback, post, signed, start, start_with, talkative,
+    text, until,
 };
-use crate::support::{Connection, Host, Reply, SECRET};
+use crate::support::{Connection, Host, Reply, Resources, SECRET, component};
 
 /// What nobody said, under the `msgId` of what somebody did.
 fn forged(msg_id: &str) -> String {
@@ -45,6 +46,24 @@ fn while_the_application_is_away_nobody_can_put_another_body_under_a_message() {
 }
 
 #[test]
+fn a_signature_that_was_seen_at_one_robot_is_none_for_another_one_with_the_same_secret() {
+    let (app, robot) = (App::start(), talkative());
+    app.answer(Act::ok(PONG));
+    let of = |name: &str| component(name, &[("id", name), ("url", &robot.url()), ("appSecret", "of both")]);
+    let resources = Resources::new().with("a.yaml", &of("a")).with("b.yaml", &of("b"));
+    let host = Host::serve_with(&resources, &["--app-port", &app.port(), "--callback-timeout", "60s"], &[]);
+    let seen = signed("of both");
+    let send = |name: &str, body: &str| post(host.address(), name, &seen, body.as_bytes());
+    assert_answer(&send("a", &text("m1")), PONG);
+    std::thread::sleep(MOMENT);
+    assert_refused(&send("b", &forged("m2")));
+    // The message itself may be meant for both.
+    assert_answer(&send("b", &text("m1")), PONG);
+    let targets: Vec<String> = app.events().into_iter().map(|event| event.target).collect();
+    assert_eq!(targets, ["/a", "/b"]);
+}
+
+#[test]
 fn what_waits_in_the_inbox_keeps_its_body_too() {
     let directory = tempfile::tempdir().unwrap();
     let inbox = directory.path().join("inbox");
@@ -65,7 +84,15 @@ fn what_waits_in_the_inbox_keeps_its_body_too() {
 
 #[test]
 fn messages_without_a_usable_id_are_known_by_their_bytes() {
-    let Setup { host, app, .. } = start();
+    let directory = tempfile::tempdir().unwrap();
+    let inbox = directory.path().join("inbox");
+    for arguments in [&[][..], &["--inbox", inbox.to_str().unwrap()]] {
+        known_by_their_bytes(arguments);
+    }
+}
+
+fn known_by_their_bytes(arguments: &[&str]) {
+    let Setup { host, app, .. } = start_with(&[], arguments, &[]);
     app.answer(Act::ok(PONG));
     let mut delivered = 0;
     for id in [None, Some(json!(null)), Some(json!("")), Some(json!(" \t")), Some(json!(0)), Some(json!(["m1"]))] {

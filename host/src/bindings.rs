@@ -12,6 +12,7 @@ use dingtalk_binding::settings::Settings;
 use crate::app::{Direction, Subscription};
 use crate::clock::Arrival;
 use crate::egress::{Egress, Proxies};
+use crate::event::{Digest, digest};
 use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Sandbox, Tenant};
 
@@ -28,7 +29,7 @@ pub struct Binding {
     id: String,
     subscription: Subscription,
     timeout: Duration,
-    is_signed: bool,
+    key: Option<Digest>,
     max_skew: Duration,
     operations: Vec<String>,
     tenant: Tenant,
@@ -61,9 +62,10 @@ impl Binding {
         self.timeout
     }
 
-    /// Whether its callbacks have a signature, rather than a token.
-    pub fn is_signed(&self) -> bool {
-        self.is_signed
+    /// The secret that its callbacks are signed with, as a hash; `None` if they have a token. Who can sign for one
+    /// binding can sign for every other one with the same secret.
+    pub fn key(&self) -> Option<Digest> {
+        self.key
     }
 
     /// For how long a callback can be repeated: from the earliest moment at which its signature is accepted to
@@ -167,8 +169,11 @@ impl Bindings {
         let direction = direction.map_err(|reason| format!("property \"direction\": {reason}"))?;
         let subscription = Subscription::new(&name, property("route"), direction);
         warn_of_readable_token(&name, &settings);
-        let is_signed = matches!(settings.callbacks.key, Some(Key::Signature { .. }));
-        if is_signed && property("outgoingToken").is_some_and(|token| !token.is_empty()) {
+        let key = match &settings.callbacks.key {
+            Some(Key::Signature { secret, .. }) => Some(digest(secret.expose().as_bytes())),
+            Some(Key::Token(_)) | None => None,
+        };
+        if key.is_some() && property("outgoingToken").is_some_and(|token| !token.is_empty()) {
             tracing::warn!(
                 binding = name,
                 "outgoingToken is not used: callbacks must be signed, because there is a secret or appSecret; for a robot that \
@@ -191,7 +196,7 @@ impl Bindings {
             id: settings.id,
             subscription,
             timeout: settings.timeout,
-            is_signed,
+            key,
             max_skew: Duration::from_millis(settings.callbacks.max_skew),
             operations,
             tenant,

@@ -46,6 +46,8 @@ struct Inner {
     inbox: Option<Inbox>,
     /// By binding. Made at a binding's first message: most never receive any.
     memories: Mutex<HashMap<String, Arc<Memory>>>,
+    /// By key: a callback that was seen on its way to one robot of an app would be signed for all of them.
+    signatures: Mutex<HashMap<Digest, Arc<Signatures>>>,
     callback_timeout: Duration,
     tasks: TaskTracker,
 }
@@ -66,7 +68,8 @@ const DELAY: Duration = Duration::from_secs(60);
 
 /// What is remembered of the messages of one binding.
 struct Memory {
-    signatures: Signatures,
+    /// Where callbacks have any: a token is the same for every message.
+    signatures: Option<Arc<Signatures>>,
     ids: Ids,
     repeats: Repeats,
     deliveries: Semaphore,
@@ -87,8 +90,8 @@ impl Input {
     /// Over `bindings`; events go to `app`, through `inbox` if there is one. DingTalk is answered within
     /// `callback_timeout`.
     pub fn new(bindings: Bindings, app: Option<App>, inbox: Option<Inbox>, callback_timeout: Duration) -> Self {
-        let (memories, tasks) = (Mutex::default(), TaskTracker::new());
-        let input = Self(Arc::new(Inner { bindings, app, inbox, memories, callback_timeout, tasks }));
+        let (memories, signatures, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
+        let input = Self(Arc::new(Inner { bindings, app, inbox, memories, signatures, callback_timeout, tasks }));
         if let Some(inbox) = &input.0.inbox {
             inbox.start(Arc::new(Deliveries(Arc::downgrade(&input.0))));
         }
@@ -191,7 +194,7 @@ impl Handler for Reader {
                 Way::Callback { arrived, deadline, timestamp } => {
                     let message = self.inner.recognise(&event, timestamp, *arrived)?;
                     match &self.inner.inbox {
-                        Some(inbox) => self.through(inbox, event, *deadline).await?,
+                        Some(inbox) => self.through(inbox, event, message, *deadline).await?,
                         None => self.at_once(event, message, *deadline).await?,
                     }
                 }
@@ -230,14 +233,22 @@ impl Reader {
     }
 
     /// Stores, then waits for the delivery as long as DingTalk waits.
-    async fn through(&self, inbox: &Inbox, event: Event, deadline: Instant) -> Result<Answer, Error> {
-        match tokio::time::timeout_at(deadline.into(), inbox.accept(event)).await {
-            Ok(Ok(accepted)) => Ok(accepted.reply(deadline).await),
-            Ok(Err(error)) => {
-                tracing::error!(binding = self.binding, %error, "a message was not taken");
-                Err(Error::HandlerFailed(error.to_string()))
+    async fn through(&self, inbox: &Inbox, event: Event, message: Digest, deadline: Instant) -> Result<Answer, Error> {
+        let has_id = event.msg_id().is_some();
+        let stored = async {
+            match tokio::time::timeout_at(deadline.into(), inbox.accept(event)).await {
+                Ok(Ok(accepted)) => Ok(accepted.reply(deadline).await),
+                Ok(Err(error)) => {
+                    tracing::error!(binding = self.binding, %error, "a message was not taken");
+                    Err(Error::HandlerFailed(error.to_string()))
+                }
+                Err(_) => Err(too_slow("the inbox has not stored it", self.inner.callback_timeout)),
             }
-            Err(_) => Err(too_slow("the inbox has not stored it", self.inner.callback_timeout)),
+        };
+        match self.inner.memory(&self.binding) {
+            // The inbox knows copies by their identifier alone.
+            Some(memory) if !has_id => memory.repeats.once(message, stored).await,
+            _ => stored.await,
         }
     }
 
@@ -257,47 +268,56 @@ impl Inner {
     /// What a message is known by; refuses one whose signature or identifier belongs to another one.
     fn recognise(&self, event: &Event, timestamp: &str, arrived: Instant) -> Result<Digest, Error> {
         let message = event.digest();
-        let Some(binding) = self.bindings.get(&event.binding) else { return Ok(message) };
-        let memory = self.memory(&event.binding, binding);
-        // First, so that nobody fills the memory of identifiers with the help of one signature.
-        let is_signed_for = !binding.is_signed() || memory.signatures.allow(timestamp, message, arrived);
-        if is_signed_for && event.msg_id().is_none_or(|id| memory.ids.allow(id, message)) {
-            Ok(message)
-        } else {
-            Err(Error::CallbackRefused(Refusal::Reused))
-        }
+        let Some(memory) = self.memory(&event.binding) else { return Ok(message) };
+        // Signatures first, so that nobody fills the memory of identifiers with the help of one of them.
+        let allowed = memory.signatures.as_ref().is_none_or(|known| known.allow(timestamp, message, arrived))
+            && event.msg_id().is_none_or(|id| memory.ids.allow(id, message));
+        if allowed { Ok(message) } else { Err(Error::CallbackRefused(Refusal::Reused)) }
     }
 
     /// Delivers an event unless a copy of it is being delivered, or has been. The reply, if there is one.
-    async fn deliver_once(self: Arc<Self>, event: &Event, message: Digest) -> repeats::Outcome {
-        let Some(binding) = self.bindings.get(&event.binding) else { return self.deliver(event).await };
-        let memory = self.memory(&event.binding, binding);
+    async fn deliver_once(self: Arc<Self>, event: &Event, message: Digest) -> Result<Answer, Undelivered> {
+        let Some(memory) = self.memory(&event.binding) else { return self.deliver(event).await };
         let delivery = async {
             let _waits = memory.deliveries.try_acquire().map_err(|_| {
                 Undelivered::Unreachable(format!("{DELIVERIES} messages of this binding are waiting for its answer"))
             })?;
             // Here, because nobody may be left to tell: DingTalk's patience can be over.
             self.deliver(event).await.inspect_err(|error| {
-                tracing::warn!(binding = event.binding, msg_id = event.metadata("msgId"), %error, "not delivered");
+                tracing::warn!(binding = event.binding, msg_id = event.logged_id(), %error, "not delivered");
             })
         };
         memory.repeats.once(message, delivery).await
     }
 
-    fn memory(&self, name: &str, binding: &Binding) -> Arc<Memory> {
+    /// That of the binding called `name`.
+    fn memory(&self, name: &str) -> Option<Arc<Memory>> {
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(memory) = memories.get(name) {
-            return Arc::clone(memory);
+            return Some(Arc::clone(memory));
         }
+        let binding = self.bindings.get(name)?;
         let lifetime = binding.repeat_window() + DELAY;
         let memory = Arc::new(Memory {
-            signatures: Signatures::new(lifetime),
+            signatures: binding.key().map(|key| self.signatures(key)),
             ids: Ids::new(lifetime),
             repeats: Repeats::new(lifetime),
             deliveries: Semaphore::new(DELIVERIES),
         });
         memories.insert(name.to_owned(), Arc::clone(&memory));
-        memory
+        Some(memory)
+    }
+
+    /// Those by one key, remembered for as long as the binding with the widest window takes them.
+    fn signatures(&self, key: Digest) -> Arc<Signatures> {
+        let mut signatures = self.signatures.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = signatures.entry(key).or_insert_with(|| {
+            let bindings =
+                self.bindings.iter().map(|(_, binding)| binding).filter(|binding| binding.key() == Some(key));
+            let window = bindings.map(Binding::repeat_window).max().unwrap_or_default();
+            Arc::new(Signatures::new(window + DELAY))
+        });
+        Arc::clone(known)
     }
 
     /// Hands an event to the application and does what the answer asks for. The reply, if there is one.
@@ -319,7 +339,7 @@ impl Inner {
                 None
             }
             Err(reason) => {
-                tracing::error!(binding = event.binding, msg_id = event.metadata("msgId"), reason, "wrong answer");
+                tracing::error!(binding = event.binding, msg_id = event.logged_id(), reason, "wrong answer");
                 None
             }
         }
@@ -367,12 +387,7 @@ impl Inner {
             session_webhook_expired_time: Option<Box<RawValue>>,
         }
         let failed = |reason: &str| {
-            tracing::error!(
-                binding = event.binding,
-                msg_id = event.metadata("msgId"),
-                reason,
-                "a late reply was not posted"
-            );
+            tracing::error!(binding = event.binding, msg_id = event.logged_id(), reason, "a late reply was not posted");
         };
         let Ok(session) = serde_json::from_slice::<Session>(&event.data) else {
             return failed("the message names no sessionWebhook");

@@ -7,6 +7,7 @@
 //! That a message was delivered is remembered apart from its reply, which is larger: long replies push out each
 //! other, and no message. A copy whose reply is gone is acknowledged without one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use moka::policy::EvictionPolicy;
 use moka::{future, sync};
 
 use super::REMEMBERED;
-use crate::event::{Answer, Digest, Undelivered};
+use crate::event::{Answer, Digest};
 
 /// Memory for the replies of one binding. One has 100 bytes to 20 KB, and is wanted by a copy of its message,
 /// seconds later: the longest ones of the last 200 messages, and the usual ones of 10,000.
@@ -22,9 +23,6 @@ const REPLY_BYTES: u64 = 4 << 20;
 
 /// What a reply takes beside its text, roughly.
 const ENTRY_BYTES: usize = 256;
-
-/// What a delivery ended with: the reply, if any.
-pub(super) type Outcome = Result<Answer, Undelivered>;
 
 /// The messages of one binding that were delivered lately.
 pub(super) struct Repeats {
@@ -49,7 +47,14 @@ impl Repeats {
     }
 
     /// Runs `deliver` unless this message is being delivered, or has been.
-    pub(super) async fn once(&self, message: Digest, deliver: impl Future<Output = Outcome>) -> Outcome {
+    pub(super) async fn once<E>(
+        &self,
+        message: Digest,
+        deliver: impl Future<Output = Result<Answer, E>>,
+    ) -> Result<Answer, E>
+    where
+        E: Clone + Send + Sync + 'static,
+    {
         let mut own = None;
         let delivery = async {
             let reply = deliver.await?;
@@ -60,7 +65,7 @@ impl Repeats {
             own = Some(reply);
             Ok(())
         };
-        self.delivered.try_get_with(message, delivery).await.map_err(|error: std::sync::Arc<_>| (*error).clone())?;
+        self.delivered.try_get_with(message, delivery).await.map_err(|error: Arc<E>| E::clone(&error))?;
         Ok(own.unwrap_or_else(|| self.replies.get(&message)))
     }
 }
@@ -70,7 +75,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::event::digest;
+    use crate::event::{Undelivered, digest};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
