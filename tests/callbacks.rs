@@ -25,7 +25,7 @@ use crate::support::receiving::{
     start_with, talkative, text, until,
 };
 use crate::support::witness::{Tap, now, sign};
-use crate::support::{Connection, Host, PATIENCE, Reply, Resources, Robot, SECRET, TOKEN, component, pause, send};
+use crate::support::{Connection, Host, PATIENCE, Reply, Resources, Robot, SECRET, TOKEN, component, send};
 
 fn metadata(reply: &Reply) -> Value {
     reply.json()["details"][0]["metadata"].clone()

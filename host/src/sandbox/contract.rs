@@ -46,7 +46,7 @@ pub struct Response {
 }
 
 /// One HTTP request from DingTalk, as it arrived. Its `Debug` output shows sizes alone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Callback {
     /// Every header in order, repeated ones included.
     pub headers: Vec<(String, Vec<u8>)>,
