@@ -46,12 +46,17 @@ impl Event {
         digest(&self.data)
     }
 
-    /// DingTalk's identifier, if it is one: a text that is not blank, and that was readable. `0` or `""` may stand
-    /// in every message of a sender that has no identifiers, and the second one would be lost.
-    pub fn msg_id(&self) -> Option<&str> {
-        let id = self.metadata("msgId").filter(|id| !id.trim().is_empty() && !id.contains('\u{fffd}'))?;
-        let [raw] = json::find(std::str::from_utf8(&self.data).ok()?, ["msgId"]).ok()?;
-        raw.filter(|raw| raw.starts_with('"')).map(|_| id)
+    /// Leaves out DingTalk's identifier unless it is one: a text that is not blank, and that was readable. `0` or `""`
+    /// may stand in every message of a sender that has no identifiers, and the second one would be lost.
+    pub fn keep_usable_id(&mut self) {
+        let is_text = || {
+            let [raw] = json::find(std::str::from_utf8(&self.data).ok()?, ["msgId"]).ok()?;
+            raw.map(|raw| raw.starts_with('"'))
+        };
+        let id = self.metadata("msgId").filter(|id| !id.trim().is_empty() && !id.contains('\u{fffd}'));
+        if id.is_none() || is_text() != Some(true) {
+            self.metadata.retain(|(name, _)| name != "msgId");
+        }
     }
 
     /// The value of a metadata item, its name as documented.
@@ -150,8 +155,9 @@ mod tests {
     fn only_a_text_that_is_not_blank_is_an_identifier() {
         let id = |data: &str, decoded: Option<&str>| {
             let metadata = decoded.map(|id| ("msgId".to_owned(), id.to_owned())).into_iter().collect();
-            let event = Event { binding: "b".into(), data: data.to_owned().into(), metadata, trace: Vec::new() };
-            event.msg_id().map(str::to_owned)
+            let mut event = Event { binding: "b".into(), data: data.to_owned().into(), metadata, trace: Vec::new() };
+            event.keep_usable_id();
+            event.metadata("msgId").map(str::to_owned)
         };
         assert_eq!(id(r#"{"msgId":"m1=="}"#, Some("m1==")).as_deref(), Some("m1=="));
         assert_eq!(id(r#"{"msg\u0049d":"\u006d1"}"#, Some("m1")).as_deref(), Some("m1"));

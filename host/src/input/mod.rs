@@ -187,11 +187,12 @@ impl Handler for Reader {
         let is_trace = |(name, _): &(String, String)| TRACE.contains(&name.as_str());
         let (own, metadata) = metadata.into_iter().partition(is_trace);
         let trace = if matches!(self.way, Way::Direct) { own } else { self.trace.clone() };
-        let event = Event { binding: self.binding.clone(), data: data.into(), metadata, trace };
+        let mut event = Event { binding: self.binding.clone(), data: data.into(), metadata, trace };
         Box::pin(async move {
             let answer = match &self.way {
                 Way::Direct => self.direct(&event).await?,
                 Way::Callback { arrived, deadline, timestamp } => {
+                    event.keep_usable_id();
                     let message = self.inner.recognise(&event, timestamp, *arrived)?;
                     match &self.inner.inbox {
                         Some(inbox) => self.through(inbox, event, message, *deadline).await?,
@@ -234,7 +235,7 @@ impl Reader {
 
     /// Stores, then waits for the delivery as long as DingTalk waits.
     async fn through(&self, inbox: &Inbox, event: Event, message: Digest, deadline: Instant) -> Result<Answer, Error> {
-        let has_id = event.msg_id().is_some();
+        let has_id = event.metadata("msgId").is_some();
         let stored = async {
             match tokio::time::timeout_at(deadline.into(), inbox.accept(event)).await {
                 Ok(Ok(accepted)) => Ok(accepted.reply(deadline).await),
@@ -271,7 +272,7 @@ impl Inner {
         let Some(memory) = self.memory(&event.binding) else { return Ok(message) };
         // Signatures first, so that nobody fills the memory of identifiers with the help of one of them.
         let allowed = memory.signatures.as_ref().is_none_or(|known| known.allow(timestamp, message, arrived))
-            && event.msg_id().is_none_or(|id| memory.ids.allow(id, message));
+            && event.metadata("msgId").is_none_or(|id| memory.ids.allow(id, message));
         if allowed { Ok(message) } else { Err(Error::CallbackRefused(Refusal::Reused)) }
     }
 
