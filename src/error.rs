@@ -342,7 +342,7 @@ impl fmt::Display for Refusal {
                 "its timestamp is too far from this machine's time; check the clock (property \"callbackMaxSkew\")"
             }
             Self::BadSignature => "its signature is wrong; compare the property \"appSecret\" with the app's settings",
-            Self::Reused => "its signature has come with another message before",
+            Self::Reused => "its signature or its msgId has come with another message before",
             Self::WrongRobot => {
                 "it is for another robot or organisation (properties \"robotCode\" and \"chatbotCorpId\")"
             }

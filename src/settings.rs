@@ -46,13 +46,14 @@ pub struct Settings {
 }
 
 /// The properties in their documented spelling.
-const PROPERTIES: [&str; 11] = [
+const PROPERTIES: [&str; 12] = [
     "id",
     "url",
     "secret",
     "timeout",
     "connectTimeout",
     "appSecret",
+    "previousAppSecret",
     "outgoingToken",
     "callbackMaxSkew",
     "robotCode",
@@ -73,7 +74,8 @@ impl Settings {
                 }
             }
         }
-        let [id, url, secret, timeout, connect_timeout, app_secret, token, skew, robot_code, corp_id, hosts] = values;
+        let [id, url, secret, timeout, connect_timeout, app_secret, previous, token, skew, robot_code, corp_id, hosts] =
+            values;
         let id = match id {
             // Answers and log lines show it.
             Some(id) if credential(id.trim()).is_some() => {
@@ -89,9 +91,14 @@ impl Settings {
             Endpoint::parse(url.unwrap_or_default()).map_err(|reason| Error::configuration("url", reason))?;
         let secret = parse_secret("secret", secret)?;
         let app_secret = parse_secret("appSecret", app_secret)?;
+        let previous = parse_secret("previousAppSecret", previous)?;
         let token = parse_secret("outgoingToken", token)?;
         let key = match app_secret.or_else(|| secret.clone()) {
-            Some(secret) => Some(Key::Signature(secret)),
+            Some(secret) => Some(Key::Signature { secret, previous }),
+            None if previous.is_some() => {
+                let reason = "stands beside the new secret; give that as appSecret, or remove the property";
+                return Err(Error::configuration("previousAppSecret", reason));
+            }
             None => token.map(Key::Token),
         };
         let max_skew = parse_duration("callbackMaxSkew", skew, DEFAULT_MAX_SKEW, MAX_MAX_SKEW, "24h")?;
@@ -214,13 +221,19 @@ mod tests {
             let all = [("id", "x"), ("url", "h")].into_iter().chain(properties.iter().copied());
             Settings::parse(all).unwrap().callbacks.key
         };
-        let signature = |secret: &str| Some(Key::Signature(Secret::new(secret)));
+        let keys = |secret: &str, previous: Option<&str>| {
+            Some(Key::Signature { secret: Secret::new(secret), previous: previous.map(Secret::new) })
+        };
+        let signature = |secret: &str| keys(secret, None);
         assert_eq!(key(&[]), None);
         assert_eq!(key(&[("secret", ""), ("appsecret", ""), ("outgoingToken", "")]), None);
         assert_eq!(key(&[("secret", "S")]), signature("S"));
         assert_eq!(key(&[("secret", "S"), ("AppSecret", "A"), ("outgoingToken", "T")]), signature("A"));
         assert_eq!(key(&[("secret", "S"), ("outgoingToken", "T")]), signature("S"));
         assert_eq!(key(&[("OUTGOINGTOKEN", "T")]), Some(Key::Token(Secret::new("T"))));
+        assert_eq!(key(&[("appSecret", "A"), ("previousAppSecret", "")]), signature("A"));
+        assert_eq!(key(&[("appSecret", "A"), ("PREVIOUSAPPSECRET", "P"), ("secret", "S")]), keys("A", Some("P")));
+        assert_eq!(key(&[("secret", "S"), ("previousAppSecret", "P"), ("outgoingToken", "T")]), keys("S", Some("P")));
     }
 
     #[test]
@@ -256,6 +269,14 @@ mod tests {
             (&[ID, ("url", "ftp://h")], "property \"url\": the scheme"),
             (&[ID, URL, ("URL", "h2")], "property \"url\": occurs more than once"),
             (&[ID, URL, ("secret", " \n\t")], "property \"secret\": ends with a character that is not seen"),
+            (
+                &[ID, URL, ("secret", "S"), ("previousAppSecret", "\t")],
+                "property \"previousAppSecret\": consists of white space",
+            ),
+            (
+                &[ID, URL, ("outgoingToken", "T"), ("previousAppSecret", "P")],
+                "property \"previousAppSecret\": stands beside the new secret",
+            ),
             (
                 &[ID, URL, ("callbackMaxSkew", "25h")],
                 "property \"callbackMaxSkew\": \"25h\" is not between 1ms and 24h",

@@ -14,6 +14,7 @@ mod errors;
 mod inbox;
 mod limits;
 mod messages;
+mod replays;
 mod serve;
 mod signature;
 mod support;

@@ -11,7 +11,9 @@ use dingtalk_binding::operation;
 use dingtalk_binding::settings::Settings;
 
 use crate::app::{Direction, Subscription};
+use crate::clock::Arrival;
 use crate::egress::{Egress, Proxies};
+use crate::event::{Digest, digest};
 use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Sandbox, Tenant};
 
@@ -28,7 +30,7 @@ pub struct Binding {
     id: String,
     subscription: Subscription,
     timeout: Duration,
-    is_signed: bool,
+    key: Option<Digest>,
     max_skew: Duration,
     operations: Vec<String>,
     tenant: Tenant,
@@ -61,9 +63,10 @@ impl Binding {
         self.timeout
     }
 
-    /// Whether its callbacks have a signature, rather than a token.
-    pub fn is_signed(&self) -> bool {
-        self.is_signed
+    /// The secret that its callbacks are signed with, as a hash; `None` if they have a token. Who can sign for one
+    /// binding can sign for every other one with the same secret.
+    pub fn key(&self) -> Option<Digest> {
+        self.key
     }
 
     /// For how long a callback can be repeated: from the earliest moment at which its signature is accepted to
@@ -191,12 +194,22 @@ impl Bindings {
         let direction = direction.map_err(|reason| format!("property \"direction\": {reason}"))?;
         let subscription = Subscription::new(&name, property("route"), direction);
         warn_of_readable_token(&name, &settings);
-        let is_signed = matches!(settings.callbacks.key, Some(Key::Signature(_)));
-        if is_signed && property("outgoingToken").is_some_and(|token| !token.is_empty()) {
+        let key = match &settings.callbacks.key {
+            Some(Key::Signature { secret, .. }) => Some(digest(secret.expose().as_bytes())),
+            Some(Key::Token(_)) | None => None,
+        };
+        if key.is_some() && property("outgoingToken").is_some_and(|token| !token.is_empty()) {
             tracing::warn!(
                 binding = name,
                 "outgoingToken is not used: callbacks must be signed, because there is a secret or appSecret; for a robot that \
                  sends its token, write a component of its own with direction: input"
+            );
+        }
+        if matches!(settings.callbacks.key, Some(Key::Signature { previous: Some(_), .. })) {
+            tracing::warn!(
+                binding = name,
+                "callbacks signed with previousAppSecret are taken: remove it when callbackMaxSkew is over since DingTalk \
+                 signs with the new secret"
             );
         }
         let egress = Egress::new(&name, &settings, proxies)?;
@@ -208,7 +221,7 @@ impl Bindings {
             id: settings.id,
             subscription,
             timeout: settings.timeout,
-            is_signed,
+            key,
             max_skew: Duration::from_millis(settings.callbacks.max_skew),
             operations,
             tenant,
@@ -266,6 +279,11 @@ impl Bindings {
         let has_uuid = operation::has_uuid(&request.data, metadata);
         let called = self.sandbox.invoke(&binding.tenant, request, reader).await;
         called.map_err(|error| Failed { error, has_uuid }.into())
+    }
+
+    /// For a callback that arrives now.
+    pub fn arrival(&self) -> Arrival {
+        self.sandbox.arrival()
     }
 
     /// Has `binding` verify one callback and hand its message to `reader`.

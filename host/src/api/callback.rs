@@ -36,6 +36,7 @@ impl Api {
             reply.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return reply;
         }
+        let arrived = self.input.bindings().arrival();
         let (parts, body) = request.into_parts();
         let body = match body::read(&parts.headers, body, MAX_BODY, BODY_TIMEOUT).await {
             Ok(body) => body,
@@ -46,7 +47,7 @@ impl Api {
             }
         };
         let headers = parts.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
-        let callback = Callback { headers: headers.collect(), body: body.into() };
+        let callback = Callback { headers: headers.collect(), body: body.into(), arrived };
         let _call = self.call();
         match self.input.receive(name, callback, trace(&parts.headers)).await {
             Ok(answer) => {

@@ -18,7 +18,7 @@ use wasmtime_wasi_http::p2::bindings::http::{outgoing_handler, types};
 use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView};
 use wasmtime_wasi_io::IoView;
 
-use crate::clock::Clock;
+use crate::clock::{Arrival, Clock};
 use crate::egress::{Egress, Exit, Reach};
 use crate::event::BoxFuture;
 
@@ -170,6 +170,11 @@ impl Sandbox {
         })
     }
 
+    /// For what arrives now.
+    pub fn arrival(&self) -> Arrival {
+        Arrival::now(&self.clock)
+    }
+
     /// A tenant with these properties. `timeout` is the binding's own time limit for one call.
     pub fn tenant(&self, properties: Vec<(String, String)>, egress: Egress, timeout: Duration) -> Tenant {
         let slots = || Semaphore::new(self.limits.instances_per_binding);
@@ -221,9 +226,15 @@ impl Sandbox {
         limit: Duration,
     ) -> Result<Reply, CallError> {
         let (slots, reach, stopped) = (&tenant.callbacks, Reach::Nowhere, Outcome::NotSent);
+        // A callback that waited for a slot must not be too old because of that.
+        let arrived = callback.arrived.time;
         let callback = callback.into();
         let call = Call { slots, reach, reader, limit, stopped };
-        self.limited(tenant, call, async |instance| instance.receive(&callback).await).await.map(Into::into)
+        let receive = async |instance: &mut Instance| {
+            instance.store.data_mut().clock = CallClock(Arc::new(move || arrived));
+            instance.receive(&callback).await
+        };
+        self.limited(tenant, call, receive).await.map(Into::into)
     }
 
     /// Makes `call` in a fresh, initialised instance, within every limit.
@@ -529,6 +540,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_callback_is_as_old_as_it_was_when_it_arrived() {
+        let now = 1_700_000_000_000;
+        // Five seconds pass between the arrival and the verification.
+        let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), Arc::new(move || now + 5_000));
+        let sandbox = sandbox.unwrap();
+        let properties = [("id", "x"), ("url", "http://127.0.0.1:1"), ("secret", "SEC"), ("callbackMaxSkew", "1s")];
+        let tenant = tenant(&sandbox, &properties);
+        let sign = dingtalk_binding::signature::sign("SEC", now);
+        let headers = [("Content-Type", "application/json"), ("timestamp", &now.to_string()), ("sign", &sign)];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
+        let received = async |arrived| {
+            let arrived = Arrival { instant: Instant::now(), time: arrived };
+            let callback = Callback { headers: headers.clone(), body: b"{}".to_vec(), arrived };
+            sandbox.receive(&tenant, callback, Some(Arc::new(Echo)), Duration::from_secs(60)).await
+        };
+        for arrived in [now, now + 1_000, now - 1_000] {
+            assert_eq!(received(arrived).await.unwrap().status, 200, "{arrived}");
+        }
+        for arrived in [now + 1_001, now - 1_001, sandbox.arrival().time] {
+            let refused = received(arrived).await.unwrap_err();
+            assert!(matches!(refused, CallError::Binding(Error::CallbackRefused(Refusal::Expired))), "{refused:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn an_instance_hands_on_from_read_to_close() {
         const REPLY: &str = r#"{"msgtype":"text","text":{"content":"x"}}"#;
         let now = 1_700_000_000_000;
@@ -539,8 +575,8 @@ mod tests {
         let sign = dingtalk_binding::signature::sign("SEC", now);
         let headers = [("Content-Type", "application/json"), ("timestamp", &now.to_string()), ("sign", &sign)];
         let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
-        let genuine: wit::Callback = Callback { headers, body: REPLY.into() }.into();
-        let forged: wit::Callback = Callback { headers: genuine.headers[..1].to_vec(), body: REPLY.into() }.into();
+        let genuine = wit::Callback { headers, body: REPLY.into() };
+        let forged = wit::Callback { headers: genuine.headers[..1].to_vec(), body: REPLY.into() };
         let mut instance = sandbox.instantiate(&tenant, Reach::Nowhere, Some(Arc::new(Echo))).await.unwrap();
 
         assert!(matches!(instance.read().await.unwrap(), Err(wit::Error::NotInitialized)));
