@@ -90,3 +90,31 @@ impl Body for Parcel {
         SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.len() as u64))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    #[tokio::test]
+    async fn what_was_said_not_to_have_left_never_leaves() {
+        let departure = Arc::new(Departure::default());
+        let parcel = Parcel::new(Bytes::from_static(b"message"), Arc::clone(&departure));
+        assert_eq!(departure.close(), Outcome::NotSent);
+        parcel.collect().await.map(|_| ()).unwrap_err();
+        assert_eq!(departure.close(), Outcome::NotSent);
+    }
+
+    #[tokio::test]
+    async fn what_a_connection_took_may_have_arrived() {
+        for data in ["", "message"] {
+            let departure = Arc::new(Departure::default());
+            let mut parcel = Parcel::new(Bytes::from_static(data.as_bytes()), Arc::clone(&departure));
+            assert!(!parcel.is_end_stream());
+            let _ = parcel.frame().await;
+            assert_eq!(departure.close(), Outcome::Unknown, "{data}");
+            // It is on its way, and closing the door does not call it back.
+            assert!(parcel.frame().await.is_none());
+        }
+    }
+}
