@@ -11,6 +11,7 @@ mod cli;
 mod contract;
 mod egress;
 mod errors;
+mod hosts;
 mod inbox;
 mod limits;
 mod messages;

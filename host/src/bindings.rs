@@ -12,7 +12,7 @@ use dingtalk_binding::settings::Settings;
 
 use crate::app::{Direction, Subscription};
 use crate::clock::Arrival;
-use crate::egress::{Egress, Proxies};
+use crate::egress::{Egress, Policy, Proxies};
 use crate::event::{Digest, digest};
 use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Sandbox, Tenant};
@@ -165,11 +165,16 @@ impl Bindings {
         Self { sandbox, by_name: BTreeMap::new() }
     }
 
-    /// Initialises a binding and adds it.
-    pub async fn add(&mut self, resource: BindingResource, proxies: &Proxies) -> Result<(), InitError> {
+    /// Initialises a binding, which may then connect to what `policy` allows, and adds it.
+    pub async fn add(
+        &mut self,
+        resource: BindingResource,
+        proxies: &Proxies,
+        policy: &Policy,
+    ) -> Result<(), InitError> {
         let name = resource.name.clone();
         let (component_type, version) = (resource.component_type.clone(), resource.version.clone());
-        match self.load(resource, proxies).await {
+        match self.load(resource, proxies, policy).await {
             Ok(binding) => {
                 self.by_name.insert(name, binding);
                 Ok(())
@@ -178,7 +183,7 @@ impl Bindings {
         }
     }
 
-    async fn load(&self, resource: BindingResource, proxies: &Proxies) -> Result<Binding, String> {
+    async fn load(&self, resource: BindingResource, proxies: &Proxies, policy: &Policy) -> Result<Binding, String> {
         let BindingResource { name, component_type, version, properties, init_timeout, .. } = resource;
         let properties: Vec<(String, String)> =
             properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
@@ -212,7 +217,7 @@ impl Bindings {
                  signs with the new secret"
             );
         }
-        let egress = Egress::new(&name, &settings, proxies)?;
+        let egress = Egress::within(&name, &settings, proxies, policy)?;
         let tenant = self.sandbox.tenant(properties, egress.clone(), settings.timeout);
         let operations = self.initialise(&tenant, init_timeout).await?;
         Ok(Binding {

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::egress::EgressArgs;
 use super::logging::{LogArgs, LogLevel};
 use super::{Failure, load};
 use crate::bindings::InvokeError;
@@ -46,6 +47,8 @@ pub(super) struct InvokeArgs {
     /// Name of the application: decides with `scopes`, fills in `{appID}`.
     #[arg(long, value_name = "ID", default_value = "dingtalk-host", env = "APP_ID")]
     app_id: String,
+    #[command(flatten)]
+    egress: EgressArgs,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -91,7 +94,7 @@ pub(super) async fn run(args: InvokeArgs) -> Result<(), Failure> {
     resources.bindings.iter_mut().for_each(|binding| binding.ignore_errors = false);
     resources.failures.iter_mut().for_each(|failure| failure.ignore_errors = false);
     let limits = Limits { instances: 1, ..Limits::for_messages_of(data.len()) };
-    let bindings = load::bindings(resources, limits).await?;
+    let bindings = load::bindings(resources, limits, &args.egress.policy()).await?;
     let request = Request { operation: args.operation, data, metadata: args.metadata };
     let result = bindings.invoke(&name, request, None).await;
     print(args.output, &result)?;

@@ -3,6 +3,7 @@
 mod app;
 mod component;
 mod demo;
+mod egress;
 mod inbox;
 mod invoke;
 mod load;

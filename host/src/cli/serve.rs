@@ -11,6 +11,7 @@ use dingtalk_binding::duration;
 use dingtalk_binding::secret::Secret;
 
 use super::app::AppArgs;
+use super::egress::EgressArgs;
 use super::logging::{LogArgs, LogLevel};
 use super::signals::Ended;
 use super::{Failure, load, quantity};
@@ -58,6 +59,8 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "DIRECTORY", requires = "application")]
     inbox: Option<PathBuf>,
     #[command(flatten)]
+    egress: EgressArgs,
+    #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
     app: AppArgs,
@@ -91,7 +94,8 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     // Before anything is served, so that no signal is missed.
     let ended = Ended::new()?;
     let resources = load::with_context(&args.app_id, |context| resources::load_dirs(&args.resources_path, context))?;
-    let bindings = load::bindings(resources, Limits::for_messages_of(args.max_body_size)).await?;
+    let bindings =
+        load::bindings(resources, Limits::for_messages_of(args.max_body_size), &args.egress.policy()).await?;
     if bindings.iter().next().is_none() {
         tracing::warn!("there is no DingTalk binding in --resources-path; every call will fail");
     }
