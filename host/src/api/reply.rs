@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use dingtalk_binding::secret::is_hidden;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
@@ -58,6 +58,13 @@ pub(super) fn error(status: StatusCode, code: &str, message: &str, metadata: &[(
     });
     let body = serde_json::to_vec(&Body { error_code: code, message, details }).unwrap_or_default();
     with_metadata(json(status, body), metadata)
+}
+
+/// There is no room for the request now, and there will be.
+pub(super) fn busy(message: &str) -> Reply {
+    let mut reply = error(StatusCode::SERVICE_UNAVAILABLE, "ERR_OVERLOADED", message, &[]);
+    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    reply
 }
 
 /// Adds `metadata.*` headers. What cannot be a header is left out, as Go's net/http does; line breaks become
