@@ -1,7 +1,7 @@
 # Each target does all the set-up it needs, so that a fresh clone starts with the one command that is wanted.
 # After the first, plain `cargo run`, `cargo test` and `cargo bench` work too.
 
-.PHONY: demo test lint bench component fuzz mutants audit toolchain
+.PHONY: demo test peers lint bench component fuzz mutants audit toolchain
 
 # Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
 # whom the application in examples/ answers, and shows the group.
@@ -13,6 +13,12 @@ demo: toolchain
 # Every test: the pure modules, the host's, and the real component in the real host against the simulator.
 test: toolchain
 	cargo test --locked
+
+# Clients of DingTalk and of Dapr that others wrote, against the simulator and the host. Installs them, so it needs
+# the network; tests/peers/README.md explains the table.
+peers: toolchain
+	cargo build --locked
+	tests/peers/run target/debug/dingtalk-host
 
 # Formatting, lints on every target (the component's own target included), documentation.
 lint: toolchain
