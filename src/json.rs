@@ -220,12 +220,6 @@ mod tests {
             prop_assert!(serde_json::from_str::<serde_json::Value>(&mended_text(&json)).is_ok());
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn names_fold_as_in_go() {
