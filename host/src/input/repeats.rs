@@ -79,6 +79,10 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
+    async fn answered(reply: Answer) -> Result<Answer, Undelivered> {
+        Ok(reply)
+    }
+
     fn message(number: u32) -> Digest {
         digest(&number.to_be_bytes())
     }
@@ -90,7 +94,7 @@ mod tests {
             repeats.once(message(1), async {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 let number = delivered.fetch_add(1, Ordering::SeqCst);
-                Ok(Some(Bytes::from(format!("reply {number}"))))
+                answered(Some(Bytes::from(format!("reply {number}")))).await
             })
         };
         let (a, b, c) = tokio::join!(copy(), copy(), copy());
@@ -103,7 +107,7 @@ mod tests {
         let repeats = Repeats::new(HOUR);
         let failed = repeats.once(message(1), async { Err(Undelivered::Unhealthy) }).await;
         assert_eq!(failed, Err(Undelivered::Unhealthy));
-        assert_eq!(repeats.once(message(1), async { Ok(None) }).await, Ok(None));
+        assert_eq!(repeats.once(message(1), answered(None)).await, Ok(None));
         assert_eq!(repeats.once(message(1), async { Err(Undelivered::Unhealthy) }).await, Ok(None));
     }
 
@@ -116,7 +120,7 @@ mod tests {
                 let reply = Bytes::from(vec![0; 1024]);
                 let answer = repeats.once(message(number), async {
                     delivered += 1;
-                    Ok(Some(reply.clone()))
+                    answered(Some(reply.clone())).await
                 });
                 let answer = answer.await.unwrap();
                 // The sender of the first has its reply in any case.
@@ -132,7 +136,7 @@ mod tests {
     async fn a_copy_whose_reply_is_gone_is_answered_without_one() {
         let repeats = Repeats::within(10, 1024, HOUR);
         let long = Bytes::from(vec![0; 2048]);
-        assert_eq!(repeats.once(message(1), async { Ok(Some(long.clone())) }).await, Ok(Some(long)));
+        assert_eq!(repeats.once(message(1), answered(Some(long.clone()))).await, Ok(Some(long)));
         repeats.replies.run_pending_tasks();
         assert_eq!(repeats.once(message(1), async { Err(Undelivered::Unhealthy) }).await, Ok(None));
     }
@@ -141,7 +145,7 @@ mod tests {
     async fn messages_are_bounded_and_the_newest_stay() {
         let repeats = Repeats::within(100, 1024, HOUR);
         for number in 0..1_000 {
-            repeats.once(message(number), async { Ok(None) }).await.unwrap();
+            repeats.once(message(number), answered(None)).await.unwrap();
             repeats.delivered.run_pending_tasks().await;
         }
         assert!(repeats.delivered.entry_count() <= 100, "{}", repeats.delivered.entry_count());
@@ -152,8 +156,8 @@ mod tests {
     #[tokio::test]
     async fn a_message_is_forgotten_in_the_end() {
         let repeats = Repeats::new(Duration::from_millis(1));
-        let _ = repeats.once(message(1), async { Ok(Some("1".into())) }).await;
+        let _ = repeats.once(message(1), answered(Some("1".into()))).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(repeats.once(message(1), async { Ok(None) }).await, Ok(None));
+        assert_eq!(repeats.once(message(1), answered(None)).await, Ok(None));
     }
 }
