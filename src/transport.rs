@@ -111,11 +111,9 @@ fn answer(post: &Post<'_>, start: u64, response: &IncomingResponse) -> Result<An
 /// drip for hours. The first part, which is nearly always all, is not worth asking the clock for.
 fn read(stream: &InputStream, is_late: impl Fn() -> bool, body: &mut Vec<u8>) -> Result<(), Option<ErrorCode>> {
     while body.len() <= MAX_BODY {
-        if !body.is_empty() && is_late() {
-            return Err(Some(ErrorCode::HttpResponseTimeout));
-        }
         let room = MAX_BODY.saturating_add(1).saturating_sub(body.len()) as u64;
         match stream.blocking_read(room) {
+            Ok(_) if !body.is_empty() && is_late() => return Err(Some(ErrorCode::HttpResponseTimeout)),
             Ok(bytes) => body.extend_from_slice(&bytes),
             Err(StreamError::Closed) => return Ok(()),
             Err(StreamError::LastOperationFailed(error)) => return Err(http_error_code(&error)),

@@ -100,12 +100,13 @@ impl Client {
         })
     }
 
-    /// Sends `request` and reads the answer, to its end or as far as the component would read it.
+    /// Sends `request` and reads the answer, to its end or as far as the component would read it. With it comes the
+    /// connection, if it can be used again.
     pub(super) async fn send(
         &self,
         request: Request<Bytes>,
         departure: &Arc<Departure>,
-    ) -> Result<Response<Received>, Error> {
+    ) -> Result<(Response<Received>, Option<Connection>), Error> {
         let mut request = request.map(|body| Parcel::new(body, Arc::clone(departure)));
         if let Some(authorization) = &self.proxy_authorization {
             request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
@@ -126,10 +127,8 @@ impl Client {
                 Ok(response) => {
                     let (parts, body) = response.into_parts();
                     let received = read(body).await;
-                    if received.is_complete {
-                        self.pool.give(connection).await;
-                    }
-                    return Ok(Response::from_parts(parts, received));
+                    let reusable = received.is_complete.then_some(connection);
+                    return Ok((Response::from_parts(parts, received), reusable));
                 }
                 Err(mut error) => match error.take_message() {
                     // The server closed it while it was idle, and nothing was written: that is no answer to the message.
@@ -138,6 +137,11 @@ impl Client {
                 },
             }
         }
+    }
+
+    /// Keeps a connection for the next call.
+    pub(super) async fn keep(&self, connection: Connection) {
+        self.pool.give(connection).await;
     }
 
     async fn connect(&self) -> Result<Connection, BoxError> {

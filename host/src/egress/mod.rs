@@ -210,7 +210,7 @@ impl Exit {
         let request = Request::from_parts(parts, body.to_bytes());
         // One timer for the whole exchange: each costs as much as a call into the component.
         let exchange = client.send(request, &self.departure);
-        let response = tokio::time::timeout_at(deadline.into(), exchange)
+        let (response, connection) = tokio::time::timeout_at(deadline.into(), exchange)
             .await
             .map_err(|_| match self.close() {
                 Outcome::NotSent => Error::ConnectionTimeout,
@@ -224,6 +224,10 @@ impl Exit {
                 }
                 tracing::debug!(binding, %error, "sending failed");
             })?;
+        // The answer is there: what the connection still does is no part of the call's time.
+        if let Some(connection) = connection {
+            client.keep(connection).await;
+        }
         Ok(response.map(BodyExt::boxed_unsync))
     }
 }
