@@ -16,4 +16,5 @@ mod limits;
 mod messages;
 mod serve;
 mod signature;
+mod strangers;
 mod support;

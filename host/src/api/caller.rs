@@ -133,9 +133,15 @@ mod tests {
 
     #[test]
     fn names_that_a_stranger_can_point_here_are_refused() {
-        for host in
-            ["evil.example:3500", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.8", "notlocalhost", "", "a@localhost"]
-        {
+        for host in [
+            "evil.example:3500",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.8",
+            "notlocalhost",
+            "",
+            "a@localhost",
+        ] {
             let error = check(&Allowed::default(), &[("host", host)]).expect_err(host);
             assert!(error.contains("--allowed-hosts"), "{error}");
         }
@@ -163,7 +169,8 @@ mod tests {
 
     #[test]
     fn what_is_listed_may_call() {
-        let hosts = |hosts: &[&str]| Allowed { hosts: hosts.iter().map(|&host| host.into()).collect(), ..Allowed::default() };
+        let hosts =
+            |hosts: &[&str]| Allowed { hosts: hosts.iter().map(|&host| host.into()).collect(), ..Allowed::default() };
         assert_eq!(check(&hosts(&["x", "host.svc"]), &[("host", "HOST.svc.:3500")]), Ok(()));
         assert!(check(&hosts(&["host"]), &[("host", "host.evil")]).is_err());
         assert_eq!(check(&hosts(&["*"]), &[("host", "anything")]), Ok(()));
@@ -184,7 +191,11 @@ mod tests {
         assert!(!of(Version::HTTP_11, &[]) && of(Version::HTTP_10, &[]) && !of(Version::HTTP_2, &[]));
         for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
             assert!(!of(version, &[("host", "a"), ("host", "a")]));
-            assert!(!of(version, &[("host", "a b")]) && !of(version, &[("host", "a@b")]) && !of(version, &[("host", "a/b")]));
+            assert!(
+                !of(version, &[("host", "a b")])
+                    && !of(version, &[("host", "a@b")])
+                    && !of(version, &[("host", "a/b")])
+            );
         }
         assert!(host(Version::HTTP_2, &Uri::from_static("http://a/"), &headers(&[])).is_ok());
     }

@@ -69,8 +69,8 @@ pub struct Server {
 impl Server {
     /// Listens on every address; a port of 0 means any free one.
     pub async fn listen(addresses: &[(SocketAddr, Surface)]) -> Result<Self, ListenError> {
-        let policies = [Surface::Everything, Surface::Callbacks]
-            .map(|surface| (surface, Policy::of(surface, USUAL_DESCRIPTORS)));
+        let policies =
+            [Surface::Everything, Surface::Callbacks].map(|surface| (surface, Policy::of(surface, USUAL_DESCRIPTORS)));
         let mut server = Self { listeners: Vec::new(), addresses: Vec::new(), policies };
         for &(address, surface) in addresses {
             let failed = |error| ListenError { address, surface, error };
