@@ -17,9 +17,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// of requests bounds what that adds up to.
 const FREE: usize = 8 << 10;
 
-/// For a share to become free.
-const SHARE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// From one piece of a body with a share to the next: who has one keeps it from others.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -35,8 +32,8 @@ pub(super) struct Budget {
 pub(super) type Share = Option<OwnedSemaphorePermit>;
 
 impl Budget {
-    pub(super) fn of(total: usize) -> Self {
-        Self { bytes: Arc::new(Semaphore::new(total)), total, patience: SHARE_TIMEOUT }
+    pub(super) fn of(total: usize, patience: Duration) -> Self {
+        Self { bytes: Arc::new(Semaphore::new(total)), total, patience }
     }
 
     async fn share(&self, bytes: usize) -> Result<Share, Unread> {
@@ -145,7 +142,7 @@ mod tests {
 
     #[tokio::test]
     async fn shares_add_up_to_no_more_than_the_budget_and_the_longest_body_always_fits() {
-        let budget = Budget { patience: Duration::from_millis(50), ..Budget::of(100) };
+        let budget = Budget::of(100, Duration::from_millis(50));
         let first = budget.share(60).await.unwrap();
         assert!(budget.share(60).await.is_err_and(|unread| unread == Unread::Busy));
         let second = budget.share(40).await.unwrap();

@@ -109,8 +109,8 @@ impl Activity {
     }
 }
 
-/// Serves `connection` until it ends by itself, its client was waited for as long as `limit`, its place is needed, or
-/// the server stops; the last leaves it the time to answer what it has begun.
+/// Serves `connection` until it ends by itself, its client was waited for as long as `limit`, taking leave included,
+/// its place is needed, or the server stops; the last leaves it the time to answer what it has begun.
 pub(super) async fn hold<C: GracefulConnection>(
     connection: C,
     activity: &Activity,
@@ -118,7 +118,7 @@ pub(super) async fn hold<C: GracefulConnection>(
     stop: &CancellationToken,
 ) -> Result<(), C::Error> {
     let mut connection = pin!(connection);
-    let mut limit = limit;
+    let mut limit = limit.saturating_sub(LINGER);
     let mut is_ending = false;
     loop {
         tokio::select! {

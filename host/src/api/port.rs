@@ -31,6 +31,8 @@ pub struct Policy {
     pub requests: usize,
     /// Bytes of longer bodies at once.
     pub bytes: usize,
+    /// How long a body waits for its share of them.
+    pub bytes_timeout: Duration,
 }
 
 impl Policy {
@@ -46,6 +48,8 @@ impl Policy {
                 patience: Duration::from_secs(120),
                 requests: 1_024,
                 bytes: 24 << 20,
+                // A burst of long messages is worked off rather than refused.
+                bytes_timeout: Duration::from_secs(30),
             },
             // Whoever is on the internet can open these. A callback has at most 128 KiB, and DingTalk sends each at
             // once.
@@ -54,6 +58,7 @@ impl Policy {
                 patience: Duration::from_secs(30),
                 requests: 1_024,
                 bytes: 8 << 20,
+                bytes_timeout: Duration::from_secs(5),
             },
         }
     }
@@ -74,7 +79,7 @@ impl Port {
         Self {
             surface,
             policy,
-            budget: Budget::of(policy.bytes),
+            budget: Budget::of(policy.bytes, policy.bytes_timeout),
             places: Arc::new(Semaphore::new(policy.connections)),
             requests: Semaphore::new(policy.requests),
             connections: Mutex::default(),
