@@ -18,4 +18,5 @@ mod messages;
 mod replays;
 mod serve;
 mod signature;
+mod strangers;
 mod support;

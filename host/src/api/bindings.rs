@@ -137,7 +137,30 @@ fn check_baggage(value: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::Poll;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_long_body_is_decoded_where_nobody_waits_for_the_thread() {
+        for (length, elsewhere) in [(1_000, false), (16 << 20, true)] {
+            let body = format!(r#"{{"operation":"create","data":"{}"}}"#, "x".repeat(length)).into_bytes();
+            let mut decoding = pin!(decode(body));
+            let first = std::future::poll_fn(|context| Poll::Ready(decoding.as_mut().poll(context))).await;
+            let decoded = match first {
+                Poll::Ready(decoded) => {
+                    assert!(!elsewhere);
+                    decoded
+                }
+                Poll::Pending => {
+                    assert!(elsewhere);
+                    decoding.await
+                }
+            };
+            assert_eq!(decoded.unwrap().data.len(), length + 2);
+        }
+    }
 
     fn traced(headers: &[(&'static str, &str)]) -> Result<Vec<(String, String)>, String> {
         let mut map = HeaderMap::new();

@@ -17,9 +17,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// of requests bounds what that adds up to.
 const FREE: usize = 8 << 10;
 
-/// For a share to become free.
-const SHARE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// From one piece of a body with a share to the next: who has one keeps it from others.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -27,20 +24,22 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Budget {
     bytes: Arc<Semaphore>,
     total: usize,
+    /// For a share to become free.
+    patience: Duration,
 }
 
 /// What a body holds of the budget until it is dropped.
 pub(super) type Share = Option<OwnedSemaphorePermit>;
 
 impl Budget {
-    pub(super) fn of(total: usize) -> Self {
-        Self { bytes: Arc::new(Semaphore::new(total)), total }
+    pub(super) fn of(total: usize, patience: Duration) -> Self {
+        Self { bytes: Arc::new(Semaphore::new(total)), total, patience }
     }
 
     async fn share(&self, bytes: usize) -> Result<Share, Unread> {
         let bytes = u32::try_from(bytes.min(self.total)).map_err(|_| Unread::TooLong)?;
         let share = Arc::clone(&self.bytes).acquire_many_owned(bytes);
-        match tokio::time::timeout(SHARE_TIMEOUT, share).await {
+        match tokio::time::timeout(self.patience, share).await {
             Ok(Ok(share)) => Ok(Some(share)),
             _ => Err(Unread::Busy),
         }
@@ -141,9 +140,9 @@ async fn drain(body: &mut Incoming) {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn shares_add_up_to_no_more_than_the_budget_and_the_longest_body_always_fits() {
-        let budget = Budget::of(100);
+        let budget = Budget::of(100, Duration::from_millis(50));
         let first = budget.share(60).await.unwrap();
         assert!(budget.share(60).await.is_err_and(|unread| unread == Unread::Busy));
         let second = budget.share(40).await.unwrap();

@@ -10,8 +10,9 @@ use serde_json::value::RawValue;
 
 use super::egress::EgressArgs;
 use super::logging::{LogArgs, LogLevel};
-use super::{Failure, load};
+use super::{Failure, lines, load};
 use crate::bindings::InvokeError;
+use crate::egress::MAX_REQUEST_BODY;
 use crate::resources;
 use crate::sandbox::{Limits, Request, Response};
 
@@ -110,11 +111,20 @@ fn read_data(args: &InvokeArgs) -> Result<Vec<u8>, String> {
             .ok_or_else(|| "there is no input; give it with --data or --data-file".to_owned());
     };
     if path.as_os_str() == "-" {
-        let mut data = Vec::new();
-        io::stdin().lock().read_to_end(&mut data).map_err(|error| format!("standard input: {error}"))?;
-        return Ok(data);
+        return read_all(io::stdin().lock()).map_err(|error| format!("standard input: {error}"));
     }
-    fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    // A pipe is as good as a file here.
+    let file = fs::File::open(path).and_then(read_all);
+    file.map_err(|error| format!("cannot read {}: {error}", path.display()))
+}
+
+fn read_all(source: impl Read) -> io::Result<Vec<u8>> {
+    let (mut data, limit) = (Vec::new(), MAX_REQUEST_BODY);
+    source.take(limit as u64 + 1).read_to_end(&mut data)?;
+    if data.len() > limit {
+        return Err(io::Error::other(format!("no binding sends more than {} MiB", limit >> 20)));
+    }
+    Ok(data)
 }
 
 #[derive(Serialize)]
@@ -152,7 +162,7 @@ fn print(output: Output, result: &Result<Response, InvokeError>) -> Result<(), F
                 writeln!(out)?;
             }
         }
-        (Output::Text, Err(error)) => eprintln!("error: {error}"),
+        (Output::Text, Err(error)) => lines::write(format!("error: {error}\n").as_bytes()),
     }
     out.flush()?;
     Ok(())

@@ -122,9 +122,11 @@ pub enum Error {
 pub async fn run(args: SimulateArgs) -> Result<(), Error> {
     args.log.start(LogLevel::Warn);
     let fault = args.fault.clone().map(|fault| (fault, args.fault_times));
+    // Its files are read first: nobody would hear a signal while one of them is waited for.
+    let config = config(args)?;
     // Before the first message can come, so that no signal is missed.
     let mut ended = Ended::new().map_err(Error::Signal)?;
-    let simulator = Simulator::start(config(args)?).await?;
+    let simulator = Simulator::start(config).await?;
     if let Some((fault, times)) = fault {
         simulator.set_fault(fault, times);
     }
