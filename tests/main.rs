@@ -9,6 +9,7 @@ mod callbacks;
 mod canary;
 mod cli;
 mod contract;
+mod documents;
 mod egress;
 mod errors;
 mod hosts;

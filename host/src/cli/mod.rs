@@ -18,7 +18,7 @@ mod variables;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Runs the DingTalk group robot binding, a sandboxed WebAssembly component.
 #[derive(Debug, Parser)]
@@ -36,6 +36,12 @@ enum Command {
     Inbox(inbox::InboxArgs),
     Simulate(simulate::SimulateArgs),
     Demo(demo::DemoArgs),
+}
+
+/// The command line as it is declared: the documentation is held against it.
+#[doc(hidden)]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Parses the command line and runs it. Exit status: 0 done; 1 failed, with the reason on standard error; 2 a
