@@ -10,9 +10,9 @@
 //! A late reply is sent after that, and is lost if the host dies in between.
 //!
 //! **What is kept.** A pending or dead event: all of it, a dead one until the operator retries or drops it. A
-//! delivered or dropped one: binding, `msgId`, the number of failures, the times of acceptance and delivery and, if
-//! the callback was answered with it, the reply; for 24 hours, so that a repetition is recognised and gets the same
-//! answer. Without a `msgId`: nothing. What is removed is overwritten in the file, though the journal beside it has
+//! delivered or dropped one: binding, `msgId`, a hash of the data, the number of failures, the times of acceptance and
+//! delivery and, if the callback was answered with it, the reply; for 24 hours, so that a repetition is recognised and
+//! gets the same answer. Without a `msgId`: nothing. What is removed is overwritten in the file, though the journal beside it has
 //! it for some more commits. Directory (if it was created here) and files are for their owner alone.
 //!
 //! **Files.** `inbox.sqlite` with its journal `inbox.sqlite-wal` and `inbox.sqlite-shm`, which belong together, and
@@ -70,7 +70,7 @@ pub struct Limits {
 
 impl Limits {
     /// What the files take when nothing is in them, and some room for what is.
-    pub const LEAST_SIZE: u64 = (LEAST_BYTES + (2 << 20)).next_power_of_two();
+    pub const LEAST_SIZE: u64 = LEAST_BYTES.next_power_of_two();
 
     fn max_age_ms(&self) -> u64 {
         u64::try_from(self.max_age.as_millis()).unwrap_or(u64::MAX)

@@ -25,7 +25,7 @@ pub(super) const PAGE: u64 = 4_096;
 /// or an index is put in order; 1 MiB is many times that.
 pub(super) const RESERVE: u64 = 256;
 
-/// Pages by which the file grows. One step is about a thousand short messages, and four waits for the disk.
+/// Pages by which the file grows. One step is about five hundred short messages.
 const STEP: u64 = 256;
 
 /// How long the journal is made, and goes back to after a burst. It holds what is written between two checkpoints
@@ -50,17 +50,12 @@ fn pages_for(bytes: u64) -> u64 {
 }
 
 /// What the files take on disk when nothing is in them.
-pub(in crate::inbox) const LEAST_BYTES: u64 = JOURNAL_BYTES + (RESERVE + STEP + 64) * PAGE;
+pub(in crate::inbox) const LEAST_BYTES: u64 = JOURNAL_BYTES + (RESERVE + 2 * STEP) * PAGE;
 
 impl Store {
     fn count_of(&self, pragma: &str) -> Result<u64, InboxError> {
         let count: Option<i64> = self.first(&format!("PRAGMA {pragma}"), [], |row| row.get(0))?;
         Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
-    }
-
-    /// What the files take on disk.
-    pub(in crate::inbox) fn bytes(&self) -> Result<u64, InboxError> {
-        Ok(self.count_of("page_count")? * PAGE + JOURNAL_BYTES)
     }
 
     /// Whether so many bytes more can be kept without touching the reserve.
@@ -69,26 +64,37 @@ impl Store {
     }
 
     /// Lets the file grow until so many bytes of events fit. Not in a transaction.
-    pub(in crate::inbox) fn make_room(&self, bytes: u64) -> Result<(), InboxError> {
-        while !self.has_room(bytes)? {
-            if self.bytes()? + STEP * PAGE > self.limits.max_size {
-                return Err(InboxError::Limit { file: self.file.clone(), max_size: self.limits.max_size });
-            }
-            self.grow()?;
+    pub(super) fn make_room(&self, bytes: u64) -> Result<(), InboxError> {
+        if self.has_room(bytes)? {
+            return Ok(());
+        }
+        let missing = (RESERVE + pages_for(bytes)).saturating_sub(self.count_of("freelist_count")?);
+        let pages = self.count_of("page_count")?;
+        let most = self.limits.max_size.saturating_sub(JOURNAL_BYTES) / PAGE;
+        let wanted = (pages + missing).min(most.saturating_sub(STEP));
+        let grown = self.grow(wanted);
+        self.end_growth()?;
+        grown?;
+        if self.has_room(bytes)? {
+            return Ok(());
+        }
+        Err(InboxError::Limit { file: self.file.clone(), max_size: self.limits.max_size })
+    }
+
+    /// Lets the file grow to so many pages and up to one step more. The first steps take what is free in the file
+    /// already. Random bytes, so that no file system stores less than that.
+    fn grow(&self, wanted: u64) -> Result<(), InboxError> {
+        let blob = i64::try_from(STEP * PAGE).unwrap_or(i64::MAX);
+        while self.count_of("page_count")? < wanted {
+            // Each step begins with an empty journal, and has to fit into it.
+            self.checkpoint()?;
+            self.transaction(|store| store.execute("INSERT INTO growth (data) VALUES (randomblob(?1))", [blob]))?;
         }
         Ok(())
     }
 
-    /// One step. Random bytes, so that no file system stores less than that.
-    fn grow(&self) -> Result<(), InboxError> {
-        self.checkpoint()?;
-        let blob = i64::try_from(STEP * PAGE).unwrap_or(i64::MAX);
-        self.transaction(|store| store.execute("INSERT INTO growth (data) VALUES (randomblob(?1))", [blob]))?;
-        self.end_growth()
-    }
-
-    /// Frees the pages of a step if they are in the file, and takes the step back otherwise. Also what a host that
-    /// was killed in the middle of a step leaves to the next one.
+    /// Frees the pages of the steps if they are in the file, and takes the last step back otherwise. Also what a
+    /// host that was killed in the middle of a step leaves to the next one.
     pub(super) fn end_growth(&self) -> Result<(), InboxError> {
         if self.first("SELECT 1 FROM growth LIMIT 1", [], |_| Ok(()))?.is_none() {
             return Ok(());
@@ -108,7 +114,7 @@ impl Store {
     }
 
     /// Writes the journal into the store. Without an error, what readers allow of it.
-    pub(in crate::inbox) fn checkpoint(&self) -> Result<(), InboxError> {
+    fn checkpoint(&self) -> Result<(), InboxError> {
         self.all("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map(drop)
     }
 
@@ -133,10 +139,10 @@ impl Store {
             // No locks are on this file that closing it could release: those are on the two others.
             let mut journal = OpenOptions::new().write(true).create(true).truncate(false).open(self.journal())?;
             let mut length = journal.seek(SeekFrom::End(0))?;
-            let zeros = [0; PAGE as usize];
+            let zeros = [0; 16 * PAGE as usize];
             while length < JOURNAL_BYTES {
                 journal.write_all(&zeros)?;
-                length += PAGE;
+                length += zeros.len() as u64;
             }
             journal.sync_all()
         };

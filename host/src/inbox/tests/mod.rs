@@ -1,6 +1,8 @@
 //! The inbox as a whole: what it promises to DingTalk, to the application and to the operator.
 
 mod delivery;
+#[cfg(target_os = "linux")]
+mod faults;
 mod model;
 mod operator;
 mod space;
