@@ -128,8 +128,8 @@ pub fn credential(word: &str) -> Option<&'static str> {
         None
     } else if word.starts_with("SEC") && word.len() >= 20 {
         Some("a signing secret")
-    } else if word.len() > 32 {
-        // An id of 32 digits is a UUID.
+    } else if word.len() > 40 {
+        // An id of 32 digits is a UUID, one of 40 a SHA-1.
         Some("an access token")
     } else {
         None
@@ -207,6 +207,7 @@ mod tests {
             "mydingtalkgatewayserviceforproduction",
             "my-dingtalk-gateway-service-1234-of-production",
             "0123456789abcdef0123456789abcdef",
+            "0123456789abcdef0123456789abcdef01234567",
             "",
         ] {
             assert_eq!(credential(word), None, "{word}");

@@ -67,7 +67,7 @@ fn serve(url: &str) -> Served {
             init_timeout: PATIENCE,
             source: Source { file: "ops.yaml".into(), line: 1 },
         };
-        bindings.add(binding, &Proxies::none()).await.unwrap();
+        bindings.add(binding, &Proxies::none(), &dingtalk_host::egress::Policy::default()).await.unwrap();
         let input = Input::new(bindings, None, None, PATIENCE);
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let addresses = [(any, Surface::Everything), (any, Surface::Callbacks)];

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rusqlite::params;
 use rusqlite::types::ValueRef;
-use sha2::{Digest, Sha256};
 
 use super::{Store, read, state, stored};
 use crate::event::Event;
@@ -79,12 +78,12 @@ impl Store {
         if let Some(damage) = self.damage() {
             return Err(damage.clone());
         }
-        let digest = Sha256::digest(&event.data);
+        let digest = event.digest();
         let msg_id = event.metadata("msgId").filter(|id| !id.is_empty());
         if let Some(msg_id) = msg_id {
             let known = self.first(
                 "SELECT seq, state, reply, ifnull(digest, ?3) = ?3 FROM events WHERE binding = ?1 AND msg_id = ?2",
-                params![event.binding, msg_id, &digest[..]],
+                params![event.binding, msg_id, digest.as_slice()],
                 |row| Ok((row.get(0)?, state(row, 1)?, row.get::<_, Option<Vec<u8>>>(2)?, row.get::<_, bool>(3)?)),
             )?;
             if let Some((seq, state, reply, is_same)) = known {
@@ -106,7 +105,7 @@ impl Store {
         self.execute(
             "INSERT INTO events (binding, msg_id, conversation, accepted_at, state, metadata, trace, data, digest)
              VALUES (?1, ?2, ?3, ?4, 'pending', ?5, ?6, ?7, ?8)",
-            params![event.binding, msg_id, conversation, stored(now), metadata, trace, &event.data[..], &digest[..]],
+            params![event.binding, msg_id, conversation, stored(now), metadata, trace, &event.data[..], digest.as_slice()],
         )?;
         let seq = self.connection.last_insert_rowid();
         self.add_lane(&event.binding, conversation, now)?;
