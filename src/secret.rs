@@ -110,7 +110,6 @@ fn hex(high: u8, low: u8) -> Option<u8> {
 
 /// Whether a character is not seen, or makes the text around it be seen as another one: control characters, which
 /// could forge log lines, separators of lines, marks of direction, and what has no width.
-#[inline(never)]
 pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -121,7 +120,6 @@ pub fn is_hidden(c: char) -> bool {
 /// What a word is if it looks like something secret of DingTalk's: an access token has 64 hexadecimal digits, a
 /// signing secret the same after "SEC". The host of a URL or the name of a binding is shorter, or has no digits to
 /// speak of, or is not in one piece.
-#[inline(never)]
 pub fn credential(word: &str) -> Option<&'static str> {
     let digits = word.bytes().filter(u8::is_ascii_digit).count();
     if digits < 4 || !word.bytes().all(|byte| byte.is_ascii_alphanumeric()) {

@@ -144,18 +144,16 @@ fn exact<'a>(property: &str, value: Option<&'a str>) -> Result<Option<&'a str>, 
     let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
     let foreign = |c: char| c.is_whitespace() || is_hidden(c);
     let is_quoted = |quote: char| value.len() > 1 && value.starts_with(quote) && value.ends_with(quote);
-    let reason = if let Some(c) = value.chars().rev().find(|c| foreign(*c)) {
+    let reason = if let Some((at, c)) = value.char_indices().rev().find(|(_, c)| foreign(*c)) {
         let what = match c {
             '\n' | '\r' => "a line break",
             ' ' => "a space",
             _ => "a character that is not seen",
         };
-        let place = if value.ends_with(c) {
-            "ends with"
-        } else if value.starts_with(c) {
-            "begins with"
-        } else {
-            "contains"
+        let place = match value.get(..at) {
+            _ if at + c.len_utf8() == value.len() => "ends with",
+            Some("") => "begins with",
+            _ => "contains",
         };
         format!("{place} {what}; remove it")
     } else if is_quoted('"') || is_quoted('\'') {
