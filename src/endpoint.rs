@@ -433,7 +433,7 @@ mod tests {
             (digits.clone(), "an access token"),
             (digits.to_uppercase(), "an access token"),
             (format!(" {digits} "), "an access token"),
-            (format!("{}/", &digits[..40]), "an access token"),
+            (format!("{}/", &digits[..41]), "an access token"),
             (format!("https://{digits}"), "an access token"),
             (format!("{digits}."), "an access token"),
             (format!("{digits}?timestamp=1"), "an access token"),

@@ -271,7 +271,7 @@ mod tests {
             (&[ID, URL, ("secret", " \n\t")], "property \"secret\": ends with a character that is not seen"),
             (
                 &[ID, URL, ("secret", "S"), ("previousAppSecret", "\t")],
-                "property \"previousAppSecret\": consists of white space",
+                "property \"previousAppSecret\": ends with a character that is not seen",
             ),
             (
                 &[ID, URL, ("outgoingToken", "T"), ("previousAppSecret", "P")],

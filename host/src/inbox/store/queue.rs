@@ -105,7 +105,16 @@ impl Store {
         self.execute(
             "INSERT INTO events (binding, msg_id, conversation, accepted_at, state, metadata, trace, data, digest)
              VALUES (?1, ?2, ?3, ?4, 'pending', ?5, ?6, ?7, ?8)",
-            params![event.binding, msg_id, conversation, stored(now), metadata, trace, &event.data[..], digest.as_slice()],
+            params![
+                event.binding,
+                msg_id,
+                conversation,
+                stored(now),
+                metadata,
+                trace,
+                &event.data[..],
+                digest.as_slice()
+            ],
         )?;
         let seq = self.connection.last_insert_rowid();
         self.add_lane(&event.binding, conversation, now)?;
