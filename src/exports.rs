@@ -8,6 +8,7 @@ use spin::Mutex;
 
 use crate::callback;
 use crate::error::{AnswerError, Error, Outcome, Refusal, Rejection, RejectionClass, SecurityCheck};
+use crate::json;
 use crate::operation::{self, OPERATIONS};
 use crate::reply;
 use crate::settings::Settings;
@@ -80,9 +81,10 @@ impl invoke::Guest for Component {
     fn invoke(request: wit::InvokeRequest) -> Result<wit::InvokeResponse, wit::Error> {
         with(|Binding { settings, reading }| {
             let wit::InvokeRequest { operation, data, metadata } = request;
-            match operation::prepare(settings, &operation, &data, pairs(&metadata), transport::now())? {
+            let start = transport::now();
+            match operation::prepare(settings, &operation, &data, pairs(&metadata), start)? {
                 Some(post) => {
-                    let answer = transport::post(&post)?;
+                    let answer = transport::post(&post, start)?;
                     let metadata = operation::conclude(settings, &post, &answer)?;
                     Ok(wit::InvokeResponse { data: None, metadata })
                 }
@@ -108,7 +110,7 @@ impl read::Guest for Component {
 
     fn receive(callback: wit::Callback) -> Result<wit::Reply, wit::Error> {
         with(|Binding { settings, reading }| {
-            let wit::Callback { headers, body } = callback;
+            let wit::Callback { headers, mut body } = callback;
             let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
             let metadata = callback::accept(&settings.callbacks, headers, &body, transport::now())
                 .map_err(Error::CallbackRefused)?;
@@ -116,9 +118,11 @@ impl read::Guest for Component {
             if !reading {
                 return Err(Error::NotReading(settings.id.clone()).into());
             }
+            json::mend(&mut body);
             let answer = handler::handle(&wit::Event { data: body, metadata: metadata.0 })?.unwrap_or_default();
             // A mistake in a reply was the handler's to report; DingTalk posts nothing.
-            let body = reply::of(&answer).ok().flatten().unwrap_or(reply::EMPTY).as_bytes().to_vec();
+            let mut body = reply::of(&answer).ok().flatten().unwrap_or(reply::EMPTY).as_bytes().to_vec();
+            json::mend(&mut body);
             Ok(wit::Reply { status: 200, content_type: "application/json".into(), body })
         })
     }

@@ -1,6 +1,7 @@
 //! Data and request metadata → the body to post.
 //!
-//! A JSON object is DingTalk's business: it is posted byte for byte, as Dapr's binding does. Two short forms
+//! A JSON object is DingTalk's business: it is posted byte for byte, as Dapr's binding does, but for half a
+//! surrogate pair ([`json::mend`]). Two short forms
 //! that DingTalk can never accept become messages instead of errors: `{"message": "…"}`, which is what the
 //! specification's example sends, and text. Everything else is refused here, before anything is sent,
 //! because DingTalk's answer to it (40035) does not say what is wrong.
@@ -146,10 +147,7 @@ pub fn shape(data: &[u8], options: &Options) -> Result<Vec<u8>, String> {
         (None, _) => Err("data is empty; a message is a JSON object or text".into()),
         (Some('{'), Ok(object)) => shape_object(text, object, options),
         (Some('{'), Err(error)) => Err(format!("data starts like a JSON object and is none: {error}")),
-        (Some('"'), Ok(string)) => {
-            let string: String = serde_json::from_str(string.get()).map_err(|error| format!("data: {error}"))?;
-            shape_text(&string, options)
-        }
+        (Some('"'), Ok(string)) => shape_text(&json::string(string.get()).unwrap_or_default(), options),
         (_, Ok(other)) => Err(format!(
             "data is the JSON {}; a message is a JSON object or text (write it in quotes to send it as text)",
             name_of(other)
@@ -188,8 +186,14 @@ fn shape_object(text: &str, object: &RawValue, options: &Options) -> Result<Vec<
     {
         return shape_text(&message, options);
     }
-    let Some(mut body) = body else { return Ok(text.as_bytes().to_vec()) };
-    body.push(b'}');
+    let mut body = match body {
+        Some(mut body) => {
+            body.push(b'}');
+            body
+        }
+        None => text.as_bytes().to_vec(),
+    };
+    json::mend(&mut body);
     Ok(body)
 }
 
@@ -317,6 +321,21 @@ mod tests {
             assert_eq!(shaped(data, &ignored), Ok(data.into()));
         }
         assert_eq!(shaped("\u{feff}{}", &[]), Ok("{}".into()));
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_posted_as_one_replacement_character() {
+        let halves = "\"\\ud800 \\udc00 \\ud83d\\ude00\"";
+        let read = "\u{fffd} \u{fffd} 😀";
+        assert_eq!(message(halves, &[]), text(read));
+        assert_eq!(message(&format!(r#"{{"message":{halves}}}"#), &[]), text(read));
+        assert_eq!(
+            shaped(r#"{"a\udead": 1.0,"b":"\\ud800\ud800"}"#, &[]),
+            Ok(r#"{"a\ufffd": 1.0,"b":"\\ud800\ufffd"}"#.into())
+        );
+        assert_eq!(shaped(r#"{"a\udead": 1.0}"#, &[("msgUuid", "u")]), Ok(r#"{"msgUuid":"u","a\ufffd":1.0}"#.into()));
+        // No JSON, and so no escape.
+        assert_eq!(message(r"C:\ud800", &[]), text(r"C:\ud800"));
     }
 
     #[test]

@@ -36,24 +36,31 @@ pub fn of(answer: &[u8]) -> Result<Option<&str>, String> {
         let missing = || format!("{msgtype}.{member} is missing or empty");
         let [value] = find(payload, [member]);
         let value = value.ok_or_else(missing)?;
-        let filled = match *member {
-            "links" => value.strip_prefix('[').is_some_and(|links| links.trim_start().starts_with('{')),
-            _ => json::string(value).is_some_and(|text| !text.trim().is_empty()),
-        };
-        if !filled {
+        let filled = if *member == "links" { has_items } else { has_text };
+        if !filled(value) {
             return Err(missing());
         }
     }
     if msgtype == "actionCard" {
         let [title, url, buttons] = find(payload, ["singleTitle", "singleURL", "btns"]);
-        if buttons.is_none() && (title.is_none() || url.is_none()) {
-            return Err("actionCard has neither singleTitle and singleURL nor btns".into());
+        if !buttons.is_some_and(has_items) && ![title, url].iter().all(|text| text.is_some_and(has_text)) {
+            return Err("actionCard has neither singleTitle and singleURL nor a button in btns".into());
         }
     }
     if answer.len() > MAX_REPLY {
         return Err(format!("the message has {} bytes, more than {MAX_REPLY}", answer.len()));
     }
     Ok(Some(answer))
+}
+
+/// A list of at least one object.
+fn has_items(value: &str) -> bool {
+    value.strip_prefix('[').is_some_and(|items| items.trim_start().starts_with('{'))
+}
+
+/// A text that is not blank.
+fn has_text(value: &str) -> bool {
+    json::string(value).is_some_and(|text| !text.trim().is_empty())
 }
 
 /// The members of these names, where they are there and not null. None if this is no object.
@@ -77,6 +84,8 @@ mod tests {
             r#"{"msgtype":"actionCard","actionCard":{"title":"t","text":"x","btns":[{"title":"a","actionURL":"b"}]}}"#,
             r#"{"msgtype":"feedCard","feedCard":{"links":[{"title":"t","messageURL":"u","picURL":"p"}]}}"#,
             r#"{"\u006dsgtype":"text","text":{"content":"x"}}"#,
+            r#"{"msgtype":"text","text":{"content":"\ud800"}}"#,
+            r#"{"msgtype":"actionCard","actionCard":{"title":"t","text":"x","btns":[],"singleTitle":"go","singleURL":"u"}}"#,
         ] {
             assert_eq!(of(reply.as_bytes()), Ok(Some(reply)), "{reply}");
         }
@@ -116,6 +125,12 @@ mod tests {
             (r#"{"msgtype":"markdown","markdown":{"title":"x"}}"#, "markdown.text is missing or empty"),
             (r#"{"msgtype":"actionCard","actionCard":{"title":"t","text":"x"}}"#, "neither singleTitle and singleURL"),
             (r#"{"msgtype":"actionCard","actionCard":{"title":"t","text":"x","btns":null}}"#, "neither singleTitle"),
+            (r#"{"msgtype":"actionCard","actionCard":{"title":"t","text":"x","btns":[]}}"#, "nor a button in btns"),
+            (r#"{"msgtype":"actionCard","actionCard":{"title":"t","text":"x","btns":{}}}"#, "nor a button in btns"),
+            (
+                r#"{"msgtype":"actionCard","actionCard":{"title":"t","text":"x","singleTitle":"","singleURL":"u"}}"#,
+                "neither singleTitle and singleURL",
+            ),
             (r#"{"msgtype":"feedCard","feedCard":{"links":[]}}"#, "feedCard.links is missing or empty"),
             (r#"{"msgtype":"feedCard","feedCard":{"links":["{"]}}"#, "feedCard.links is missing or empty"),
             (&long, "more than 20000"),

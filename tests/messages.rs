@@ -75,6 +75,22 @@ fn an_object_arrives_byte_for_byte() {
 }
 
 #[test]
+fn half_a_surrogate_pair_arrives_as_one_replacement_character() {
+    let setup = Setup::new();
+    let data = r#"{ "text" : {"content":"a \ud800\ud83d\ude00"},"msgtype":"text"}"#;
+    let arrived = data.replace("\\ud800", "\\ufffd");
+    let reply = setup.create(data, "{}");
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!(setup.last(), arrived);
+    // Past the API: the component does so for every host.
+    let output = setup.invoke_file(data.as_bytes(), &[]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(setup.last(), arrived);
+    assert_eq!(setup.message(r#""\udfff""#, "{}"), text("\u{fffd}"));
+    assert_eq!(setup.message(r#"{"message":"\udfff"}"#, r#"{"msgUuid":"\ud800"}"#)["msgUuid"], "\u{fffd}");
+}
+
+#[test]
 fn every_type_of_message_arrives() {
     let setup = Setup::new();
     for message in [

@@ -1,5 +1,7 @@
 //! The application's answer to an event → what follows from it.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use dingtalk_binding::{json, reply};
 use serde::Deserialize;
@@ -44,11 +46,15 @@ pub(super) enum Concurrency {
 /// Reads an answer. The error names what is wrong with a reply, or with where to send data on.
 pub(super) fn read(answer: &Answer) -> Result<Wish, String> {
     let Some(answer) = answer else { return Ok(Wish::Nothing) };
-    if reply::of(answer).map_err(|reason| format!("the reply cannot be given: {reason}"))?.is_some() {
-        return Ok(Wish::Reply(answer.clone()));
+    let answer = match json::mended(answer) {
+        Cow::Borrowed(_) => answer.clone(),
+        Cow::Owned(mended) => mended.into(),
+    };
+    if reply::of(&answer).map_err(|reason| format!("the reply cannot be given: {reason}"))?.is_some() {
+        return Ok(Wish::Reply(answer));
     }
     // An object only: a derived reader takes an array for the members in their order.
-    let text = std::str::from_utf8(answer).unwrap_or_default();
+    let text = std::str::from_utf8(&answer).unwrap_or_default();
     let mut to = None;
     let read = json::members(text, &mut |name, value| {
         if json::is(name, "to") && value != "null" {
@@ -76,6 +82,17 @@ mod tests {
         assert!(matches!(wish(text), Ok(Wish::Reply(reply)) if reply == text));
         let error = wish(r#"{"msgtype":"text","text":{}}"#).unwrap_err();
         assert_eq!(error, "the reply cannot be given: text.content is missing or empty");
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_keeps_neither_a_reply_nor_data_back() {
+        let mended = r#"{"msgtype":"text","text":{"content":"\ufffd"}}"#;
+        let Ok(Wish::Reply(reply)) = wish(r#"{"msgtype":"text","text":{"content":"\ud800"}}"#) else {
+            panic!("no reply");
+        };
+        assert_eq!(reply, mended);
+        let Ok(Wish::Forward(forward)) = wish(r#"{"to":["a\ud800"],"data":"\udc00"}"#) else { panic!("not sent on") };
+        assert_eq!((forward.to, forward.data.unwrap().get()), (vec!["a\u{fffd}".to_owned()], r#""\ufffd""#));
     }
 
     #[test]

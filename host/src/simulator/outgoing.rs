@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use dingtalk_binding::secret;
+use dingtalk_binding::{json, secret};
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -178,7 +178,7 @@ impl Delivery {
     }
 
     fn take_reply(&self, body: &[u8], said: &mut Said) {
-        said.reply = serde_json::from_slice(body).ok();
+        said.reply = serde_json::from_slice(&json::mended(body)).ok();
         if let Some(forgery) = self.say.forge {
             // It goes to whoever sent the forgery.
             said.problem = Some(format!("the receiver took {forgery}; the group does not see its answer"));

@@ -15,7 +15,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use dingtalk_binding::secret::Secret;
-use dingtalk_binding::signature;
+use dingtalk_binding::{json, signature};
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -411,7 +411,7 @@ fn object(body: &[u8]) -> Result<Map<String, Value>, Reason> {
     if body.len() > MAX_BODY {
         return Err(Reason::TooLong);
     }
-    match serde_json::from_slice(body) {
+    match serde_json::from_slice(&json::mended(body)) {
         Ok(Value::Object(object)) => Ok(object),
         _ => Err(Reason::Absent("json".into())),
     }

@@ -285,10 +285,11 @@ impl Client {
             Ok(body) => body,
             Err(unread) => return unread.answer(),
         };
-        let order = serde_json::from_slice(&body).and_then(|mut order: Map<String, Value>| {
-            let wait = order.remove("wait").map_or(Ok(true), serde_json::from_value)?;
-            Ok((wait, serde_json::from_value::<Say>(order.into())?))
-        });
+        let order =
+            serde_json::from_slice(&dingtalk_binding::json::mended(&body)).and_then(|mut order: Map<String, Value>| {
+                let wait = order.remove("wait").map_or(Ok(true), serde_json::from_value)?;
+                Ok((wait, serde_json::from_value::<Say>(order.into())?))
+            });
         let (wait, say) = match order {
             Ok(order) => order,
             Err(error) => {

@@ -341,6 +341,18 @@ async fn only_messages_are_shown() {
 }
 
 #[tokio::test]
+async fn half_a_surrogate_pair_is_said_and_shown_as_one_replacement_character() {
+    let group = Group::start().await;
+    group.receiver.will([ok(r#"{"msgtype":"text","text":{"content":"\udc00"}}"#)]);
+    let (status, said) =
+        request("POST", &format!("http://{}/say", group.simulator.address()), r#"{"text":"a\ud800"}"#).await;
+    assert_eq!(status, 200, "{said}");
+    assert_eq!(said["reply"]["text"]["content"], "\u{fffd}");
+    assert_eq!(group.receiver.take_one().json()["text"]["content"], " a\u{fffd}");
+    assert_eq!(group.shown(), ["[Zhang San] text\n    a\u{fffd}", "[simulated robot] text\n    \u{fffd}"]);
+}
+
+#[tokio::test]
 async fn a_copy_is_sent_and_shown_once() {
     let group = Group::start().await;
     group.receiver.will([ok(REPLY), ok(REPLY)]);
