@@ -76,7 +76,8 @@ impl Api {
             }
             // Not acknowledged, so that DingTalk sends it again. Which part was not ready concerns nobody outside.
             CallError::Binding(Error::HandlerFailed(_) | Error::NotReading(_)) => {
-                if let Some(more) = self.quiet.count(&format!("untaken {name}")) {
+                // Each reason is news to the operator, and only what is verified comes as far as this.
+                if let Some(more) = self.quiet.count(&format!("untaken {name} {error}")) {
                     tracing::warn!(binding = name, %error, more, "callback not acknowledged");
                 }
                 return later(StatusCode::SERVICE_UNAVAILABLE, "the message was not taken; send it again");
