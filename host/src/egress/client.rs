@@ -23,12 +23,13 @@ use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::legacy::{Client as Pooled, Error as ClientError};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tower_service::Service;
 use wasmtime_wasi_http::Error;
 
 use super::roots;
+use crate::sandbox::Executor;
 
 /// Below the 75 s after which nginx, DingTalk's front or a gateway's, closes an idle connection: a request
 /// that meets the closing server has an unknown outcome, which must stay rare.
@@ -80,7 +81,7 @@ impl Client {
         let (route, proxy_authorization) = route(origin.scheme(), intercept, &http)?;
         let dialer = Dialer { http, route };
         let https = HttpsConnector::new(dialer, tls, false, Arc::new(DefaultServerNameResolver::default()));
-        let pooled = Pooled::builder(TokioExecutor::new())
+        let pooled = Pooled::builder(Executor)
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(MAX_IDLE)
