@@ -50,12 +50,10 @@ fn main() -> Result<(), Error> {
     if let Ok(robots) = env::var(NEIGHBOURS) {
         return runtime()?.block_on(neighbours::measure(robots.parse()?));
     }
-    if env::var_os("ONLY_NEIGHBOURS").is_none() {
-        let (server, address) = start_server(None)?;
-        let measured = runtime()?.block_on(measure(address));
-        stop_server(server)?;
-        measured?;
-    }
+    let (server, address) = start_server(None)?;
+    let measured = runtime()?.block_on(measure(address));
+    stop_server(server)?;
+    measured?;
     // The load on one core and the host on the other.
     let (server, address) = start_server(Some("1"))?;
     let measured = on_core(Some("0"))?.env(NEIGHBOURS, address.to_string()).status();
@@ -64,11 +62,7 @@ fn main() -> Result<(), Error> {
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    let mut b = tokio::runtime::Builder::new_multi_thread();
-    if let Some(n) = env::var("EVI").ok() {
-        b.event_interval(n.parse().unwrap());
-    }
-    b.enable_all().build()
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 /// This program once more, on one core if its number is given.

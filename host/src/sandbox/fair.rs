@@ -101,8 +101,8 @@ impl Processor {
         false
     }
 
-    /// Gives a permit back, to whose turn it is, after `spent` nanoseconds of `share`.
-    fn give_back(&self, share: &Share, spent: u64) {
+    /// Gives a permit back that was held since `since`, to whose turn it is. `share` has used `spent` nanoseconds.
+    fn give_back(&self, share: &Share, spent: u64, since: Instant) {
         share.0.used.fetch_add(spent, Ordering::Relaxed);
         let give = |permits: usize| if permits & LOOK == 0 { Some(permits + PERMIT) } else { None };
         if self.0.permits.fetch_update(Ordering::AcqRel, Ordering::Relaxed, give).is_ok() {
@@ -111,7 +111,8 @@ impl Processor {
         let mut queue = self.queue();
         queue.progress = Instant::now();
         queue.turns.charge(share.0.id, spent);
-        let next = if queue.borrowed > 0 {
+        // Another one has taken the place of this.
+        let next = if queue.borrowed > 0 && since.elapsed() > STALLED {
             queue.borrowed -= 1;
             None
         } else {
@@ -160,7 +161,7 @@ impl Share {
 
     /// Polls `future` only when it is this tenant's turn.
     pub(crate) fn run<F: Future + Unpin>(&self, future: F) -> Fair<F> {
-        let state = Mutex::new(State { phase: Phase::New, woken: false, outer: None });
+        let state = Mutex::new(State { phase: Phase::New, woken: false, outer: None, since: Instant::now() });
         let task = Arc::new(Task { share: self.clone(), state });
         Fair { waker: Waker::from(Arc::clone(&task)), task, future }
     }
@@ -214,6 +215,8 @@ struct State {
     woken: bool,
     /// Has this future polled.
     outer: Option<Waker>,
+    /// When it was given its permit, the last time.
+    since: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,6 +251,7 @@ impl Task {
         let mut state = self.state();
         if state.phase == Phase::Waiting {
             state.phase = Phase::Chosen;
+            state.since = Instant::now();
             let outer = state.outer.clone();
             drop(state);
             if let Some(outer) = outer {
@@ -256,7 +260,7 @@ impl Task {
         } else {
             // It was dropped on its way through the queue.
             drop(state);
-            self.processor().give_back(&self.share, 0);
+            self.processor().give_back(&self.share, 0, Instant::now());
         }
     }
 }
@@ -317,7 +321,9 @@ impl<F: Future + Unpin> Future for Fair<F> {
                     if !task.processor().take_or_wait(task) {
                         return Poll::Pending;
                     }
-                    task.state().phase = Phase::Running;
+                    let mut state = task.state();
+                    state.phase = Phase::Running;
+                    state.since = Instant::now();
                 }
                 Phase::Chosen if COMPUTED.get() >= LOOK_FOR_EVENTS => {
                     state.phase = Phase::Resting;
@@ -330,11 +336,12 @@ impl<F: Future + Unpin> Future for Fair<F> {
                 Phase::Resting => {
                     // Who has come meanwhile may be the one whose turn it is.
                     state.phase = Phase::Waiting;
+                    let since = state.since;
                     drop(state);
                     if task.processor().take_or_wait(task) {
                         Arc::clone(task).grant();
                     }
-                    task.processor().give_back(&task.share, 0);
+                    task.processor().give_back(&task.share, 0, since);
                     return Poll::Pending;
                 }
                 Phase::Chosen => state.phase = Phase::Running,
@@ -349,7 +356,7 @@ impl<F: Future + Unpin> Future for Fair<F> {
         let spent = start.elapsed();
         COMPUTED.set(COMPUTED.get().saturating_add(spent));
         let spent = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
-        let again = {
+        let (again, since) = {
             let mut state = task.state();
             let woken = std::mem::take(&mut state.woken);
             state.phase = match polled {
@@ -357,13 +364,13 @@ impl<F: Future + Unpin> Future for Fair<F> {
                 Poll::Pending if woken => Phase::Waiting,
                 Poll::Pending => Phase::Idle,
             };
-            state.phase == Phase::Waiting
+            (state.phase == Phase::Waiting, state.since)
         };
         // First in the queue again, then the permit: this tenant's turn may be the next one.
         if again && task.processor().take_or_wait(task) {
             Arc::clone(task).grant();
         }
-        task.processor().give_back(&task.share, spent);
+        task.processor().give_back(&task.share, spent, since);
         polled
     }
 }
@@ -371,14 +378,17 @@ impl<F: Future + Unpin> Future for Fair<F> {
 impl<F> Drop for Fair<F> {
     fn drop(&mut self) {
         let task = &self.task;
-        let phase = std::mem::replace(&mut task.state().phase, Phase::Over);
+        let (phase, since) = {
+            let mut state = task.state();
+            (std::mem::replace(&mut state.phase, Phase::Over), state.since)
+        };
         match phase {
             Phase::Waiting => {
                 let mut queue = task.processor().queue();
                 queue.turns.forget(task.share.0.id, |waiting| Arc::ptr_eq(waiting, task));
             }
             // Running: it panicked.
-            Phase::Chosen | Phase::Resting | Phase::Running => task.processor().give_back(&task.share, 0),
+            Phase::Chosen | Phase::Resting | Phase::Running => task.processor().give_back(&task.share, 0, since),
             Phase::New | Phase::Idle | Phase::Over => {}
         }
     }
