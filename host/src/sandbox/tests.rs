@@ -102,3 +102,23 @@ async fn an_instance_hands_on_from_read_to_close() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_call_that_waits_for_a_slot_has_no_copy_of_its_message() {
+    let limits = Limits { instances: 1, queue: Duration::from_millis(20), ..Limits::default() };
+    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system()).unwrap();
+    let tenant = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1")]);
+    let copies = std::cell::Cell::new(0);
+    let message = || {
+        copies.set(copies.get() + 1);
+        Request { operation: "create".into(), data: b"Hi".to_vec(), metadata: Vec::new() }
+    };
+    let taken = sandbox.operations.try_take(tenant.id()).unwrap();
+    let refused = sandbox.invoke_with(&tenant, "create", message, None).await.unwrap_err();
+    assert!(matches!(refused, CallError::Overloaded(Overload::Host { running: 1, waiting: None })), "{refused:?}");
+    assert_eq!(copies.get(), 0);
+    drop(taken);
+    let sent = sandbox.invoke_with(&tenant, "create", message, None).await.unwrap_err();
+    assert!(matches!(sent, CallError::Binding(Error::Unreachable { .. })), "{sent:?}");
+    assert_eq!(copies.get(), 1);
+}
