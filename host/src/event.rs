@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -51,8 +52,10 @@ pub trait Application: Send + Sync + 'static {
 /// in a refusal; its session is blanked out then too.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Undelivered {
-    /// No connection came about, it broke, or no answer came in time. Says which, and names the application's
-    /// address.
+    /// No connection came about. Says why, and names the application's address.
+    #[error("error invoking app: {0}")]
+    NoConnection(String),
+    /// The connection broke, or no answer came in time. Says which, and names the application's address.
     #[error("error invoking app: {0}")]
     Unreachable(String),
     /// The application's health check fails.
@@ -73,6 +76,22 @@ pub enum Undelivered {
         status: u16,
         /// The beginning of the answer, fit for a log line.
         body: String,
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// To whom a failure applies, as far as can be told from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// To this event. Others may be taken.
+    Event,
+    /// Perhaps to all events of the binding, if none of them is taken.
+    Binding,
+    /// To every event: nobody listens, or whoever does says that it can take nothing now.
+    Application {
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
     },
 }
 
@@ -84,6 +103,19 @@ impl Undelivered {
         matches!(self, Self::Refused { status: 400..=499, .. })
             && !matches!(self, Self::Refused { status: 401 | 403 | 404 | 405 | 407 | 408 | 421 | 423 | 425 | 429, .. })
     }
+
+    /// What the failure says about the events that come next. 500 and the like may be one event's fault; 429, 502, 503
+    /// and 504 speak of the server or what is before it.
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::NoConnection(_) | Self::Unhealthy => Scope::Application { retry_after: None },
+            Self::Refused { status: 429 | 502 | 503 | 504, retry_after, .. } => {
+                Scope::Application { retry_after: *retry_after }
+            }
+            Self::Unreachable(_) | Self::NotSubscribed { .. } => Scope::Binding,
+            Self::Refused { .. } => Scope::Event,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -92,7 +124,7 @@ mod tests {
 
     #[test]
     fn only_what_blames_the_event_is_final() {
-        let refused = |status| Undelivered::Refused { status, body: String::new() };
+        let refused = |status| Undelivered::Refused { status, body: String::new(), retry_after: None };
         for status in [400, 402, 406, 409, 410, 411, 413, 414, 415, 422, 451] {
             assert!(refused(status).is_final(), "{status}");
         }
@@ -101,6 +133,24 @@ mod tests {
         }
         assert!(!Undelivered::Unhealthy.is_final());
         assert!(!Undelivered::Unreachable("x".into()).is_final());
+    }
+
+    #[test]
+    fn only_what_speaks_of_the_server_applies_to_every_event() {
+        let retry_after = Some(Duration::from_secs(7));
+        for status in 300..=599 {
+            let scope = Undelivered::Refused { status, body: String::new(), retry_after }.scope();
+            let expected = match status {
+                429 | 502 | 503 | 504 => Scope::Application { retry_after },
+                _ => Scope::Event,
+            };
+            assert_eq!(scope, expected, "{status}");
+        }
+        let everybody = Scope::Application { retry_after: None };
+        assert_eq!(Undelivered::NoConnection("x".into()).scope(), everybody);
+        assert_eq!(Undelivered::Unhealthy.scope(), everybody);
+        // It may hang, or break, with this event alone.
+        assert_eq!(Undelivered::Unreachable("x".into()).scope(), Scope::Binding);
     }
 
     #[test]

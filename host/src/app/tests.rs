@@ -217,7 +217,7 @@ async fn failure(timeout: Duration, behaviour: impl Fn(&Received) -> Reply + Sen
     let config = HttpConfig { timeout, ..config(server.address) };
     let app = HttpApp::start(config, vec![Subscription::new("team", None, Direction::Input)]).unwrap();
     let error = app.deliver(&event(b"{}")).await.unwrap_err();
-    assert!(matches!(error, Undelivered::Unreachable(_)));
+    assert!(matches!(error, Undelivered::Unreachable(_)), "{error}");
     let text = text(&error);
     assert!(text.contains(&server.address.to_string()), "{text}");
     text
@@ -281,6 +281,16 @@ async fn any_2xx_takes_the_event() {
 }
 
 #[tokio::test]
+async fn an_application_that_asks_to_be_left_alone_is_heard() {
+    let answer = "HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n";
+    let server = Server::answering(answer).await;
+    let error = unasked(&server).deliver(&event(b"{}")).await.unwrap_err();
+    let retry_after = Some(Duration::from_secs(7));
+    assert_eq!(error, Undelivered::Refused { status: 503, body: String::new(), retry_after });
+    assert_eq!(error.scope(), crate::event::Scope::Application { retry_after });
+}
+
+#[tokio::test]
 async fn any_other_status_refuses_it() {
     for (answer, status, body) in [
         ("HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\na\nb\0", 500, "a b "),
@@ -290,7 +300,7 @@ async fn any_other_status_refuses_it() {
     ] {
         let server = Server::answering(answer).await;
         let error = unasked(&server).deliver(&event(b"{}")).await.unwrap_err();
-        assert_eq!(error, Undelivered::Refused { status, body: body.into() });
+        assert_eq!(error, Undelivered::Refused { status, body: body.into(), retry_after: None });
         // Redirects are not followed either.
         assert_eq!(server.lines(), ["POST /team"]);
     }
@@ -305,7 +315,7 @@ async fn a_refusal_is_cut_and_does_not_show_the_token() {
     .await;
     let error = unasked(&server).deliver(&event(b"{}")).await.unwrap_err();
     assert!(text(&error).ends_with("长…"), "{error}");
-    let Undelivered::Refused { status: 401, body } = error else { panic!("{error}") };
+    let Undelivered::Refused { status: 401, body, .. } = error else { panic!("{error}") };
     assert!(body.starts_with("[redacted] is wrong 长"), "{body}");
     assert_eq!(body.chars().count(), 513);
 }
@@ -335,7 +345,10 @@ async fn a_refusal_stays_one_whatever_becomes_of_its_body() {
         let config = HttpConfig { timeout: Duration::from_millis(500), ..config(server.address) };
         let app = HttpApp::start(config, vec![Subscription::new("team", None, Direction::Input)]).unwrap();
         let error = app.deliver(&event(b"{}")).await.unwrap_err();
-        assert!(matches!(&error, Undelivered::Refused { status: 503, body } if body.starts_with(expected)), "{error}");
+        assert!(
+            matches!(&error, Undelivered::Refused { status: 503, body, .. } if body.starts_with(expected)),
+            "{error}"
+        );
     }
 }
 
@@ -474,7 +487,7 @@ async fn an_application_that_starts_later_is_found_without_an_event() {
     let address = free().await;
     let app = HttpApp::start(config(address), asked()).unwrap();
     let error = app.deliver(&event(b"{}")).await.unwrap_err();
-    assert!(matches!(error, Undelivered::Unreachable(_)));
+    assert!(matches!(error, Undelivered::NoConnection(_)), "{error}");
     let server = Server::at(address, |_| Reply::Keep(OK.into())).await;
     until("it is asked", || server.count("OPTIONS /team") == 1).await;
     assert_eq!(app.deliver(&event(b"{}")).await, Ok(None));
@@ -490,7 +503,7 @@ async fn a_restarted_application_is_asked_again() {
     // The pool may notice the closed connection before or after the first attempt.
     for _ in 0..2 {
         let error = app.deliver(&event(b"{}")).await.unwrap_err();
-        assert!(matches!(error, Undelivered::Unreachable(_)), "{error}");
+        assert!(matches!(error, Undelivered::NoConnection(_) | Undelivered::Unreachable(_)), "{error}");
     }
     let server = Server::at(address, |_| Reply::Keep(OK.into())).await;
     assert_eq!(app.deliver(&event(b"{}")).await, Ok(None));

@@ -17,7 +17,7 @@ use super::{Failure, load, quantity};
 use crate::api::{Api, Server, Surface};
 use crate::clock;
 use crate::egress::MAX_REQUEST_BODY;
-use crate::inbox::Inbox;
+use crate::inbox::{self, Inbox};
 use crate::input::Input;
 use crate::resources;
 use crate::sandbox::Limits;
@@ -57,6 +57,12 @@ pub(super) struct ServeArgs {
     /// acknowledged once its message is on disk; a reply that takes longer goes to the message's session.
     #[arg(long, value_name = "DIRECTORY", requires = "application")]
     inbox: Option<PathBuf>,
+    /// How much the inbox may take on disk, at least 8Mi. Beyond it, messages are not acknowledged.
+    #[arg(long, value_name = "SIZE", default_value = "256Mi", value_parser = parse_inbox_size, requires = "inbox")]
+    inbox_max_size: u64,
+    /// How long the inbox tries to deliver a message. Then it is dead: see `inbox list`.
+    #[arg(long, value_name = "DURATION", default_value = "72h", value_parser = parse_inbox_age, requires = "inbox")]
+    inbox_max_age: Duration,
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
@@ -80,6 +86,23 @@ fn parse_body_size(text: &str) -> Result<usize, String> {
     Ok(size)
 }
 
+fn parse_inbox_size(text: &str) -> Result<u64, String> {
+    let size = quantity::parse(text)? as u64;
+    if size < inbox::Limits::LEAST_SIZE {
+        return Err(format!("an inbox needs {}Mi for itself", inbox::Limits::LEAST_SIZE >> 20));
+    }
+    Ok(size)
+}
+
+/// Below a minute, an application that restarts would lose messages to the list of dead ones.
+fn parse_inbox_age(text: &str) -> Result<Duration, String> {
+    let age = duration::parse(text)?;
+    if age < Duration::from_secs(60) {
+        return Err(format!("{text} is less than 1m"));
+    }
+    Ok(age)
+}
+
 /// As daprd takes them: IPv6 with or without brackets.
 fn parse_address(text: &str) -> Result<IpAddr, String> {
     let bare = text.trim().trim_start_matches('[').trim_end_matches(']');
@@ -95,7 +118,8 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     if bindings.iter().next().is_none() {
         tracing::warn!("there is no DingTalk binding in --resources-path; every call will fail");
     }
-    let inbox = args.inbox.map(|dir| Inbox::open(&dir, clock::system())).transpose()?;
+    let limits = inbox::Limits { max_size: args.inbox_max_size, max_age: args.inbox_max_age };
+    let inbox = args.inbox.map(|dir| Inbox::open(&dir, clock::system(), limits)).transpose()?;
     let app = args.app.start(bindings.subscriptions())?;
     if inbox.is_some() && app.is_none() {
         return Err("--inbox: there is no application to deliver to; set --app-port or --print-events".into());

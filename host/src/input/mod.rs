@@ -220,6 +220,10 @@ impl Reader {
     async fn through(&self, inbox: &Inbox, event: Event, deadline: Instant) -> Result<Answer, Error> {
         match tokio::time::timeout_at(deadline.into(), inbox.accept(event)).await {
             Ok(Ok(accepted)) => Ok(accepted.reply(deadline).await),
+            Ok(Err(error @ InboxError::OtherBody { .. })) => {
+                tracing::warn!(binding = self.binding, %error, "a message was refused");
+                Err(Error::CallbackRefused(Refusal::Reused))
+            }
             Ok(Err(error)) => {
                 tracing::error!(binding = self.binding, %error, "a message was not taken");
                 Err(Error::HandlerFailed(error.to_string()))
