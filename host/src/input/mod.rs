@@ -247,7 +247,10 @@ impl Reader {
             match tokio::time::timeout_at(deadline.into(), inbox.accept(event)).await {
                 Ok(Ok(accepted)) => Ok(accepted.reply(deadline).await),
                 // The inbox remembers what this process has forgotten, or an earlier one knew.
-                Ok(Err(InboxError::OtherBody { .. })) => Err(Error::CallbackRefused(Refusal::Reused)),
+                Ok(Err(error @ InboxError::OtherBody { .. })) => {
+                    tracing::warn!(binding = self.binding, %error, "a message was refused");
+                    Err(Error::CallbackRefused(Refusal::Reused))
+                }
                 Ok(Err(error)) => {
                     tracing::error!(binding = self.binding, %error, "a message was not taken");
                     Err(Error::HandlerFailed(error.to_string()))
