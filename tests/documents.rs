@@ -153,7 +153,7 @@ fn sources() -> Vec<String> {
     fn below(folder: &Path, found: &mut Vec<String>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
+            if path.is_dir() && path.file_name().is_some_and(|name| name != "tests") {
                 below(&path, found);
             } else if path.extension().is_some_and(|end| end == "rs") && !path.to_str().unwrap().ends_with("tests.rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
