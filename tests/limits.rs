@@ -9,7 +9,7 @@ use dingtalk_binding::settings::Settings;
 use dingtalk_component::COMPONENT;
 use dingtalk_host::clock;
 use dingtalk_host::egress::{Egress, Proxies};
-use dingtalk_host::sandbox::{CallError, Callback, Limits, Request, Sandbox, Tenant};
+use dingtalk_host::sandbox::{CallError, Callback, Limits, Overload, Request, Sandbox, Tenant};
 use dingtalk_host::simulator::fault::{Fault, Times};
 use tokio::runtime::Runtime;
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
@@ -165,7 +165,7 @@ fn a_binding_that_waits_takes_no_slot_from_another_one() {
             sandbox.invoke(&other, create(), None),
         );
         assert!(matches!(first, Err(CallError::Stopped { outcome: Outcome::Unknown, .. })), "{first:?}");
-        assert!(matches!(second, Err(CallError::Overloaded(1))), "{second:?}");
+        assert!(matches!(second, Err(CallError::Overloaded(Overload::Binding { running: 1, .. }))), "{second:?}");
         third.unwrap();
         // The slot of the call that was ended is free again.
         slow.recover();
@@ -199,4 +199,47 @@ fn a_hundred_calls_at_once_share_ten_slots() {
     });
     assert_eq!(robot.messages().len(), 100);
     assert!(robot.stats().connections <= 10, "{}", robot.stats().connections);
+}
+
+#[test]
+fn robots_that_hang_with_all_the_calls_they_may_make_stop_no_other_binding_and_no_callback() {
+    let slow = Robot::start();
+    slow.fail(Fault::Hang, Times::Always);
+    let quick = Robot::start();
+    // Longer than the test may take: whoever had to wait would fail.
+    let limits = Limits { queue: Duration::from_millis(100), ..Limits::default() };
+    let sandbox = Sandbox::new(COMPONENT, limits, clock::system()).unwrap();
+    let hanging: Vec<_> = (0..4).map(|_| tenant(&sandbox, &slow.url(), Duration::from_secs(600))).collect();
+    let other = tenant(&sandbox, &quick.url(), Duration::from_secs(30));
+    runtime().block_on(async {
+        let calls = hanging.iter().flat_map(|tenant| (0..64).map(move |_| tenant));
+        let mut calls: Vec<_> = calls.map(|tenant| Box::pin(sandbox.invoke(tenant, create(), None))).collect();
+        let mut refused = Vec::new();
+        let work = async {
+            // 100 ms are over: who hangs has all that it gets.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            sandbox.invoke(&other, create(), None).await.unwrap();
+            for tenant in hanging.iter().chain([&other]) {
+                let unsigned = Callback { headers: Vec::new(), body: Vec::new(), arrived: sandbox.arrival() };
+                let unsigned = sandbox.receive(tenant, unsigned, None, Duration::from_secs(30)).await;
+                assert!(matches!(unsigned, Err(CallError::Binding(_))), "{unsigned:?}");
+            }
+        };
+        let mut work = Box::pin(work);
+        std::future::poll_fn(|context| {
+            calls.retain_mut(|call| match call.as_mut().poll(context) {
+                std::task::Poll::Ready(answer) => {
+                    refused.push(answer.unwrap_err().to_string());
+                    false
+                }
+                std::task::Poll::Pending => true,
+            });
+            work.as_mut().poll(context)
+        })
+        .await;
+        assert!(calls.len() <= 192, "{} calls of four bindings hang", calls.len());
+        let text = format!("dingtalk webhook error: the host runs {} calls of all bindings", calls.len());
+        assert!(refused.iter().all(|refused| refused.starts_with(&text)), "{refused:?}");
+    });
+    assert_eq!(quick.messages().len(), 1);
 }

@@ -9,7 +9,7 @@
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -28,10 +28,14 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
+mod neighbours;
+
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Makes this program the server, which ends when its standard input does.
 const SERVER: &str = "DINGTALK_BENCH_SERVER";
+/// Makes this program the host of `neighbours`; its value is the server's address.
+const NEIGHBOURS: &str = "DINGTALK_BENCH_NEIGHBOURS";
 const MESSAGE: &[u8] = br#"{"msgtype":"text","text":{"content":"The build is green again"}}"#;
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_millis(1_500);
@@ -43,15 +47,48 @@ fn main() -> Result<(), Error> {
     if env::var_os(SERVER).is_some() {
         return tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve());
     }
-    let mut server =
-        Command::new(env::current_exe()?).env(SERVER, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    if let Ok(robots) = env::var(NEIGHBOURS) {
+        return runtime()?.block_on(neighbours::measure(robots.parse()?));
+    }
+    let (server, address) = start_server(None)?;
+    let measured = runtime()?.block_on(measure(address));
+    stop_server(server)?;
+    measured?;
+    // The load on one core and the host on the other.
+    let (server, address) = start_server(Some("1"))?;
+    let measured = on_core(Some("0"))?.env(NEIGHBOURS, address.to_string()).status();
+    stop_server(server)?;
+    if measured?.success() { Ok(()) } else { Err("the neighbours could not be measured".into()) }
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+/// This program once more, on one core if its number is given.
+fn on_core(core: Option<&str>) -> io::Result<Command> {
+    let program = env::current_exe()?;
+    Ok(match core {
+        Some(core) => {
+            let mut command = Command::new("taskset");
+            command.args(["-c", core]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    })
+}
+
+fn start_server(core: Option<&str>) -> Result<(Child, SocketAddr), Error> {
+    let mut server = on_core(core)?.env(SERVER, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut port = String::new();
     BufReader::new(server.stdout.take().ok_or("the server has no output")?).read_line(&mut port)?;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.trim().parse()?));
-    let measured = tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(measure(address));
+    Ok((server, SocketAddr::from((Ipv4Addr::LOCALHOST, port.trim().parse()?))))
+}
+
+fn stop_server(mut server: Child) -> io::Result<()> {
     drop(server.stdin.take());
     server.wait()?;
-    measured
+    Ok(())
 }
 
 async fn serve() -> Result<(), Error> {
@@ -75,21 +112,38 @@ async fn serve() -> Result<(), Error> {
     }
 }
 
-async fn measure(address: SocketAddr) -> Result<(), Error> {
-    let url = format!("http://{address}/robot/send?access_token=benchmark-access-token");
-    let properties = [("id", "bench"), ("url", url.as_str()), ("secret", "SECbenchmark0123456789abcdef0123456789")];
+fn url(address: SocketAddr) -> String {
+    format!("http://{address}/robot/send?access_token=benchmark-access-token")
+}
+
+fn properties(url: &str) -> [(&str, &str); 3] {
+    [("id", "bench"), ("url", url), ("secret", "SECbenchmark0123456789abcdef0123456789")]
+}
+
+fn sandbox(limits: Limits) -> Result<Sandbox, Error> {
+    Ok(Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system())?)
+}
+
+fn tenant(sandbox: &Sandbox, address: SocketAddr) -> Result<Tenant, Error> {
+    let url = url(address);
+    let properties = properties(&url);
     let settings = Settings::parse(properties)?;
-    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), clock::system())?;
     let egress = Egress::new("bench", &settings, &Proxies::none())?;
     let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    let tenant = sandbox.tenant(properties, egress, settings.timeout);
+    Ok(sandbox.tenant(properties, egress, settings.timeout))
+}
+
+async fn measure(address: SocketAddr) -> Result<(), Error> {
+    let settings = Settings::parse(properties(&url(address)))?;
+    let sandbox = sandbox(Limits::default())?;
+    let tenant = tenant(&sandbox, address)?;
     let native = Arc::new(Native {
         settings,
         address,
         client: Client::builder(TokioExecutor::new()).build_http(),
         clock: clock::system(),
     });
-    let sandboxed = Arc::new(Sandboxed { sandbox, tenant });
+    let sandboxed = Arc::new(Sandboxed { sandbox, tenant, message: MESSAGE.to_vec() });
 
     phases(&sandboxed).await?;
     println!("\n{:<22} {:>12} {:>12} {:>8}", "calls at once", "native", "sandboxed", "ratio");
@@ -173,11 +227,12 @@ impl Call for Native {
 struct Sandboxed {
     sandbox: Sandbox,
     tenant: Tenant,
+    message: Vec<u8>,
 }
 
 impl Call for Sandboxed {
     async fn call(&self) -> Result<(), Error> {
-        let request = Request { operation: "create".into(), data: MESSAGE.to_vec(), metadata: Vec::new() };
+        let request = Request { operation: "create".into(), data: self.message.clone(), metadata: Vec::new() };
         self.sandbox.invoke(&self.tenant, request, None).await?;
         Ok(())
     }

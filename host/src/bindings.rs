@@ -75,6 +75,11 @@ impl Binding {
         self.max_skew.saturating_mul(2)
     }
 
+    /// What distinguishes it from every other binding of this host.
+    pub(crate) fn tenant_id(&self) -> u64 {
+        self.tenant.id()
+    }
+
     /// How many requests to destinations other than its own the sandbox has refused.
     pub fn egress_refused(&self) -> u64 {
         self.egress.refused()
@@ -253,19 +258,34 @@ impl Bindings {
         request: Request,
         reader: Option<Arc<dyn Handler>>,
     ) -> Result<Response, InvokeError> {
-        if request.operation.is_empty() {
+        let binding = self.with_operation(name, &request.operation)?;
+        self.call(binding, request, reader).await
+    }
+
+    /// Has the binding called `name` create a message of `data`, which is copied once there is a slot for the call:
+    /// the same data may wait for many.
+    pub(crate) async fn create(&self, name: &str, data: &[u8]) -> Result<Response, InvokeError> {
+        const CREATE: &str = "create";
+        let binding = self.with_operation(name, CREATE)?;
+        let request = || Request { operation: CREATE.into(), data: data.to_vec(), metadata: Vec::new() };
+        let called = self.sandbox.invoke_with(&binding.tenant, CREATE, request, None).await;
+        called.map_err(|error| Failed { error, has_uuid: operation::has_uuid(data, []) }.into())
+    }
+
+    fn with_operation(&self, name: &str, operation: &str) -> Result<&Binding, InvokeError> {
+        if operation.is_empty() {
             return Err(InvokeError::MissingOperation);
         }
         let binding = self.get(name).filter(|binding| binding.direction().writes());
         let binding = binding.ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
-        if !binding.operations.contains(&request.operation) {
+        if !binding.operations.iter().any(|known| known == operation) {
             return Err(InvokeError::UnsupportedOperation {
                 name: name.to_owned(),
-                operation: request.operation,
+                operation: operation.to_owned(),
                 supported: binding.operations.clone(),
             });
         }
-        self.call(binding, request, reader).await
+        Ok(binding)
     }
 
     /// Performs one operation for the host itself, whichever sides the binding has.

@@ -53,7 +53,7 @@ static int is_ours(int fd, char *path) {
     ssize_t length = readlink(link, path, 4095);
     if (length < 0) return 0;
     path[length] = 0;
-    if (strncmp(path, dir, strlen(dir)) != 0) return 0;
+    if (strncmp(path, dir, strlen(dir)) != 0 || path[strlen(dir)] != '/') return 0;
     return !strstr(path, "-shm") && !strstr(path, ".lock");
 }
 

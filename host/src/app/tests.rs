@@ -217,7 +217,7 @@ async fn failure(timeout: Duration, behaviour: impl Fn(&Received) -> Reply + Sen
     let config = HttpConfig { timeout, ..config(server.address) };
     let app = HttpApp::start(config, vec![Subscription::new("team", None, Direction::Input)]).unwrap();
     let error = app.deliver(&event(b"{}")).await.unwrap_err();
-    assert!(matches!(error, Undelivered::Unreachable(_)));
+    assert!(matches!(error, Undelivered::Unreachable(_)), "{error}");
     let text = text(&error);
     assert!(text.contains(&server.address.to_string()), "{text}");
     text
@@ -278,6 +278,16 @@ async fn any_2xx_takes_the_event() {
         let server = Server::answering(answer).await;
         assert_eq!(unasked(&server).deliver(&event(b"{}")).await, Ok(expected.map(Bytes::from)), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn an_application_that_asks_to_be_left_alone_is_heard() {
+    let answer = "HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n";
+    let server = Server::answering(answer).await;
+    let error = unasked(&server).deliver(&event(b"{}")).await.unwrap_err();
+    let retry_after = Some(Duration::from_secs(7));
+    assert_eq!(error, Undelivered::Refused { status: 503, body: String::new(), retry_after });
+    assert_eq!(error.scope(), crate::event::Scope::Application { retry_after });
 }
 
 #[tokio::test]
@@ -478,7 +488,7 @@ async fn an_application_that_starts_later_is_found_without_an_event() {
     let address = free().await;
     let app = HttpApp::start(config(address), asked()).unwrap();
     let error = app.deliver(&event(b"{}")).await.unwrap_err();
-    assert!(matches!(error, Undelivered::Unreachable(_)));
+    assert!(matches!(error, Undelivered::NoConnection(_)), "{error}");
     let server = Server::at(address, |_| Reply::Keep(OK.into())).await;
     until("it is asked", || server.count("OPTIONS /team") == 1).await;
     assert_eq!(app.deliver(&event(b"{}")).await, Ok(None));
@@ -494,7 +504,7 @@ async fn a_restarted_application_is_asked_again() {
     // The pool may notice the closed connection before or after the first attempt.
     for _ in 0..2 {
         let error = app.deliver(&event(b"{}")).await.unwrap_err();
-        assert!(matches!(error, Undelivered::Unreachable(_)), "{error}");
+        assert!(matches!(error, Undelivered::NoConnection(_) | Undelivered::Unreachable(_)), "{error}");
     }
     let server = Server::at(address, |_| Reply::Keep(OK.into())).await;
     assert_eq!(app.deliver(&event(b"{}")).await, Ok(None));

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use dingtalk_binding::endpoint::{Origin, Scheme};
 use http::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
 use hyper::client::conn::http1;
+use hyper::rt::Executor as _;
 use hyper::{Request, Response, Uri};
 use hyper_rustls::{DefaultServerNameResolver, HttpsConnector};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -29,6 +30,7 @@ use super::pool::{Connection, Pool};
 use super::resolver::{Policy, ResolveError, Resolver};
 use super::{Received, read, roots};
 use crate::event::BoxFuture;
+use crate::sandbox::Executor;
 
 /// What is buffered of an answer, and so the longest head that one may have. DingTalk's has some 500 bytes;
 /// hyper's own limit is 400 KiB, for each of the calls at once.
@@ -153,7 +155,7 @@ impl Client {
         let io = tokio::time::timeout(self.limit, connecting).await.map_err(|_| Failure::ConnectTimeout)??;
         let (connection, io) = http1::Builder::new().max_buf_size(READ_BUFFER).handshake(io).await?;
         // Ends with the connection, or with the last who can send over it.
-        tokio::spawn(io);
+        Executor.execute(io);
         Ok(connection)
     }
 }

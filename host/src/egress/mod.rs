@@ -238,7 +238,7 @@ impl WasiHttpHooks for Exit {
         request: Request<WasiBody>,
         options: Option<RequestOptions>,
         _received: Box<dyn Future<Output = Result<(), Error>> + Send>,
-    ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
+    ) -> Sending {
         let exit = self.clone();
         Box::new(async move {
             let response = exit.send(request, options).await?;
@@ -255,6 +255,7 @@ impl WasiHttpHooks for Exit {
 
 type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = (Response<WasiBody>, Done);
+pub(crate) type Sending = Box<dyn Future<Output = Result<Sent, Error>> + Send>;
 
 /// Reads an answer to its end, or one byte past what the component would read of it.
 ///

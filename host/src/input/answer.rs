@@ -1,10 +1,12 @@
 //! The application's answer to an event → what follows from it.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
 use dingtalk_binding::{json, reply};
-use serde::Deserialize;
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::event::Answer;
@@ -20,10 +22,18 @@ pub(super) enum Wish {
     Forward(Forward),
 }
 
+/// Bindings that one answer may send data on to. Each of them needs a copy, and a call: an answer of 700 KB with
+/// 1,500 names took 1.2 GB.
+const MAX_NAMES: usize = 16;
+
+/// The longest name that a resource can have in Kubernetes. Names are repeated in errors.
+const MAX_NAME: usize = 253;
+
 /// `{"to":[…],"data":…,"concurrency":…}`.
 #[derive(Debug, Deserialize)]
 pub(super) struct Forward {
     /// Names of output bindings; each gets the operation `create`.
+    #[serde(deserialize_with = "names")]
     pub(super) to: Vec<String>,
     /// What they get, as it is written.
     #[serde(default)]
@@ -41,6 +51,36 @@ pub(super) enum Concurrency {
     Sequential,
     #[serde(alias = "PARALLEL")]
     Parallel,
+}
+
+/// Names, of which no more are read than there may be.
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Names;
+
+    impl<'de> Visitor<'de> for Names {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "an array of at most {MAX_NAMES} names of bindings in \"to\"")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+            let mut names = Vec::new();
+            while let Some(name) = array.next_element::<String>()? {
+                if names.len() == MAX_NAMES {
+                    return Err(A::Error::custom(format_args!("\"to\" has more than {MAX_NAMES} names")));
+                }
+                if name.len() > MAX_NAME {
+                    let reason = format_args!("a name in \"to\" is longer than {MAX_NAME} bytes");
+                    return Err(A::Error::custom(reason));
+                }
+                names.push(name);
+            }
+            Ok(names)
+        }
+    }
+
+    deserializer.deserialize_seq(Names)
 }
 
 /// Reads an answer. The error names what is wrong with a reply, or with where to send data on.
@@ -107,6 +147,18 @@ mod tests {
         for wrong in [r#"{"to":"a"}"#, r#"{"to":[1]}"#, r#"{"to":["a"],"concurrency":"later"}"#] {
             assert!(wish(wrong).unwrap_err().starts_with("the answer has \"to\""), "{wrong}");
         }
+    }
+
+    #[test]
+    fn at_most_16_names_of_a_sensible_length() {
+        let answer = |count: usize, name: &str| serde_json::json!({"to": vec![name; count], "data": 1}).to_string();
+        let Ok(Wish::Forward(forward)) = wish(&answer(16, "a")) else { panic!("not sent on") };
+        assert_eq!(forward.to.len(), 16);
+        for count in [17, 1_500] {
+            assert!(wish(&answer(count, "a")).unwrap_err().contains("\"to\" has more than 16 names"));
+        }
+        let error = wish(&answer(1, &"a".repeat(254))).unwrap_err();
+        assert!(error.contains("longer than 253 bytes") && error.len() < 300, "{error}");
     }
 
     #[test]

@@ -20,13 +20,14 @@ use dingtalk_binding::error::{Error, Refusal};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::bindings::{Binding, Bindings, InvokeError};
 use crate::event::{Answer, Application, BoxFuture, Digest, Event, TRACE, Undelivered};
 use crate::inbox::{Consumer, Inbox, InboxError};
-use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response};
+use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Rule, Slots};
 use answer::{Concurrency, Forward, Wish};
 use ids::Ids;
 use repeats::Repeats;
@@ -49,6 +50,7 @@ struct Inner {
     /// By key: a callback that was seen on its way to one robot of an app would be signed for all of them.
     signatures: Mutex<HashMap<Digest, Arc<Signatures>>>,
     callback_timeout: Duration,
+    forwards: Slots,
     tasks: TaskTracker,
 }
 
@@ -65,6 +67,9 @@ const REMEMBERED: u64 = 50_000;
 /// and its verification have limits, which are shorter in all. What is to be remembered as long as its signature is
 /// good is remembered for that much longer.
 const DELAY: Duration = Duration::from_secs(60);
+/// Answers that are being sent on to other bindings at once. Each has 1 MiB of data at most, which is shared by those
+/// that it is for.
+const FORWARDS: Rule = Rule { all: 64, each: 16 };
 
 /// What is remembered of the messages of one binding.
 struct Memory {
@@ -91,7 +96,9 @@ impl Input {
     /// `callback_timeout`.
     pub fn new(bindings: Bindings, app: Option<App>, inbox: Option<Inbox>, callback_timeout: Duration) -> Self {
         let (memories, signatures, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
-        let input = Self(Arc::new(Inner { bindings, app, inbox, memories, signatures, callback_timeout, tasks }));
+        let forwards = Slots::new(FORWARDS);
+        let inner = Inner { bindings, app, inbox, memories, signatures, callback_timeout, forwards, tasks };
+        let input = Self(Arc::new(inner));
         if let Some(inbox) = &input.0.inbox {
             inbox.start(Arc::new(Deliveries(Arc::downgrade(&input.0))));
         }
@@ -240,7 +247,10 @@ impl Reader {
             match tokio::time::timeout_at(deadline.into(), inbox.accept(event)).await {
                 Ok(Ok(accepted)) => Ok(accepted.reply(deadline).await),
                 // The inbox remembers what this process has forgotten, or an earlier one knew.
-                Ok(Err(InboxError::OtherBody { .. })) => Err(Error::CallbackRefused(Refusal::Reused)),
+                Ok(Err(error @ InboxError::OtherBody { .. })) => {
+                    tracing::warn!(binding = self.binding, %error, "a message was refused");
+                    Err(Error::CallbackRefused(Refusal::Reused))
+                }
                 Ok(Err(error)) => {
                     tracing::error!(binding = self.binding, %error, "a message was not taken");
                     Err(Error::HandlerFailed(error.to_string()))
@@ -348,33 +358,45 @@ impl Inner {
         }
     }
 
+    /// Sends data on in the background. Answers whose data waits are bounded: a robot that hangs keeps each of them
+    /// for as long as a call may take.
     fn forward(self: &Arc<Self>, from: &str, forward: Forward) {
+        let owner = self.bindings.get(from).map_or(u64::MAX, Binding::tenant_id);
+        let slot = match self.forwards.try_take(owner) {
+            Ok(slot) => slot,
+            Err(_) => {
+                tracing::error!(binding = from, "an answer was not sent on: too many are being sent");
+                return;
+            }
+        };
         let Forward { to, data, concurrency } = forward;
-        let data: Bytes = data.map_or_else(|| "null".into(), |data| data.get().as_bytes().to_vec().into());
-        match concurrency {
-            Concurrency::Sequential => {
-                let (inner, from) = (Arc::clone(self), from.to_owned());
-                self.tasks.spawn(async move {
+        let data: Bytes = data.map_or_else(|| "null".into(), |data| String::from(Box::<str>::from(data)).into());
+        let (inner, from) = (Arc::clone(self), from.to_owned());
+        self.tasks.spawn(async move {
+            let _slot = slot;
+            match concurrency {
+                Concurrency::Sequential => {
                     for name in to {
                         // As Dapr does: what comes after may depend on it.
                         if !inner.send_on(&from, &name, &data).await {
                             break;
                         }
                     }
-                });
-            }
-            Concurrency::Parallel => {
-                for name in to {
-                    let (inner, from, data) = (Arc::clone(self), from.to_owned(), data.clone());
-                    self.tasks.spawn(async move { inner.send_on(&from, &name, &data).await });
+                }
+                Concurrency::Parallel => {
+                    let mut sending = JoinSet::new();
+                    for name in to {
+                        let (inner, from, data) = (Arc::clone(&inner), from.clone(), data.clone());
+                        sending.spawn(async move { inner.send_on(&from, &name, &data).await });
+                    }
+                    sending.join_all().await;
                 }
             }
-        }
+        });
     }
 
     async fn send_on(&self, from: &str, to: &str, data: &Bytes) -> bool {
-        let request = Request { operation: "create".into(), data: data.to_vec(), metadata: Vec::new() };
-        let sent = self.bindings.invoke(to, request, None).await;
+        let sent = self.bindings.create(to, data).await;
         if let Err(error) = &sent {
             tracing::error!(binding = from, to, %error, "an answer was not sent on");
         }

@@ -4,36 +4,48 @@
 //! store, memory, tables, handles) exists only for that call, so that nothing of one message or tenant can be
 //! found by the next, and a trap, a loop or a leak ends one call and nothing else.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dingtalk_binding::error::{Error, Outcome, Refusal};
-use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
 use wasmtime::{
     Cache, CacheConfig, Config, Engine, PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, Trap,
 };
 use wasmtime_wasi::p2::bindings::clocks::wall_clock;
-use wasmtime_wasi_http::p2::bindings::http::{outgoing_handler, types};
-use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView};
+use wasmtime_wasi_http::p2::bindings::http::outgoing_handler;
+use wasmtime_wasi_http::p2::bindings::http::types::{self, ErrorCode};
+use wasmtime_wasi_http::{
+    Error as HttpError, RequestOptions, WasiBody, WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
+};
 use wasmtime_wasi_io::IoView;
 
 use crate::clock::{Arrival, Clock};
-use crate::egress::{Egress, Exit, Reach};
+use crate::egress::{Egress, Exit, Reach, Sending};
 use crate::event::BoxFuture;
 
+mod admission;
 mod contract;
+mod fair;
+mod slots;
+mod turns;
+pub use admission::Overload;
+pub(crate) use admission::Rule;
 use contract::{BindingPre, handler, wit};
 pub use contract::{Callback, Reply, Request, Response};
+pub(crate) use fair::Executor;
+use fair::{Processor, Share};
+pub(crate) use slots::Slots;
 
 /// What one call may use, and how many calls may run.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Calls that run at once; each has a slot in the memory pool. A slot costs address space, and start-up
-    /// time: reserving 1,000 took 3 ms more than reserving 128.
+    /// Operations that run at once, and as many callbacks: when DingTalk is slow, receiving goes on. Each has a slot
+    /// in the memory pool, which costs address space, and start-up time: reserving 1,000 took 3 ms more than
+    /// reserving 128.
     pub instances: u32,
-    /// Operations of one binding that run at once, and as many callbacks: one robot whose server hangs cannot
-    /// take every slot, nor callbacks whose application hangs the ones for sending.
+    /// Of them, those of one binding; fewer while other bindings need them, see [`admission`].
     pub instances_per_binding: usize,
     /// Linear memory of one call; see [`Limits::for_messages_of`].
     pub memory: usize,
@@ -79,8 +91,9 @@ impl Limits {
     }
 }
 
-/// How often a long computation lets other calls run: about every 2 ms.
-const FUEL_YIELD: u64 = 5_000_000;
+/// How often a long computation lets other calls run: about every 0.2 ms, which is what a call of another tenant
+/// takes that is alone.
+const FUEL_YIELD: u64 = 500_000;
 
 /// Of each slot's memory, what is kept and cleared by hand between calls instead of being returned to the
 /// kernel. More than the component's initial memory, less than a large message needs. Without it every call
@@ -106,8 +119,8 @@ pub enum CallError {
         outcome: Outcome,
     },
     /// No slot became free in time; nothing ran.
-    #[error("dingtalk webhook error: {0} calls of this binding are running and none ended in time. Nothing was sent")]
-    Overloaded(usize),
+    #[error("dingtalk webhook error: {0}. Nothing was sent")]
+    Overloaded(Overload),
 }
 
 fn consequence(outcome: Outcome) -> &'static str {
@@ -128,7 +141,9 @@ pub struct Sandbox {
     binding: BindingPre<State>,
     limits: Arc<Limits>,
     clock: Clock,
-    slots: Arc<Semaphore>,
+    operations: Slots,
+    callbacks: Slots,
+    processor: Processor,
 }
 
 /// Whoever consumes what a binding receives: the other end of the contract's import `handler`.
@@ -142,13 +157,19 @@ pub struct Tenant {
     properties: wit::Metadata,
     egress: Egress,
     timeout: Duration,
-    operations: Semaphore,
-    callbacks: Semaphore,
+    share: Share,
+}
+
+impl Tenant {
+    /// What distinguishes it from every other tenant.
+    pub(crate) fn id(&self) -> u64 {
+        self.share.id()
+    }
 }
 
 /// What kind of call it is: which slots it takes, how far it reaches, how long it may take.
 struct Call<'a> {
-    slots: &'a Semaphore,
+    slots: &'a Slots,
     exit: Exit,
     reader: Option<Arc<dyn Handler>>,
     limit: Duration,
@@ -160,9 +181,12 @@ impl Sandbox {
         let engine = Engine::new(&config(&limits))?;
         let component = Component::from_binary(&engine, component)?;
         let pre = linker(&engine)?.instantiate_pre(&component)?;
+        let rule = Rule { all: limits.instances as usize, each: limits.instances_per_binding };
         Ok(Self {
             binding: BindingPre::new(pre)?,
-            slots: Arc::new(Semaphore::new(limits.instances as usize)),
+            operations: Slots::new(rule),
+            callbacks: Slots::new(rule),
+            processor: Processor::new(std::thread::available_parallelism().map_or(1, usize::from)),
             limits: Arc::new(limits),
             clock,
         })
@@ -175,15 +199,14 @@ impl Sandbox {
 
     /// A tenant with these properties. `timeout` is the binding's own time limit for one call.
     pub fn tenant(&self, properties: Vec<(String, String)>, egress: Egress, timeout: Duration) -> Tenant {
-        let slots = || Semaphore::new(self.limits.instances_per_binding);
-        Tenant { properties, egress, timeout, operations: slots(), callbacks: slots() }
+        Tenant { properties, egress, timeout, share: self.processor.tenant() }
     }
 
     /// Initialises an instance for `tenant` and asks for its operations: what a host does once when it loads
     /// a binding, to learn of a mistake before the first message.
     pub async fn operations(&self, tenant: &Tenant) -> Result<Vec<String>, CallError> {
         let call = Call {
-            slots: &tenant.operations,
+            slots: &self.operations,
             exit: tenant.egress.exit(Reach::Nowhere),
             reader: None,
             limit: tenant.timeout,
@@ -203,15 +226,28 @@ impl Sandbox {
         request: Request,
         reader: Option<Arc<dyn Handler>>,
     ) -> Result<Response, CallError> {
-        let reach = match request.operation.as_str() {
+        let operation = request.operation.clone();
+        self.invoke_with(tenant, &operation, move || request, reader).await
+    }
+
+    /// As [`Sandbox::invoke`]; the request is made once there is a slot for it, so that calls that wait need not
+    /// each have a copy of what they share.
+    pub(crate) async fn invoke_with(
+        &self,
+        tenant: &Tenant,
+        operation: &str,
+        request: impl FnOnce() -> Request,
+        reader: Option<Arc<dyn Handler>>,
+    ) -> Result<Response, CallError> {
+        let reach = match operation {
             "get" => Reach::Nowhere,
             "reply" => Reach::Sessions,
             _ => Reach::Robot,
         };
         let exit = tenant.egress.exit(reach);
-        let call = Call { slots: &tenant.operations, exit, reader, limit: tenant.timeout };
-        let request = request.into();
-        self.limited(tenant, call, async |instance| instance.invoke(&request).await).await.map(Into::into)
+        let call = Call { slots: &self.operations, exit, reader, limit: tenant.timeout };
+        let run = async |instance: &mut Instance| instance.invoke(&request().into()).await;
+        self.limited(tenant, call, run).await.map(Into::into)
     }
 
     /// Has one callback verified in an instance of its own, and its message handed to `reader`. Without one,
@@ -223,7 +259,7 @@ impl Sandbox {
         reader: Option<Arc<dyn Handler>>,
         limit: Duration,
     ) -> Result<Reply, CallError> {
-        let (slots, exit) = (&tenant.callbacks, tenant.egress.exit(Reach::Nowhere));
+        let (slots, exit) = (&self.callbacks, tenant.egress.exit(Reach::Nowhere));
         // A callback that waited for a slot must not be too old because of that.
         let arrived = callback.arrived.time;
         let callback = callback.into();
@@ -243,11 +279,12 @@ impl Sandbox {
         run: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<Result<T, wit::Error>>,
     ) -> Result<T, CallError> {
         let Call { slots, exit, reader, limit } = call;
-        let _slots = self.slots(slots, limit.min(self.limits.queue)).await?;
+        let slot = slots.take(tenant.id(), limit.min(self.limits.queue)).await;
+        let _slot = slot.map_err(CallError::Overloaded)?;
         let wall = limit + self.limits.grace;
         let reads = reader.is_some();
-        let run = async {
-            let mut instance = self.instantiate(exit.clone(), reader).await?;
+        let run = pin!(async {
+            let mut instance = self.instantiate(tenant, exit.clone(), reader).await?;
             if let Err(error) = instance.init(tenant).await? {
                 return Ok(Err(error));
             }
@@ -255,8 +292,8 @@ impl Sandbox {
                 return Ok(Err(error));
             }
             run(&mut instance).await
-        };
-        match tokio::time::timeout(wall, run).await {
+        });
+        match tokio::time::timeout(wall, tenant.share.run(run)).await {
             Ok(Ok(answer)) => answer.map_err(|error| CallError::Binding(known(error.into(), &exit))),
             Ok(Err(trap)) => {
                 let reason = explain(&trap);
@@ -271,25 +308,14 @@ impl Sandbox {
         }
     }
 
-    /// Waits until this binding, and then the host, may run one more call. The binding's own slot comes first:
-    /// while a call waits for that, it must not hold one of everybody's.
-    async fn slots<'a>(&'a self, own: &'a Semaphore, queue: Duration) -> Result<[SemaphorePermit<'a>; 2], CallError> {
-        // The usual case, without the cost of a timer.
-        if let Ok(own) = own.try_acquire()
-            && let Ok(shared) = self.slots.try_acquire()
-        {
-            return Ok([own, shared]);
-        }
-        let slots = async { Ok::<_, AcquireError>([own.acquire().await?, self.slots.acquire().await?]) };
-        match tokio::time::timeout(queue, slots).await {
-            Ok(Ok(slots)) => Ok(slots),
-            Ok(Err(_)) | Err(_) => Err(CallError::Overloaded(self.limits.instances_per_binding)),
-        }
-    }
-
     /// A fresh instance with every limit but those of time and number, which [`Sandbox::limited`] adds.
-    async fn instantiate(&self, exit: Exit, reader: Option<Arc<dyn Handler>>) -> wasmtime::Result<Instance> {
-        let mut store = self.store(exit, reader)?;
+    async fn instantiate(
+        &self,
+        tenant: &Tenant,
+        exit: Exit,
+        reader: Option<Arc<dyn Handler>>,
+    ) -> wasmtime::Result<Instance> {
+        let mut store = self.store(tenant, exit, reader)?;
         let binding = self.binding.instantiate_async(&mut store).await?;
         Ok(Instance { store, binding })
     }
@@ -300,7 +326,7 @@ impl Sandbox {
     pub async fn phases(&self, tenant: &Tenant, request: Request) -> Result<[Duration; 4], PrepareError> {
         let request = request.into();
         let start = Instant::now();
-        let mut instance = self.instantiate(tenant.egress.exit(Reach::Robot), None).await?;
+        let mut instance = self.instantiate(tenant, tenant.egress.exit(Reach::Robot), None).await?;
         let made = start.elapsed();
         let _ = instance.init(tenant).await?;
         let initialised = start.elapsed();
@@ -311,14 +337,14 @@ impl Sandbox {
         Ok([made, initialised - made, invoked - initialised, dropped - invoked])
     }
 
-    fn store(&self, exit: Exit, reader: Option<Arc<dyn Handler>>) -> wasmtime::Result<Store<State>> {
+    fn store(&self, tenant: &Tenant, exit: Exit, reader: Option<Arc<dyn Handler>>) -> wasmtime::Result<Store<State>> {
         let limits = &self.limits;
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
         let state = State {
             table,
             http: WasiHttpCtx::new(),
-            exit,
+            exit: FairExit { exit, share: tenant.share.clone() },
             reader,
             clock: CallClock(Arc::clone(&self.clock)),
             limits: StoreLimitsBuilder::new().memory_size(limits.memory).trap_on_grow_failure(true).build(),
@@ -386,12 +412,13 @@ fn explain(trap: &wasmtime::Error) -> String {
 
 fn config(limits: &Limits) -> Config {
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(limits.instances)
+    let instances = limits.instances.saturating_mul(2);
+    pool.total_component_instances(instances)
         // A component is several core instances: its module and what wit-component puts around it.
-        .total_core_instances(limits.instances.saturating_mul(4))
-        .total_memories(limits.instances)
-        .total_tables(limits.instances.saturating_mul(2))
-        .total_stacks(limits.instances)
+        .total_core_instances(instances.saturating_mul(4))
+        .total_memories(instances)
+        .total_tables(instances.saturating_mul(2))
+        .total_stacks(instances)
         .max_memories_per_component(1)
         .max_tables_per_component(2)
         .max_memory_size(limits.memory)
@@ -430,7 +457,7 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
 struct State {
     table: ResourceTable,
     http: WasiHttpCtx,
-    exit: Exit,
+    exit: FairExit,
     reader: Option<Arc<dyn Handler>>,
     clock: CallClock,
     limits: StoreLimits,
@@ -439,6 +466,28 @@ struct State {
 impl State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         WasiHttpCtxView { hooks: &mut self.exit, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+/// The way out of one call, which its tenant takes in its turns.
+struct FairExit {
+    exit: Exit,
+    share: Share,
+}
+
+impl WasiHttpHooks for FairExit {
+    fn send_request(
+        &mut self,
+        request: hyper::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        received: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
+    ) -> Sending {
+        let sending = self.exit.send_request(request, options, received);
+        Box::new(self.share.run(Box::into_pin(sending)))
+    }
+
+    fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode {
+        self.exit.p2_error_from_hyper(error)
     }
 }
 
@@ -480,133 +529,4 @@ impl wall_clock::Host for CallClock {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock;
-    use crate::egress::Proxies;
-    use dingtalk_binding::settings::Settings;
-
-    /// A tenant whose robot refuses connections.
-    fn tenant(sandbox: &Sandbox, properties: &[(&str, &str)]) -> Tenant {
-        let settings = Settings::parse([("id", "x"), ("url", "http://127.0.0.1:1")]).unwrap();
-        let egress = Egress::new("x", &settings, &Proxies::none()).unwrap();
-        let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        sandbox.tenant(properties, egress, settings.timeout)
-    }
-
-    fn request(data: &str) -> wit::InvokeRequest {
-        Request { operation: "create".into(), data: data.into(), metadata: Vec::new() }.into()
-    }
-
-    /// What other hosts may do, and this one does not: keep an instance.
-    #[tokio::test]
-    async fn an_instance_serves_call_after_call_and_init_after_init() {
-        let limits = Limits { fuel: u64::MAX, ..Limits::default() };
-        let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system()).unwrap();
-        let good = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1"), ("secret", "SEC")]);
-        let bad = tenant(&sandbox, &[("id", "two")]);
-        let mut instance = sandbox.instantiate(good.egress.exit(Reach::Robot), None).await.unwrap();
-        let get = Request { operation: "get".into(), ..Request::default() }.into();
-
-        let before = instance.invoke(&request("Hi")).await.unwrap();
-        assert!(matches!(before, Err(wit::Error::NotInitialized)), "{before:?}");
-        instance.init(&good).await.unwrap().unwrap();
-        let sent = instance.invoke(&request("Hi")).await.unwrap();
-        assert!(matches!(sent, Err(wit::Error::Unreachable(_))), "{sent:?}");
-
-        // An instance whose second configuration fails must not send to the robot of the first.
-        let failed = instance.init(&bad).await.unwrap();
-        assert!(matches!(failed, Err(wit::Error::Configuration(_))), "{failed:?}");
-        let after = instance.invoke(&request("Hi")).await.unwrap();
-        assert!(matches!(after, Err(wit::Error::NotInitialized)), "{after:?}");
-
-        let other = tenant(&sandbox, &[("id", "three"), ("url", "http://127.0.0.1:1")]);
-        instance.init(&other).await.unwrap().unwrap();
-        match instance.invoke(&get).await.unwrap() {
-            Err(wit::Error::NotReading(id)) => assert_eq!(id, "three"),
-            answer => panic!("{answer:?}"),
-        }
-
-        // 2,000 messages of 64 KiB are four times the memory that an instance may have: what a call takes, it
-        // gives back.
-        let large = request(&format!("[1, \"{}\"]", "x".repeat(64 << 10)));
-        for _ in 0..2_000 {
-            let refused = instance.invoke(&large).await.unwrap();
-            assert!(matches!(refused, Err(wit::Error::InvalidMessage(_))), "{refused:?}");
-        }
-    }
-
-    /// Answers every message with what it says, as if it had been asked to repeat it.
-    struct Echo;
-
-    impl Handler for Echo {
-        fn handle(&self, data: Vec<u8>, _: Vec<(String, String)>) -> BoxFuture<'_, Result<Option<Vec<u8>>, Error>> {
-            Box::pin(async { Ok(Some(data)) })
-        }
-    }
-
-    #[tokio::test]
-    async fn a_callback_is_as_old_as_it_was_when_it_arrived() {
-        let now = 1_700_000_000_000;
-        // Five seconds pass between the arrival and the verification.
-        let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), Arc::new(move || now + 5_000));
-        let sandbox = sandbox.unwrap();
-        let properties = [("id", "x"), ("url", "http://127.0.0.1:1"), ("secret", "SEC"), ("callbackMaxSkew", "1s")];
-        let tenant = tenant(&sandbox, &properties);
-        let sign = dingtalk_binding::signature::sign("SEC", now);
-        let headers = [("Content-Type", "application/json"), ("timestamp", &now.to_string()), ("sign", &sign)];
-        let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
-        let received = async |arrived| {
-            let arrived = Arrival { instant: Instant::now(), time: arrived };
-            let callback = Callback { headers: headers.clone(), body: b"{}".to_vec(), arrived };
-            sandbox.receive(&tenant, callback, Some(Arc::new(Echo)), Duration::from_secs(60)).await
-        };
-        for arrived in [now, now + 1_000, now - 1_000] {
-            assert_eq!(received(arrived).await.unwrap().status, 200, "{arrived}");
-        }
-        for arrived in [now + 1_001, now - 1_001, sandbox.arrival().time] {
-            let refused = received(arrived).await.unwrap_err();
-            assert!(matches!(refused, CallError::Binding(Error::CallbackRefused(Refusal::Expired))), "{refused:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_instance_hands_on_from_read_to_close() {
-        const REPLY: &str = r#"{"msgtype":"text","text":{"content":"x"}}"#;
-        let now = 1_700_000_000_000;
-        let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), Arc::new(move || now)).unwrap();
-        let tenant = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1"), ("secret", "SEC")]);
-        let get: wit::InvokeRequest =
-            Request { operation: "get".into(), data: REPLY.into(), ..Request::default() }.into();
-        let sign = dingtalk_binding::signature::sign("SEC", now);
-        let headers = [("Content-Type", "application/json"), ("timestamp", &now.to_string()), ("sign", &sign)];
-        let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
-        let genuine = wit::Callback { headers, body: REPLY.into() };
-        let forged = wit::Callback { headers: genuine.headers[..1].to_vec(), body: REPLY.into() };
-        let mut instance = sandbox.instantiate(tenant.egress.exit(Reach::Nowhere), Some(Arc::new(Echo))).await.unwrap();
-
-        assert!(matches!(instance.read().await.unwrap(), Err(wit::Error::NotInitialized)));
-        assert!(matches!(instance.receive(&genuine).await.unwrap(), Err(wit::Error::NotInitialized)));
-        for _ in 0..2 {
-            instance.init(&tenant).await.unwrap().unwrap();
-            for reading in [false, true, false] {
-                if reading {
-                    instance.read().await.unwrap().unwrap();
-                } else {
-                    instance.binding.dingtalk_binding_read().call_close(&mut instance.store).await.unwrap();
-                }
-                let (got, received) = (instance.invoke(&get).await.unwrap(), instance.receive(&genuine).await.unwrap());
-                if reading {
-                    assert_eq!(got.unwrap().data.as_deref(), Some(REPLY.as_bytes()));
-                    assert_eq!((received.as_ref().unwrap().status, &*received.unwrap().body), (200, REPLY.as_bytes()));
-                } else {
-                    assert!(matches!(got, Err(wit::Error::NotReading(id)) if id == "one"));
-                    assert!(matches!(received, Err(wit::Error::NotReading(_))));
-                }
-                // Whether anything reads is nothing that a forger learns.
-                let refused = instance.receive(&forged).await.unwrap();
-                assert!(matches!(refused, Err(wit::Error::CallbackRefused(wit::Refusal::Unsigned))), "{refused:?}");
-            }
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,150 @@
+//! An instance that is kept, and the slots and turns of calls.
+
+use super::*;
+use crate::clock;
+use crate::egress::Proxies;
+use dingtalk_binding::settings::Settings;
+
+/// A tenant whose robot refuses connections.
+fn tenant(sandbox: &Sandbox, properties: &[(&str, &str)]) -> Tenant {
+    let settings = Settings::parse([("id", "x"), ("url", "http://127.0.0.1:1")]).unwrap();
+    let egress = Egress::new("x", &settings, &Proxies::none()).unwrap();
+    let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    sandbox.tenant(properties, egress, settings.timeout)
+}
+
+fn request(data: &str) -> wit::InvokeRequest {
+    Request { operation: "create".into(), data: data.into(), metadata: Vec::new() }.into()
+}
+
+/// What other hosts may do, and this one does not: keep an instance.
+#[tokio::test]
+async fn an_instance_serves_call_after_call_and_init_after_init() {
+    let limits = Limits { fuel: u64::MAX, ..Limits::default() };
+    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system()).unwrap();
+    let good = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1"), ("secret", "SEC")]);
+    let bad = tenant(&sandbox, &[("id", "two")]);
+    let mut instance = sandbox.instantiate(&good, good.egress.exit(Reach::Robot), None).await.unwrap();
+    let get = Request { operation: "get".into(), ..Request::default() }.into();
+
+    let before = instance.invoke(&request("Hi")).await.unwrap();
+    assert!(matches!(before, Err(wit::Error::NotInitialized)), "{before:?}");
+    instance.init(&good).await.unwrap().unwrap();
+    let sent = instance.invoke(&request("Hi")).await.unwrap();
+    assert!(matches!(sent, Err(wit::Error::Unreachable(_))), "{sent:?}");
+
+    // An instance whose second configuration fails must not send to the robot of the first.
+    let failed = instance.init(&bad).await.unwrap();
+    assert!(matches!(failed, Err(wit::Error::Configuration(_))), "{failed:?}");
+    let after = instance.invoke(&request("Hi")).await.unwrap();
+    assert!(matches!(after, Err(wit::Error::NotInitialized)), "{after:?}");
+
+    let other = tenant(&sandbox, &[("id", "three"), ("url", "http://127.0.0.1:1")]);
+    instance.init(&other).await.unwrap().unwrap();
+    match instance.invoke(&get).await.unwrap() {
+        Err(wit::Error::NotReading(id)) => assert_eq!(id, "three"),
+        answer => panic!("{answer:?}"),
+    }
+
+    // 2,000 messages of 64 KiB are four times the memory that an instance may have: what a call takes, it
+    // gives back.
+    let large = request(&format!("[1, \"{}\"]", "x".repeat(64 << 10)));
+    for _ in 0..2_000 {
+        let refused = instance.invoke(&large).await.unwrap();
+        assert!(matches!(refused, Err(wit::Error::InvalidMessage(_))), "{refused:?}");
+    }
+}
+
+/// Answers every message with what it says, as if it had been asked to repeat it.
+struct Echo;
+
+impl Handler for Echo {
+    fn handle(&self, data: Vec<u8>, _: Vec<(String, String)>) -> BoxFuture<'_, Result<Option<Vec<u8>>, Error>> {
+        Box::pin(async { Ok(Some(data)) })
+    }
+}
+
+#[tokio::test]
+async fn a_callback_is_as_old_as_it_was_when_it_arrived() {
+    let now = 1_700_000_000_000;
+    // Five seconds pass between the arrival and the verification.
+    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), Arc::new(move || now + 5_000));
+    let sandbox = sandbox.unwrap();
+    let properties = [("id", "x"), ("url", "http://127.0.0.1:1"), ("secret", "SEC"), ("callbackMaxSkew", "1s")];
+    let tenant = tenant(&sandbox, &properties);
+    let sign = dingtalk_binding::signature::sign("SEC", now);
+    let headers = [("Content-Type", "application/json"), ("timestamp", &now.to_string()), ("sign", &sign)];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
+    let received = async |arrived| {
+        let arrived = Arrival { instant: Instant::now(), time: arrived };
+        let callback = Callback { headers: headers.clone(), body: b"{}".to_vec(), arrived };
+        sandbox.receive(&tenant, callback, Some(Arc::new(Echo)), Duration::from_secs(60)).await
+    };
+    for arrived in [now, now + 1_000, now - 1_000] {
+        assert_eq!(received(arrived).await.unwrap().status, 200, "{arrived}");
+    }
+    for arrived in [now + 1_001, now - 1_001, sandbox.arrival().time] {
+        let refused = received(arrived).await.unwrap_err();
+        assert!(matches!(refused, CallError::Binding(Error::CallbackRefused(Refusal::Expired))), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_hands_on_from_read_to_close() {
+    const REPLY: &str = r#"{"msgtype":"text","text":{"content":"x"}}"#;
+    let now = 1_700_000_000_000;
+    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), Arc::new(move || now)).unwrap();
+    let tenant = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1"), ("secret", "SEC")]);
+    let get: wit::InvokeRequest = Request { operation: "get".into(), data: REPLY.into(), ..Request::default() }.into();
+    let sign = dingtalk_binding::signature::sign("SEC", now);
+    let headers = [("Content-Type", "application/json"), ("timestamp", &now.to_string()), ("sign", &sign)];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
+    let genuine = wit::Callback { headers, body: REPLY.into() };
+    let forged = wit::Callback { headers: genuine.headers[..1].to_vec(), body: REPLY.into() };
+    let mut instance =
+        sandbox.instantiate(&tenant, tenant.egress.exit(Reach::Nowhere), Some(Arc::new(Echo))).await.unwrap();
+
+    assert!(matches!(instance.read().await.unwrap(), Err(wit::Error::NotInitialized)));
+    assert!(matches!(instance.receive(&genuine).await.unwrap(), Err(wit::Error::NotInitialized)));
+    for _ in 0..2 {
+        instance.init(&tenant).await.unwrap().unwrap();
+        for reading in [false, true, false] {
+            if reading {
+                instance.read().await.unwrap().unwrap();
+            } else {
+                instance.binding.dingtalk_binding_read().call_close(&mut instance.store).await.unwrap();
+            }
+            let (got, received) = (instance.invoke(&get).await.unwrap(), instance.receive(&genuine).await.unwrap());
+            if reading {
+                assert_eq!(got.unwrap().data.as_deref(), Some(REPLY.as_bytes()));
+                assert_eq!((received.as_ref().unwrap().status, &*received.unwrap().body), (200, REPLY.as_bytes()));
+            } else {
+                assert!(matches!(got, Err(wit::Error::NotReading(id)) if id == "one"));
+                assert!(matches!(received, Err(wit::Error::NotReading(_))));
+            }
+            // Whether anything reads is nothing that a forger learns.
+            let refused = instance.receive(&forged).await.unwrap();
+            assert!(matches!(refused, Err(wit::Error::CallbackRefused(wit::Refusal::Unsigned))), "{refused:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_a_slot_has_no_copy_of_its_message() {
+    let limits = Limits { instances: 1, queue: Duration::from_millis(20), ..Limits::default() };
+    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system()).unwrap();
+    let tenant = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1")]);
+    let copies = std::cell::Cell::new(0);
+    let message = || {
+        copies.set(copies.get() + 1);
+        Request { operation: "create".into(), data: b"Hi".to_vec(), metadata: Vec::new() }
+    };
+    let taken = sandbox.operations.try_take(tenant.id()).unwrap();
+    let refused = sandbox.invoke_with(&tenant, "create", message, None).await.unwrap_err();
+    assert!(matches!(refused, CallError::Overloaded(Overload::Host { running: 1, waiting: None })), "{refused:?}");
+    assert_eq!(copies.get(), 0);
+    drop(taken);
+    let sent = sandbox.invoke_with(&tenant, "create", message, None).await.unwrap_err();
+    assert!(matches!(sent, CallError::Binding(Error::Unreachable { .. })), "{sent:?}");
+    assert_eq!(copies.get(), 1);
+}
