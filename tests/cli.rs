@@ -81,8 +81,10 @@ fn invoke_prints_json_on_request() {
     assert_eq!((output.status.code(), &*stderr(&output)), (Some(1), ""), "the answer says it");
     let answer: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert!(answer["error"].as_str().unwrap().contains("send msg failed. 系统繁忙"), "{answer}");
-    let expected =
-        json!({"error": "rejected", "statusCode": "200", "errcode": "-1", "errmsg": "系统繁忙 ", "class": "busy"});
+    let expected = json!({
+        "error": "rejected", "outcome": "not-sent", "statusCode": "200", "errcode": "-1", "errmsg": "系统繁忙 ",
+        "class": "busy"
+    });
     assert_eq!(answer["metadata"], expected);
     assert_eq!(stdout(&output).lines().count(), 1, "one object, one line");
 }

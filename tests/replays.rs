@@ -49,10 +49,10 @@ fn while_the_application_is_away_nobody_can_put_another_body_under_a_message() {
 fn a_signature_that_was_seen_at_one_robot_is_none_for_another_one_with_the_same_secret() {
     let (app, robot) = (App::start(), talkative());
     app.answer(Act::ok(PONG));
-    let of = |name: &str| component(name, &[("id", name), ("url", &robot.url()), ("appSecret", "of both")]);
+    let of = |name: &str| component(name, &[("id", name), ("url", &robot.url()), ("appSecret", "of-both")]);
     let resources = Resources::new().with("a.yaml", &of("a")).with("b.yaml", &of("b"));
     let host = Host::serve_with(&resources, &["--app-port", &app.port(), "--callback-timeout", "60s"], &[]);
-    let seen = signed("of both");
+    let seen = signed("of-both");
     let send = |name: &str, body: &str| post(host.address(), name, &seen, body.as_bytes());
     assert_answer(&send("a", &text("m1")), PONG);
     std::thread::sleep(MOMENT);

@@ -72,7 +72,7 @@ impl Api {
                 if let Some(more) = self.quiet.count(&format!("overloaded {name}")) {
                     tracing::warn!(binding = name, more, "too many callbacks at once");
                 }
-                return later(StatusCode::TOO_MANY_REQUESTS, "too many callbacks at once");
+                return later(StatusCode::SERVICE_UNAVAILABLE, "too many callbacks at once");
             }
             // Not acknowledged, so that DingTalk sends it again. Which part was not ready concerns nobody outside.
             CallError::Binding(Error::HandlerFailed(_) | Error::NotReading(_)) => {

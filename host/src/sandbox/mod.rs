@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dingtalk_binding::error::{Error, Outcome, Refusal};
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
 use wasmtime::{
     Cache, CacheConfig, Config, Engine, PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, Trap,
@@ -101,8 +102,11 @@ const FUEL_YIELD: u64 = 500_000;
 const KEEP_RESIDENT: usize = 256 << 10;
 
 /// The stack of the fibre on which a call runs: the component's own stack is in its memory, this one holds
-/// compiled frames and host functions.
-const ASYNC_STACK: usize = 128 << 10;
+/// compiled frames and host functions. Only what is used takes memory.
+const ASYNC_STACK: usize = 256 << 10;
+
+/// Of that, what compiled frames may take.
+const WASM_STACK: usize = 64 << 10;
 
 /// Why a call ended without the component's own answer.
 #[derive(Debug, thiserror::Error)]
@@ -429,7 +433,7 @@ fn config(limits: &Limits) -> Config {
     let mut config = Config::new();
     config.allocation_strategy(pool);
     config.memory_reservation(limits.memory as u64).memory_guard_size(64 << 10).memory_may_move(false);
-    config.async_stack_size(ASYNC_STACK).max_wasm_stack(ASYNC_STACK / 2);
+    config.async_stack_size(ASYNC_STACK).max_wasm_stack(WASM_STACK);
     config.memory_init_cow(true).consume_fuel(true);
     // Without a place to keep compiled code (a read-only file system, no home), the component is compiled at
     // every start: 100 ms that are no reason to fail.
@@ -500,16 +504,22 @@ impl IoView for State {
 impl handler::Host for State {
     async fn handle(&mut self, event: wit::Event) -> wasmtime::Result<Result<Option<Vec<u8>>, wit::Error>> {
         let wit::Event { data, metadata } = event;
-        let Some(reader) = &self.reader else {
+        let Some(reader) = self.reader.clone() else {
             // The component hands on only what it was told to read.
             return Ok(Err(wit::Error::HandlerFailed("nothing reads from this binding".into())));
         };
+        // In a task of its own, because the fibre's stack is small: an HTTP client, unoptimised, overflows it, and
+        // that ends the process.
+        let task = tokio::spawn(async move { reader.handle(data, metadata).await });
+        let answer = AbortOnDropHandle::new(task).await;
         // Anything but its failure would be taken for another's.
-        Ok(reader.handle(data, metadata).await.map_err(|error| match error {
-            Error::NotReading(id) => wit::Error::NotReading(id),
-            Error::HandlerFailed(reason) => wit::Error::HandlerFailed(reason),
-            Error::CallbackRefused(Refusal::Reused) => wit::Error::CallbackRefused(wit::Refusal::Reused),
-            other => wit::Error::HandlerFailed(other.to_string()),
+        Ok(answer.unwrap_or_else(|_| Err(Error::HandlerFailed("the delivery broke off".into()))).map_err(|error| {
+            match error {
+                Error::NotReading(id) => wit::Error::NotReading(id),
+                Error::HandlerFailed(reason) => wit::Error::HandlerFailed(reason),
+                Error::CallbackRefused(Refusal::Reused) => wit::Error::CallbackRefused(wit::Refusal::Reused),
+                other => wit::Error::HandlerFailed(other.to_string()),
+            }
         }))
     }
 }
