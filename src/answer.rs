@@ -14,7 +14,7 @@ use core::time::Duration;
 use serde_json::error::Category;
 
 use crate::error::{AnswerError, Error, Rejection, RejectionClass, SecurityCheck};
-use crate::json;
+use crate::{json, text};
 
 /// The longest answer that is read. A result has 50 to 500 bytes; 64 KiB leaves room for the throttle page
 /// without letting a hostile server fill the instance's memory.
@@ -118,7 +118,7 @@ fn meaning(errcode: i64, errmsg: &str) -> Meaning {
     let class = match errcode {
         -1 => Class::Busy,
         // The one code for a message that cannot be parsed and for a token that is missing.
-        40_035 if errmsg.contains("参数 access_token") => Class::Configuration,
+        40_035 if text::contains(errmsg, "参数 access_token") => Class::Configuration,
         // Message type, parameters, size, forbidden content.
         40_008 | 40_035 | 101_002 | 400_105 | 460_101 | 430_101..=430_104 => Class::Content,
         // Missing members of text, link, markdown, actionCard and feedCard messages.
@@ -142,7 +142,7 @@ fn meaning(errcode: i64, errmsg: &str) -> Meaning {
 /// Which setting refused, from the English texts of the documentation and the Chinese ones of today's
 /// servers.
 fn security_check(errmsg: &str) -> Option<SecurityCheck> {
-    let has = |parts: &[&str]| parts.iter().any(|part| errmsg.contains(part));
+    let has = |parts: &[&str]| parts.iter().any(|part| text::contains(errmsg, part));
     // "expired" before "mismatch": the solution in the text of an expired signature speaks of signatures too.
     if has(&["keywords not in content", "关键词"]) {
         Some(SecurityCheck::Keyword)

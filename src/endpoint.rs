@@ -13,7 +13,9 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use crate::address::{is_ipv4, is_ipv6};
 use crate::secret::{Secret, credential, is_hidden};
+use crate::text;
 
 /// What may not stand raw in a request line. Everything else, `%` included, stays as the user wrote it.
 const RAW_FORBIDDEN: &AsciiSet =
@@ -129,7 +131,7 @@ impl Endpoint {
         if let Some(at) = url.chars().position(is_hidden) {
             return Err(format!("character {} is a control character (a line break?) or not seen; remove it", at + 1));
         }
-        let (scheme, rest) = match url.split_once("://") {
+        let (scheme, rest) = match text::find(url, "://").and_then(|at| Some((url.get(..at)?, url.get(at + 3..)?))) {
             Some((scheme, rest)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) => {
                 match scheme.to_ascii_lowercase().as_str() {
                     "https" => (Scheme::Https, rest),
@@ -291,12 +293,14 @@ fn parse_host(host: &str) -> Result<String, String> {
         ));
     }
     if let Some(inner) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-        inner.parse::<Ipv6Addr>().map_err(|_| "the host in brackets is not an IPv6 address")?;
+        if !is_ipv6(inner) {
+            return Err("the host in brackets is not an IPv6 address".into());
+        }
     } else if !host.is_ascii() {
         return Err("the host has characters outside ASCII; write it in its xn-- form".into());
     } else if !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
         return Err("the host may contain only letters, digits, \"-\", \".\" and \"_\"".into());
-    } else if ends_in_a_number(host) && host.parse::<Ipv4Addr>().is_err() {
+    } else if ends_in_a_number(host) && !is_ipv4(host) {
         // "127.1", "0x7f.0.0.1" and "2130706433" are 127.0.0.1 to browsers and resolvers, and names to others.
         return Err("the host is a number and no IPv4 address; write four numbers, for example 127.0.0.1".into());
     }

@@ -10,6 +10,7 @@
 
 extern crate alloc;
 
+pub mod address;
 pub mod answer;
 pub mod callback;
 pub mod duration;
@@ -23,6 +24,7 @@ pub mod secret;
 pub mod session;
 pub mod settings;
 pub mod signature;
+pub mod text;
 
 #[cfg(target_family = "wasm")]
 mod allocator;

@@ -90,7 +90,10 @@ fn strip<'t>(text: &'t [u8], secret: &[u8]) -> Option<&'t [u8]> {
 /// The first byte that a text means, and what follows: escaped as in a URL, any number of times, or in JSON.
 fn unescaped(text: &[u8]) -> Option<(u8, &[u8])> {
     let (mut byte, mut rest) = match text {
-        [b'\\', b'u', b'0', b'0', high, low, rest @ ..] => (hex(*high, *low)?, rest),
+        // Only the end of the text is an end: what begins like an escape and is none stands for itself.
+        [b'\\', b'u', b'0', b'0', high, low, rest @ ..] if hex(*high, *low).is_some() => {
+            (hex(*high, *low).unwrap_or_default(), rest)
+        }
         [b'\\', byte, rest @ ..] => (*byte, rest),
         [byte, rest @ ..] => (*byte, rest),
         [] => return None,
@@ -160,6 +163,13 @@ mod tests {
     #[test]
     fn a_letter_is_no_secret() {
         assert_eq!(redact("bad b", ["", "b", "bad"]), "bad b");
+    }
+
+    #[test]
+    fn what_begins_like_an_escape_is_blanked_out_as_it_is() {
+        for secret in [r"\u00%u", r"S3CR3T\u00zz-and-more"] {
+            assert_eq!(redact(&format!("<{secret}>"), [secret]), "<[redacted]>", "{secret}");
+        }
     }
 
     #[test]

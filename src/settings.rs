@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::json::quoted;
 use crate::secret::{Secret, credential, is_hidden};
 use crate::session;
+use crate::text;
 
 /// Time for one call in all, as Dapr's binding has it.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -158,7 +159,7 @@ fn exact<'a>(property: &str, value: Option<&'a str>) -> Result<Option<&'a str>, 
         format!("{place} {what}; remove it")
     } else if is_quoted('"') || is_quoted('\'') {
         "stands in quotes that belong to its value; remove them".into()
-    } else if value.contains("://") {
+    } else if text::contains(value, "://") {
         "is an address; only url is one".into()
     } else {
         return Ok(Some(value));
