@@ -408,8 +408,8 @@ mod tests {
             ("Hi", &[("msgtype", "link")], "metadata msgtype \"link\""),
             ("Hi", &[("atMobiles", "138, 1 3 8")], "metadata atMobiles: item 2 is not a phone number"),
             ("Hi", &[("atUserIds", "@me")], "metadata atUserIds: item 1 is not a user id"),
-            ("Hi", &[("atUserIds", &many)], "metadata atUserIds names more than 50 people"),
-            ("Hi", &[("atMobiles", &many)], "metadata atMobiles names more than 50 people"),
+            ("Hi", &[("atUserIds", many.as_str())], "metadata atUserIds names more than 50 people"),
+            ("Hi", &[("atMobiles", many.as_str())], "metadata atMobiles names more than 50 people"),
             ("Hi", &[("isAtAll", "maybe")], "metadata isAtAll \"maybe\""),
             ("{}", &[("msgUuid", " ")], "metadata msgUuid is empty"),
         ] {
