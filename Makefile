@@ -1,17 +1,24 @@
 # Each target does all the set-up it needs, so that a fresh clone starts with the one command that is wanted.
 # After the first, plain `cargo run`, `cargo test` and `cargo bench` work too.
 
-.PHONY: demo test lint bench component fuzz toolchain
+.PHONY: demo test peers lint bench component fuzz mutants audit toolchain
 
 # Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
 # whom the application in examples/ answers, and shows the group.
 demo: toolchain
-	cargo build --quiet --locked --example echo
+	@echo "The first build compiles the sandbox's compiler; it takes about 5 minutes on 2 cores."
+	cargo build --locked --package dingtalk-host --bins --examples
 	cargo run --quiet --locked -- demo
 
 # Every test: the pure modules, the host's, and the real component in the real host against the simulator.
 test: toolchain
 	cargo test --locked
+
+# Clients of DingTalk and of Dapr that others wrote, against the simulator and the host. Installs them, so it needs
+# the network; tests/peers/README.md explains the table.
+peers: toolchain
+	cargo build --locked
+	tests/peers/run target/debug/dingtalk-host
 
 # Formatting, lints on every target (the component's own target included), documentation.
 lint: toolchain
@@ -49,6 +56,23 @@ fuzz:
 	    cargo +nightly fuzz run $$target -- -dict=fuzz/dictionaries/$$words.dict -max_len=4096 \
 	        -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
+
+# Changes the code in small ways and looks which changes no test notices. MUTANTS chooses the files.
+MUTANTS ?= src/*.rs
+mutants: toolchain
+	@cargo mutants --version >/dev/null 2>&1 || { \
+	    echo "cargo-mutants is missing: cargo install cargo-mutants --locked" >&2; exit 1; }
+	cargo mutants $(foreach file,$(MUTANTS),--file '$(file)')
+
+# Known weaknesses, licences and sources of every dependency; deny.toml has the rules. The list of weaknesses comes
+# from the network; where that cannot be reached, the rest is still checked, and the last line says so.
+audit:
+	@cargo deny --version >/dev/null 2>&1 || { \
+	    echo "cargo-deny is missing: cargo install cargo-deny --locked" >&2; exit 1; }
+	cargo deny --locked --workspace check bans licenses sources
+	@cargo deny --locked --workspace fetch db >/dev/null 2>&1 || { \
+	    echo "NOT CHECKED: known weaknesses; the advisory database cannot be reached from this machine" >&2; exit 1; }
+	cargo deny --locked --workspace check --disable-fetch advisories
 
 # A compiler that can produce WebAssembly: asks rustup, falls back to the distribution's.
 toolchain:

@@ -242,64 +242,67 @@ mod tests {
         assert_eq!(classify(&padded(MAX_BODY + 1), str::to_owned), Err(oversized));
     }
 
-    #[test]
-    fn every_documented_code_has_its_class() {
-        const MIN10: Option<u64> = Some(600);
-        const SEC1: Option<u64> = Some(1);
-        for (errcode, class, retry_after) in [
-            (-1, Class::Busy, None),
-            (88, Class::Configuration, None),
-            (40_008, Class::Content, None),
-            (40_014, Class::Configuration, None),
-            (40_035, Class::Content, None),
-            (41_001, Class::Configuration, None),
-            (43_002, Class::Configuration, None),
-            (43_003, Class::Configuration, None),
-            (43_004, Class::Configuration, None),
-            (43_005, Class::Configuration, None),
-            (43_009, Class::Configuration, None),
-            (90_002, Class::RateLimited, SEC1),
-            (90_018, Class::RateLimited, SEC1),
-            (90_020, Class::Quota, None),
-            (90_030, Class::Quota, None),
-            (101_002, Class::Content, None),
-            (130_101, Class::RateLimited, MIN10),
-            (300_001, Class::Configuration, None),
-            (300_005, Class::Configuration, None),
-            (310_000, Class::Configuration, None),
-            (400_013, Class::Configuration, None),
-            (400_101, Class::Configuration, None),
-            (400_102, Class::Configuration, None),
-            (400_105, Class::Content, None),
-            (400_106, Class::Configuration, None),
-            (400_201, Class::Content, None),
-            (400_202, Class::Content, None),
-            (400_302, Class::Content, None),
-            (400_303, Class::Content, None),
-            (400_304, Class::Content, None),
-            (400_402, Class::Content, None),
-            (400_403, Class::Content, None),
-            (400_503, Class::Content, None),
-            (400_602, Class::Content, None),
-            (410_100, Class::RateLimited, MIN10),
-            (430_101, Class::Content, None),
-            (430_102, Class::Content, None),
-            (430_103, Class::Content, None),
-            (430_104, Class::Content, None),
-            (450_101, Class::Unknown, None),
-            (460_101, Class::Content, None),
-            (660_026, Class::Unknown, None),
-            (12_345, Class::Unknown, None),
-        ] {
-            let rejection = rejection(errcode, "text");
-            assert_eq!(
-                (rejection.class, rejection.retry_after.map(|d| d.as_secs())),
-                (class, retry_after),
-                "{errcode}"
-            );
+    /// Code, a text that belongs to it, class and time to wait of each row of the documentation.
+    fn documented() -> Vec<(i64, String, String, Option<u64>)> {
+        let lines = include_str!("../docs/errors.md").lines();
+        let table = lines.skip_while(|line| !line.starts_with("| code |")).skip(2).take_while(|line| !line.is_empty());
+        let mut rows = Vec::new();
+        for line in table {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let (code, text) = match cells[1].split_once(" with `") {
+                Some((code, text)) => (code, text.strip_suffix("` in the text").unwrap()),
+                None => (cells[1], "another text"),
+            };
+            let class = cells[3].trim_matches('`').to_owned();
+            let wait = cells[4].strip_suffix(" s").map(|seconds| seconds.parse().unwrap());
+            // Success has no class, and the answer to "reply" is an error of its own.
+            if code != "0" && code != "300001, answering `reply`" {
+                rows.push((code.parse().unwrap(), text.to_owned(), class, wait));
+            }
         }
-        assert_eq!(rejection(40_035, "缺少参数 access_token").class, Class::Configuration);
-        assert_eq!(rejection(40_035, "缺少参数 json").class, Class::Content);
+        rows
+    }
+
+    #[test]
+    fn codes_mean_what_their_documentation_says_and_none_is_left_out() {
+        let documented = documented();
+        assert!(documented.len() > 40, "{documented:?}");
+        for (errcode, text, class, wait) in &documented {
+            let found = rejection(*errcode, text);
+            let wait = wait.map(Duration::from_secs);
+            assert_eq!((found.class.name(), found.retry_after), (class.as_str(), wait), "{errcode} {text}");
+            assert_ne!(found.class, Class::Unknown, "{errcode} need not be listed");
+        }
+        for errcode in -1_000..1_000_000 {
+            let found = meaning(errcode, "another text");
+            let is_documented = documented.iter().any(|(known, ..)| *known == errcode);
+            assert_eq!(found.class != Class::Unknown, is_documented, "{errcode}: {}", found.class.name());
+        }
+        assert_eq!(rejection(40_035, "不合法的参数 https://h/?access_token=x").class, Class::Content);
+    }
+
+    #[test]
+    fn the_checks_of_310000_are_recognised_as_documented_in_the_same_order() {
+        let lines = include_str!("../docs/errors.md").lines();
+        let table = lines.skip_while(|line| !line.starts_with("| order |")).skip(2).take_while(|line| !line.is_empty());
+        let rows: Vec<Vec<&str>> = table.map(|line| line.split('|').map(str::trim).collect()).collect();
+        assert_eq!(rows.len(), 5);
+        for (index, cells) in rows.iter().enumerate() {
+            let texts: Vec<&str> = cells[4].split('`').skip(1).step_by(2).collect();
+            assert_eq!(texts.is_empty(), cells[1] == "–", "{cells:?}");
+            for text in texts.iter().copied().chain(Some("another text").filter(|_| texts.is_empty())) {
+                // After everything that comes later in the order.
+                let later: Vec<&str> =
+                    rows[index + 1..].iter().flat_map(|row| row[4].split('`').skip(1).step_by(2)).collect();
+                let found = rejection(310_000, &format!("{} {text}", later.join(" ")));
+                let check = found.check.map_or("(none)", SecurityCheck::name);
+                assert_eq!(
+                    (check, found.class.name()),
+                    (cells[2].trim_matches('`'), cells[3].trim_matches('`')),
+                    "{text}"
+                );
+            }
+        }
     }
 
     #[test]

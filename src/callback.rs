@@ -29,7 +29,12 @@ pub const MAX_DEPTH: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
     /// Of the headers `timestamp` and `sign`.
-    Signature(Secret),
+    Signature {
+        /// What DingTalk signs with.
+        secret: Secret,
+        /// What it signed with until a short while ago.
+        previous: Option<Secret>,
+    },
     /// Equal to the header `token`: the older "outgoing" mechanism of custom robots, without a signature.
     Token(Secret),
 }
@@ -100,7 +105,7 @@ pub fn accept<'h>(
         (Some(value), false) => Ok(value),
     };
     match policy.key.as_ref().ok_or(Refusal::Unverifiable)? {
-        Key::Signature(secret) => {
+        Key::Signature { secret, previous } => {
             let (timestamp, sign) = (only("timestamp")?, only("sign")?);
             if !timestamp.iter().all(u8::is_ascii_digit) {
                 return Err(Refusal::BadTimestamp);
@@ -110,7 +115,9 @@ pub fn accept<'h>(
             if now.abs_diff(time) > policy.max_skew {
                 return Err(Refusal::Expired);
             }
-            if !signature::verify(secret.expose(), timestamp, sign) {
+            // Each is tried, whatever the others gave: the time tells nobody which one was right.
+            let genuine = [Some(secret), previous.as_ref()].into_iter().flatten();
+            if !genuine.fold(false, |any, secret| any | signature::verify(secret.expose(), timestamp, sign)) {
                 return Err(Refusal::BadSignature);
             }
         }
@@ -146,9 +153,10 @@ fn read(policy: &Policy, body: &[u8]) -> Result<Metadata, Refusal> {
         }
     })
     .map_err(|_| malformed("it is not one JSON object"))?;
+    // What is checked here and what the application reads could be different ones.
+    let refuse = |name: &str| Err(Refusal::Malformed(format!("the member {name} occurs more than once")));
     if let Some(name) = repeated {
-        // What is checked here and what the application reads could be different ones.
-        return Err(Refusal::Malformed(format!("the member {name} occurs more than once")));
+        return refuse(name);
     }
     if json::depth(body) > MAX_DEPTH {
         return Err(Refusal::Malformed(format!("it is nested more than {MAX_DEPTH} levels deep")));
@@ -167,17 +175,27 @@ fn read(policy: &Policy, body: &[u8]) -> Result<Metadata, Refusal> {
         metadata.extend(value.map(|value| (name.to_owned(), value)));
     }
     let is_text = metadata.iter().any(|(name, value)| name == "msgtype" && value == "text");
-    if let Some(text) = is_text.then(|| text_of(text.flatten(), content.flatten())).flatten() {
-        metadata.push(("text".to_owned(), text.trim().to_owned()));
+    if is_text {
+        let Ok(text) = text_of(text.flatten(), content.flatten()) else { return refuse("text.content") };
+        metadata.extend(text.map(|text| ("text".to_owned(), text.trim().to_owned())));
     }
     Ok(Metadata(metadata))
 }
 
 /// The content of a text message: `text.content`, or `content` where that is the text itself, as one of
-/// DingTalk's samples has it.
-fn text_of(text: Option<&str>, content: Option<&str>) -> Option<String> {
-    let [inner] = json::find(text.unwrap_or("{}"), ["content"]).ok()?;
-    json::string(inner.or(content)?)
+/// DingTalk's samples has it. An error if it occurs more than once.
+fn text_of(text: Option<&str>, content: Option<&str>) -> Result<Option<String>, ()> {
+    let (mut inner, mut repeated) = (None, false);
+    let read = json::members(text.unwrap_or("{}"), &mut |name, value| {
+        if json::resembles(name, "content") {
+            repeated |= inner.replace(json::is(name, "content").then_some(value)).is_some();
+        }
+    });
+    match read {
+        _ if repeated => Err(()),
+        Ok(()) => Ok(inner.flatten().or(content).and_then(json::string)),
+        Err(_) => Ok(None),
+    }
 }
 
 /// A text, or a number as it is written.
@@ -202,7 +220,7 @@ mod tests {
     const HOUR: u64 = 3_600_000;
 
     fn policy() -> Policy {
-        let key = Some(Key::Signature(Secret::new(SECRET)));
+        let key = Some(Key::Signature { secret: Secret::new(SECRET), previous: None });
         Policy { key, max_skew: HOUR, robot_code: None, chatbot_corp_id: None }
     }
 
@@ -335,6 +353,50 @@ mod tests {
     }
 
     #[test]
+    fn what_go_would_read_for_a_known_member_is_a_repetition_of_it() {
+        for (message, name) in [
+            ("{\"msgId\":\"1\",\"m\u{17f}gId\":\"2\"}", "msgId"),
+            (r#"{"msgId":"1","m\u017fgId":"2"}"#, "msgId"),
+            (r#"{"MSGTYPE":"a","m\u017FgType":"b"}"#, "msgtype"),
+            (r#"{"\u017fender\u0053taff\u0049d":"1","senderStaffId":"2"}"#, "senderStaffId"),
+            (r#"{"msgtype":"text","text":{"content":"a","Content":"b"}}"#, "text.content"),
+            (r#"{"msgtype":"text","text":{"CONTENT":"b","content":"a"}}"#, "text.content"),
+            (r#"{"msgtype":"text","text":{"content":"a","cont\u0065nt":"a"}}"#, "text.content"),
+        ] {
+            let expected = Refusal::Malformed(format!("the member {name} occurs more than once"));
+            assert_eq!(body(&policy(), message), Err(expected), "{message}");
+        }
+        // The dotless i is another letter to everybody, and once is not twice.
+        for once in [r#"{"msgId":"1","msg\u0131d":"2"}"#, r#"{"m\u017fgId":"2"}"#] {
+            assert!(body(&policy(), once).is_ok(), "{once}");
+        }
+    }
+
+    #[test]
+    fn after_a_rotation_both_secrets_are_good_for_signatures_and_neither_is_a_token() {
+        let sign = |secret: &str| signature::sign(secret, TIME);
+        let headers = |name: &'static str, value: &str| {
+            with(
+                &Policy {
+                    key: Some(Key::Signature { secret: Secret::new("new"), previous: Some(Secret::new("old")) }),
+                    ..policy()
+                },
+                &[JSON, ("timestamp", "1684493546276"), (name, value)],
+                "{}",
+                TIME,
+            )
+        };
+        assert_eq!((headers("sign", &sign("new")), headers("sign", &sign("old"))), (Ok(vec![]), Ok(vec![])));
+        for other in ["", "older", "newold"] {
+            assert_eq!(headers("sign", &sign(other)), Err(Refusal::BadSignature), "{other:?}");
+        }
+        for token in ["new", "old"] {
+            assert_eq!(headers("token", token), Err(Refusal::Unsigned));
+            assert_eq!(headers("sign", token), Err(Refusal::BadSignature));
+        }
+    }
+
+    #[test]
     fn what_is_handed_on_beside_the_message() {
         let message = r#"{"msgtype":"text","text":{"content":" hello \u4f60 "},"msgId":"msg1==","createAt":1684493546276,
             "conversationType":"2","conversationId":"cid1","conversationTitle":"Ops","senderId":"$:1","senderNick":"张三",
@@ -427,7 +489,10 @@ mod tests {
             let time_text = time.to_string();
             let headers = [JSON, ("timestamp", time_text.as_str()), ("sign", sign.as_str())];
             let policy = |secret: &str| Policy {
-                key: Some(Key::Signature(Secret::new(secret))), max_skew: skew, robot_code: None, chatbot_corp_id: None,
+                key: Some(Key::Signature { secret: Secret::new(secret), previous: None }),
+                max_skew: skew,
+                robot_code: None,
+                chatbot_corp_id: None,
             };
             let accepted = with(&policy(&secret), &headers, "{}", now).is_ok();
             prop_assert_eq!(accepted, now.abs_diff(time) <= skew);

@@ -13,7 +13,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::secret::Secret;
+use crate::secret::{Secret, credential, is_hidden};
 
 /// What may not stand raw in a request line. Everything else, `%` included, stays as the user wrote it.
 const RAW_FORBIDDEN: &AsciiSet =
@@ -126,8 +126,8 @@ impl Endpoint {
         if url.is_empty() {
             return Err("missing webhook url: copy the webhook address of the robot from the group's settings".into());
         }
-        if let Some(at) = url.chars().position(char::is_control) {
-            return Err(format!("character {} is a control character (a line break?); remove it", at + 1));
+        if let Some(at) = url.chars().position(is_hidden) {
+            return Err(format!("character {} is a control character (a line break?) or not seen; remove it", at + 1));
         }
         let (scheme, rest) = match url.split_once("://") {
             Some((scheme, rest)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) => {
@@ -190,28 +190,29 @@ impl Endpoint {
         target
     }
 
-    /// Everything of the URL that must not appear in a text: its target as a whole and the value of each
-    /// parameter, as written and decoded.
+    /// Everything of the URL that must not appear in a text: its target as a whole, the value of each parameter,
+    /// and each part of the path that could be a token. As written: whoever blanks them out knows every spelling.
     pub fn secrets(&self) -> Vec<Secret> {
         /// Shorter values ("1", "zh") are settings rather than secrets, and blanking them out would make
         /// texts unreadable.
         const SHORTEST_SECRET: usize = 6;
         let mut secrets = Vec::new();
-        if let Some(query) = &self.query {
-            secrets.push(query.clone());
-            for parameter in query.split('&') {
-                let (name, value) = parameter.split_once('=').unwrap_or(("", parameter));
-                if value.len() >= SHORTEST_SECRET || matches!(name, "access_token" | "session" | "token") {
-                    secrets.push(percent_decode_str(value).decode_utf8_lossy().into_owned());
-                    secrets.push(value.to_owned());
+        for part in self.path.split('/').chain(self.query.as_deref().unwrap_or_default().split('&')) {
+            let (value, is_secret) = match part.split_once('=') {
+                Some((name, value)) => {
+                    (value, value.len() >= SHORTEST_SECRET || matches!(name, "access_token" | "session" | "token"))
                 }
+                // "sendBySession" is a word; a token has digits, or is longer than words are.
+                None => (part, part.len() >= 32 || part.len() >= 8 && part.bytes().any(|byte| byte.is_ascii_digit())),
+            };
+            if is_secret {
+                secrets.push(Secret::new(value));
             }
         }
         if self.path.len() > SHORTEST_SECRET {
-            secrets.push(self.target(None));
+            secrets.push(Secret::new(self.target(None)));
         }
-        secrets.retain(|secret| !secret.is_empty());
-        secrets.into_iter().map(Secret::new).collect()
+        secrets
     }
 }
 
@@ -281,6 +282,13 @@ fn parse_authority(scheme: Scheme, authority: &str) -> Result<Origin, String> {
 fn parse_host(host: &str) -> Result<String, String> {
     if host.is_empty() {
         return Err("the host is empty; a robot's url looks like https://oapi.dingtalk.com/robot/send?…".into());
+    }
+    // Not repeated: whoever takes it for a host shows it, and asks name servers about it.
+    let what = if host.contains('=') { Some("a parameter") } else { credential(host.trim_end_matches('.')) };
+    if let Some(what) = what {
+        return Err(format!(
+            "this is {what}; url is the whole webhook address: https://oapi.dingtalk.com/robot/send?…"
+        ));
     }
     if let Some(inner) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         inner.parse::<Ipv6Addr>().map_err(|_| "the host in brackets is not an IPv6 address")?;
@@ -373,6 +381,9 @@ mod tests {
             ("https://user:pass@h/p", "user name or password"),
             ("https://good@evil/p", "user name or password"),
             ("https://h/p\n", "character 12 is a control character"),
+            ("\u{feff}https://h/p", "character 1 is a control character"),
+            ("https://h/p\u{200b}", "or not seen; remove it"),
+            ("access_token=T0KEN", "this is a parameter; url is the whole webhook address"),
             ("https://h/\u{85}", "control character"),
             ("https://h:0/", "between 1 and 65535"),
             ("https://h:65536/", "between 1 and 65535"),
@@ -413,6 +424,46 @@ mod tests {
         ] {
             assert_eq!(Endpoint::parse(url).unwrap().origin().is_loopback(), loopback, "{url}");
         }
+    }
+
+    #[test]
+    fn a_token_is_not_taken_for_a_host_nor_repeated() {
+        let digits = "0123456789abcdef".repeat(4);
+        for (url, what) in [
+            (digits.clone(), "an access token"),
+            (digits.to_uppercase(), "an access token"),
+            (format!(" {digits} "), "an access token"),
+            (format!("{}/", &digits[..41]), "an access token"),
+            (format!("https://{digits}"), "an access token"),
+            (format!("{digits}."), "an access token"),
+            (format!("{digits}?timestamp=1"), "an access token"),
+            (format!("{digits}:443"), "an access token"),
+            (format!("access_token={digits}"), "a parameter"),
+            (format!("SEC{digits}"), "a signing secret"),
+            (format!("SEC{}", &digits[..17]), "a signing secret"),
+        ] {
+            let error = Endpoint::parse(&url).expect_err(&url);
+            assert!(error.starts_with(&format!("this is {what}; url is the whole webhook address")), "{url}: {error}");
+            assert!(!error.to_lowercase().contains("0123456789"), "{error}");
+        }
+        for url in ["gateway/robot/send?access_token=x", "localhost", "my-gateway-4711:80", &format!("h/{digits}")] {
+            assert!(Endpoint::parse(url).is_ok(), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_a_token_is_secret_wherever_it_stands() {
+        let secrets = |url: &str| -> Vec<String> {
+            Endpoint::parse(url).unwrap().secrets().iter().map(|secret| secret.expose().to_owned()).collect()
+        };
+        assert_eq!(secrets("h/hook/t0kenT0ken/send"), ["t0kenT0ken", "/hook/t0kenT0ken/send"]);
+        let long = "a".repeat(32);
+        assert_eq!(secrets(&format!("h/{long}")), [long.clone(), format!("/{long}")]);
+        assert_eq!(
+            secrets("h/robot/sendBySession?session=x&a=b&lang=chinese"),
+            ["x", "chinese", "/robot/sendBySession?session=x&a=b&lang=chinese"]
+        );
+        assert_eq!(secrets("h?b"), [""; 0]);
     }
 
     #[test]

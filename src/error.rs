@@ -45,7 +45,7 @@ pub enum Error {
     HandlerFailed(String),
     /// "reply" without a `sessionWebhook` that may be posted to.
     InvalidSessionWebhook(String),
-    /// "reply" after the end of the session.
+    /// "reply" after the end of the session, by the message's own word or by DingTalk's.
     ExpiredSessionWebhook,
 }
 
@@ -98,10 +98,20 @@ impl Refusal {
 /// Whether a message may have arrived although the call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Sending again is safe.
+    /// It has not: sent again, it arrives once.
     NotSent,
-    /// DingTalk may have posted the message.
+    /// DingTalk may have posted the message, or the handler taken it.
     Unknown,
+}
+
+impl Outcome {
+    /// The name in WIT, metadata and documentation.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotSent => "not-sent",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// An answer that is no DingTalk result.
@@ -235,20 +245,24 @@ impl Error {
         }
     }
 
-    /// What a program needs to decide what to do, as metadata: `error` always, the rest where it applies
-    /// (`property`, `outcome`, `statusCode`, `errcode`, `errmsg`, `class`, `check`, `retryAfter` in
+    /// What became of the message.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unreachable { outcome, .. } => *outcome,
+            Self::UnexpectedAnswer(answer) => answer.outcome(),
+            // It may have failed after it had taken the message.
+            Self::HandlerFailed(_) => Outcome::Unknown,
+            _ => Outcome::NotSent,
+        }
+    }
+
+    /// What a program needs to decide what to do, as metadata: `error` and `outcome` always, the rest where it
+    /// applies (`property`, `statusCode`, `errcode`, `errmsg`, `class`, `check`, `retryAfter` in
     /// milliseconds).
     pub fn metadata(&self) -> Vec<(String, String)> {
-        let mut metadata = vec![("error", self.name().to_owned())];
+        let mut metadata = vec![("error", self.name().to_owned()), ("outcome", self.outcome().name().to_owned())];
         match self {
             Self::Configuration { property, .. } => metadata.push(("property", property.clone())),
-            Self::Unreachable { outcome, .. } => {
-                let outcome = match outcome {
-                    Outcome::NotSent => "not-sent",
-                    Outcome::Unknown => "unknown",
-                };
-                metadata.push(("outcome", outcome.into()));
-            }
             Self::UnexpectedAnswer(AnswerError::Status(status)) => metadata.push(("statusCode", status.to_string())),
             Self::UnexpectedAnswer(AnswerError::Throttled(wait)) => {
                 metadata.push(("statusCode", "200".into()));
@@ -265,6 +279,7 @@ impl Error {
             }
             Self::NotInitialized
             | Self::UnsupportedOperation(_)
+            | Self::Unreachable { .. }
             | Self::InvalidMessage(_)
             | Self::NotReading(_)
             | Self::CallbackRefused(_)
@@ -291,9 +306,15 @@ impl fmt::Display for Error {
             Self::InvalidMessage(reason) => write!(f, "invalid message: {reason}. Nothing was sent"),
             Self::Unreachable { reason, outcome: Outcome::NotSent } => write!(f, "{reason}. Nothing was sent"),
             Self::Unreachable { reason, outcome: Outcome::Unknown } => {
-                write!(f, "{reason}. The message may have been posted; send it again only with the same msgUuid")
+                write!(f, "{reason}. The message may have been posted")
             }
-            Self::UnexpectedAnswer(answer) => answer.fmt(f),
+            Self::UnexpectedAnswer(answer) => {
+                write!(f, "{answer}")?;
+                match answer.outcome() {
+                    Outcome::NotSent => Ok(()),
+                    Outcome::Unknown => f.write_str(". The message may have been posted"),
+                }
+            }
             Self::Rejected(rejection) => rejection.fmt(f),
             Self::NotReading(id) => {
                 write!(f, "invalid component metadata.id {id}: nothing reads from the binding with this id")
@@ -301,10 +322,9 @@ impl fmt::Display for Error {
             Self::CallbackRefused(refusal) => write!(f, "callback refused: {refusal}"),
             Self::HandlerFailed(reason) => write!(f, "the message was not taken: {reason}"),
             Self::InvalidSessionWebhook(reason) => write!(f, "metadata sessionWebhook: {reason}. Nothing was sent"),
-            Self::ExpiredSessionWebhook => f.write_str(
-                "the session of this message has expired (sessionWebhookExpiredTime); send with \"create\" instead. \
-                 Nothing was sent",
-            ),
+            Self::ExpiredSessionWebhook => {
+                f.write_str("the session of this message has expired; send with \"create\" instead. Nothing was posted")
+            }
         }
     }
 }
@@ -322,7 +342,7 @@ impl fmt::Display for Refusal {
                 "its timestamp is too far from this machine's time; check the clock (property \"callbackMaxSkew\")"
             }
             Self::BadSignature => "its signature is wrong; compare the property \"appSecret\" with the app's settings",
-            Self::Reused => "its signature has come with another message before",
+            Self::Reused => "its signature or its msgId has come with another message before",
             Self::WrongRobot => {
                 "it is for another robot or organisation (properties \"robotCode\" and \"chatbotCorpId\")"
             }
@@ -335,6 +355,19 @@ impl fmt::Display for Refusal {
 
 impl core::error::Error for Error {}
 
+impl AnswerError {
+    /// Whether DingTalk can have posted the message before something answered like this.
+    fn outcome(&self) -> Outcome {
+        match self {
+            // Seen in another place (303), or given up while something was under way (408).
+            Self::Status(303 | 408) => Outcome::Unknown,
+            // By HTTP's rules the request was not carried out.
+            Self::Status(300..500) | Self::Throttled(_) => Outcome::NotSent,
+            _ => Outcome::Unknown,
+        }
+    }
+}
+
 impl fmt::Display for AnswerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -346,7 +379,7 @@ impl fmt::Display for AnswerError {
             Self::Html => f.write_str(
                 "the answer is an HTML page, not a result: a proxy or gateway answered, or DingTalk throttles this address",
             ),
-            Self::Truncated => f.write_str("the answer ended before it was complete; the message may have been posted"),
+            Self::Truncated => f.write_str("the answer ended before it was complete"),
             Self::Oversized(cap) => write!(f, "the answer is longer than {cap} bytes, which no result is"),
             Self::Malformed(what) => write!(f, "the answer is not a result: {what}"),
             Self::MissingErrcode => {
@@ -369,5 +402,98 @@ impl fmt::Display for Rejection {
             write!(f, ", send again after {} s", wait.as_secs())?;
         }
         f.write_str(")")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of every kind one, with each outcome that it can have.
+    fn all() -> Vec<Error> {
+        let answers = [
+            AnswerError::Status(404),
+            AnswerError::Status(500),
+            AnswerError::Html,
+            AnswerError::Truncated,
+            AnswerError::Oversized(1),
+            AnswerError::Malformed("x".into()),
+            AnswerError::MissingErrcode,
+            AnswerError::Throttled(Duration::from_secs(1)),
+        ];
+        let rejection = Rejection {
+            errcode: 1,
+            errmsg: "x".into(),
+            class: RejectionClass::Unknown,
+            check: None,
+            retry_after: None,
+        };
+        let mut all = vec![
+            Error::NotInitialized,
+            Error::configuration("url", "x"),
+            Error::UnsupportedOperation(vec![]),
+            Error::InvalidMessage("x".into()),
+            Error::Unreachable { reason: "x".into(), outcome: Outcome::NotSent },
+            Error::Unreachable { reason: "x".into(), outcome: Outcome::Unknown },
+            Error::Rejected(rejection),
+            Error::NotReading("x".into()),
+            Error::CallbackRefused(Refusal::Unsigned),
+            Error::HandlerFailed("x".into()),
+            Error::InvalidSessionWebhook("x".into()),
+            Error::ExpiredSessionWebhook,
+        ];
+        all.extend(answers.map(Error::UnexpectedAnswer));
+        all
+    }
+
+    /// Name, and whether it was posted, of the documented errors.
+    fn documented() -> Vec<(String, String)> {
+        let lines = include_str!("../docs/errors.md").lines();
+        let table =
+            lines.skip_while(|line| !line.starts_with("| `error` |")).skip(2).take_while(|line| !line.is_empty());
+        let cells = table.map(|line| line.split('|').map(str::trim).collect::<Vec<_>>());
+        cells.map(|cells| (cells[1].split('`').nth(1).unwrap().to_owned(), cells[4].to_owned())).collect()
+    }
+
+    #[test]
+    fn every_error_says_what_became_of_the_message_and_so_does_its_documentation() {
+        let documented = documented();
+        for error in all() {
+            let metadata = error.metadata();
+            let outcome = metadata.iter().find(|(name, _)| name == "outcome").map(|(_, value)| value.as_str());
+            let posted = match outcome.unwrap() {
+                "not-sent" => "no",
+                "unknown" => "perhaps",
+                other => panic!("{other}"),
+            };
+            let name = error.name().split("callback-refused.").next().unwrap();
+            let name = if name.is_empty() { "callback-refused.…" } else { name };
+            assert!(documented.contains(&(name.to_owned(), posted.to_owned())), "{name}, {posted}: {documented:?}");
+            let says_perhaps = error.to_string().ends_with(". The message may have been posted");
+            assert_eq!(says_perhaps, error.outcome() == Outcome::Unknown && name != "handler-failed", "{error}");
+        }
+        // And nothing else is documented, except what only the host says.
+        for (name, _) in documented {
+            let host = ["missing-operation", "not-found", "overloaded", "stopped", "callback-refused.…"];
+            assert!(all().iter().any(|error| error.name() == name) || host.contains(&name.as_str()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_status_says_whether_the_request_was_carried_out() {
+        for (status, outcome) in [
+            (204, Outcome::Unknown),
+            (302, Outcome::NotSent),
+            (303, Outcome::Unknown),
+            (307, Outcome::NotSent),
+            (400, Outcome::NotSent),
+            (408, Outcome::Unknown),
+            (429, Outcome::NotSent),
+            (499, Outcome::NotSent),
+            (500, Outcome::Unknown),
+            (503, Outcome::Unknown),
+        ] {
+            assert_eq!(Error::UnexpectedAnswer(AnswerError::Status(status)).outcome(), outcome, "{status}");
+        }
     }
 }

@@ -81,9 +81,10 @@ impl invoke::Guest for Component {
     fn invoke(request: wit::InvokeRequest) -> Result<wit::InvokeResponse, wit::Error> {
         with(|Binding { settings, reading }| {
             let wit::InvokeRequest { operation, data, metadata } = request;
-            match operation::prepare(settings, &operation, &data, pairs(&metadata), transport::now())? {
+            let start = transport::now();
+            match operation::prepare(settings, &operation, &data, pairs(&metadata), start)? {
                 Some(post) => {
-                    let answer = transport::post(&post)?;
+                    let answer = transport::post(&post, start)?;
                     let metadata = operation::conclude(settings, &post, &answer)?;
                     Ok(wit::InvokeResponse { data: None, metadata })
                 }

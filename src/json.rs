@@ -10,6 +10,8 @@ use core::fmt;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::secret;
+
 /// Calls `each` with name and value of an object's members as they are written, in order, repeated names
 /// included. Keeps and copies none of them: an object of 4 MiB can have 800,000, and a list of those would not
 /// fit into an instance's memory. For what a name means, see [`is`].
@@ -52,8 +54,19 @@ pub fn is(name: &str, this: &str) -> bool {
 
 /// Whether a name, given as written, could be read as this one: some parsers (Go's) do not regard the case.
 pub fn resembles(name: &str, this: &str) -> bool {
-    bare(name).is_some_and(|name| name.eq_ignore_ascii_case(this))
-        || (name.contains('\\') && string(name).is_some_and(|name| name.eq_ignore_ascii_case(this)))
+    bare(name).is_some_and(|name| folds_to(name, this))
+        || (name.contains('\\') && string(name).is_some_and(|name| folds_to(&name, this)))
+}
+
+/// Whether Go's encoding/json takes `name` for the field `this`, which is ASCII. It compares by Unicode's simple
+/// folding, in which two letters have a third form outside ASCII: s the long s, and k the sign for kelvin.
+pub fn folds_to(name: &str, this: &str) -> bool {
+    let fold = |c| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        c => c.to_ascii_lowercase(),
+    };
+    name.chars().map(fold).eq(this.chars().map(fold))
 }
 
 fn bare(name: &str) -> Option<&str> {
@@ -136,11 +149,12 @@ pub fn depth(json: &str) -> usize {
     deepest
 }
 
-/// A short value from outside, in quotes, fit for an error: as a JSON string, in which nothing can begin a line or
-/// end the quotes. (`{:?}` would bring 6 KiB of Unicode tables.)
+/// A value from outside, in quotes, fit for an error: redacted as every other text, a token in the wrong place
+/// included, and as a JSON string, in which nothing can end the quotes. (`{:?}` would bring 6 KiB of Unicode tables.)
 pub fn quoted(value: &str) -> String {
+    let value = secret::redact(value, secret::credential(value).map(|_| value));
     // Writing a text into memory cannot fail.
-    serde_json::to_string(value).unwrap_or_default()
+    serde_json::to_string(&value).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -204,6 +218,56 @@ mod tests {
         fn json_stays_json_and_every_text_of_it_can_be_read(json in r#"\{"(\\u[dD][0-9a-fA-F]{3}|\\\\|\\"|[a-z])*":"(\\u[dD][0-9a-fA-F]{3}|\\\\|[du8])*"\}"#) {
             prop_assume!(serde_json::from_str::<&RawValue>(&json).is_ok());
             prop_assert!(serde_json::from_str::<serde_json::Value>(&mended_text(&json)).is_ok());
+        }
+    }
+
+    #[test]
+    fn names_fold_as_in_go() {
+        for (name, this) in [
+            ("msgId", "msgId"),
+            ("MSGID", "msgId"),
+            ("m\u{17f}gId", "msgId"),
+            ("M\u{17f}GiD", "msgId"),
+            ("\u{212a}ind", "kind"),
+            ("to\u{212a}en", "token"),
+            ("", ""),
+        ] {
+            assert!(folds_to(name, this), "{name:?} {this:?}");
+        }
+        for (name, this) in [
+            // Dotted and dotless i are letters of their own, and what folds into two letters is no simple folding.
+            ("msg\u{131}d", "msgId"),
+            ("msg\u{130}d", "msgId"),
+            ("\u{df}", "ss"),
+            ("\u{fb01}le", "file"),
+            ("\u{ff4d}sgId", "msgId"),
+            ("ms\u{301}gId", "msgId"),
+            ("msgId\u{0}", "msgId"),
+            (" msgId", "msgId"),
+            ("msgI", "msgId"),
+            ("msgIdd", "msgId"),
+        ] {
+            assert!(!folds_to(name, this), "{name:?} {this:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_resembles_another_however_it_is_escaped() {
+        for name in [r#""msgId""#, r#""MSGID""#, r#""m\u017fgId""#, r#""\u006D\u017FGID""#, "\"m\u{17f}gId\""] {
+            assert!(resembles(name, "msgId"), "{name}");
+        }
+        // What is no text is nobody's name: Go reads U+FFFD for half a pair.
+        for name in [r#""msgId\ud800""#, r#""\udfffmsgId""#, r#""msg\u0131d""#, r#""msg\\u0049d""#, r#""""#] {
+            assert!(!resembles(name, "msgId"), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn folding_is_case_and_two_more_letters(name in "[a-zA-Z\u{17f}\u{212a}\u{131}]{0,8}", this in "[a-zA-Z]{0,8}") {
+            let plain = name.replace('\u{17f}', "s").replace('\u{212a}', "K");
+            prop_assert_eq!(folds_to(&name, &this), plain.eq_ignore_ascii_case(&this));
+            prop_assert!(folds_to(&name, &plain));
         }
     }
 }

@@ -10,7 +10,8 @@ use core::time::Duration;
 
 use crate::answer::{self, Accepted, Answer};
 use crate::endpoint::{Endpoint, SentSignature};
-use crate::error::Error;
+use crate::error::{Error, Rejection};
+use crate::json;
 use crate::message::{self, Options};
 use crate::secret;
 use crate::session::Session;
@@ -32,6 +33,8 @@ pub struct Post<'a> {
     /// Time to connect.
     pub connect_timeout: Duration,
     signature: Option<SentSignature>,
+    /// Whether it goes to the session of a message.
+    is_reply: bool,
 }
 
 impl fmt::Debug for Post<'_> {
@@ -69,7 +72,21 @@ pub fn prepare<'s, 'a>(
         timeout: settings.timeout,
         connect_timeout: settings.connect_timeout,
         signature,
+        is_reply: operation == "reply",
     }))
+}
+
+/// Whether a call has a `msgUuid`, in its metadata or its message: then DingTalk shows the message once, however
+/// often it is sent.
+pub fn has_uuid<'a>(data: &[u8], metadata: impl IntoIterator<Item = (&'a str, &'a str)>) -> bool {
+    const NAME: &str = "msgUuid";
+    metadata.into_iter().any(|(name, value)| name.eq_ignore_ascii_case(NAME) && !value.trim().is_empty())
+        || core::str::from_utf8(data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data))
+            // Most messages have none, and need not be parsed for that.
+            .is_ok_and(|text| {
+                text.contains(NAME)
+                    && matches!(json::find(text, [NAME]), Ok([Some(uuid)]) if uuid.len() > 2 && uuid != "null")
+            })
 }
 
 /// What the answer to `post` means: response metadata, or the error.
@@ -84,7 +101,11 @@ pub fn conclude(settings: &Settings, post: &Post<'_>, answer: &Answer) -> Result
         let signature = post.signature.iter().flat_map(SentSignature::secrets);
         secret::redact(text, url.iter().chain(secret).map(|s| s.expose()).chain(signature))
     };
-    let Accepted { errmsg } = answer::classify(answer, redact)?;
+    let Accepted { errmsg } = answer::classify(answer, redact).map_err(|error| match error {
+        // To "create" the same code means a token that does not exist.
+        Error::Rejected(Rejection { errcode: 300_001, .. }) if post.is_reply => Error::ExpiredSessionWebhook,
+        error => error,
+    })?;
     let metadata = [("statusCode", "200"), ("errcode", "0"), ("errmsg", &errmsg)];
     Ok(metadata.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec())
 }
@@ -92,6 +113,7 @@ pub fn conclude(settings: &Settings, post: &Post<'_>, answer: &Answer) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::RejectionClass;
 
     const NOW: u64 = 1_700_000_000_000;
     const OK: &str = r#"{"errcode":0,"errmsg":"ok"}"#;
@@ -128,11 +150,43 @@ mod tests {
         assert_eq!(post.target, "/robot/sendBySession?session=S3SS10N");
         assert_eq!(post.endpoint.authority(), "oapi.dingtalk.com");
         assert_eq!(post.body, br#"{"msgUuid":"u"}"#);
-        let echo = serde_json::json!({"errcode": 300_001, "errmsg": format!("{webhook} secret")}).to_string();
+        let echo = serde_json::json!({"errcode": 400_102, "errmsg": format!("{webhook} secret")}).to_string();
         let text = conclude(&settings, &post, &answer(&echo)).unwrap_err().to_string();
         assert!(!text.contains("S3SS10N") && !text.contains("secret"), "{text}");
         let error = prepare(&settings, "reply", b"{}", [].into_iter(), NOW).unwrap_err();
         assert!(matches!(error, Error::InvalidSessionWebhook(_)), "{error}");
+    }
+
+    #[test]
+    fn an_ended_session_is_told_apart_from_a_token_that_does_not_exist() {
+        let settings = settings("");
+        let gone = answer(r#"{"errcode":300001,"errmsg":"session 不存在"}"#);
+        let reply = post(&settings, "reply", &[("sessionWebhook", "https://oapi.dingtalk.com/x?session=S3SS10N")]);
+        let error = conclude(&settings, &reply, &gone).unwrap_err();
+        assert_eq!(error, Error::ExpiredSessionWebhook);
+        let error = conclude(&settings, &post(&settings, "create", &[]), &gone).unwrap_err();
+        assert!(matches!(error, Error::Rejected(Rejection { class: RejectionClass::Configuration, .. })), "{error:?}");
+        let stopped = answer(r#"{"errcode":400102,"errmsg":"session 不存在"}"#);
+        assert!(matches!(conclude(&settings, &reply, &stopped), Err(Error::Rejected(_))));
+    }
+
+    #[test]
+    fn a_uuid_is_found_in_metadata_and_message() {
+        const NONE: [(&str, &str); 0] = [];
+        for (data, metadata, has) in [
+            ("{}", ("MSGUUID", "u"), true),
+            ("text", ("msgUuid", "u"), true),
+            ("{}", ("msgUuid", " "), false),
+            (r#"{"msgUuid":"u"}"#, ("other", "u"), true),
+            ("\u{feff}{\"msgUuid\":\"u\"}", ("other", "u"), true),
+            (r#"{"msgUuid":""}"#, ("other", "u"), false),
+            (r#"{"msgUuid":null}"#, ("other", "u"), false),
+            (r#"{"text":{"msgUuid":"u"}}"#, ("other", "u"), false),
+            ("set \"msgUuid\" for that", ("other", "u"), false),
+        ] {
+            assert_eq!(has_uuid(data.as_bytes(), [metadata]), has, "{data} {metadata:?}");
+        }
+        assert!(!has_uuid(b"\xffmsgUuid", NONE));
     }
 
     #[test]

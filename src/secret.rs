@@ -35,31 +35,103 @@ const BLANK: &str = "[redacted]";
 /// 200 characters.
 const MAX_FOREIGN_CHARS: usize = 512;
 
+/// The shortest value that is blanked out. A shorter one protects nothing, and blanking out every "b" for `?a=b`
+/// leaves no text.
+const SHORTEST: usize = 4;
+
 /// Makes a text that came from outside fit for an error: a proxy or a test server may echo the URL with the
-/// token and signature, so every one of `secrets` is blanked out; control characters, which could forge log
-/// lines, become spaces; and what is very long is cut.
+/// token and signature, so every one of `secrets` is blanked out, however it is escaped; characters that nobody
+/// sees become spaces; and what is very long is cut.
 pub fn redact<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
-    let secrets: Vec<&str> = secrets.into_iter().filter(|secret| !secret.is_empty()).collect();
+    blank(text, &secrets.into_iter().collect::<Vec<_>>())
+}
+
+/// Apart from [`redact`], so that it exists once for all kinds of lists.
+fn blank(text: &str, secrets: &[&str]) -> String {
     let mut clean = String::with_capacity(text.len().min(MAX_FOREIGN_CHARS));
-    let mut rest = text;
-    let mut chars = 0;
-    while let Some(c) = rest.chars().next() {
-        if chars >= MAX_FOREIGN_CHARS {
+    let mut blank_until = 0;
+    for (count, (at, c)) in text.char_indices().enumerate() {
+        if count >= MAX_FOREIGN_CHARS {
             clean.push('…');
             break;
         }
-        // The longest: a value that begins another one must not leave the other one's rest standing.
-        if let Some(after) = secrets.iter().filter_map(|s| rest.strip_prefix(s)).min_by_key(|after| after.len()) {
+        let rest = text.as_bytes().get(at..).unwrap_or_default();
+        let is_inside = at < blank_until;
+        // Inside a blank too: of two values that overlap, the end of the second must not remain.
+        for secret in secrets {
+            if secret.len() >= SHORTEST
+                && let Some(after) = strip(rest, secret.as_bytes())
+            {
+                blank_until = blank_until.max(text.len().saturating_sub(after.len()));
+            }
+        }
+        if at >= blank_until {
+            clean.push(if is_hidden(c) { ' ' } else { c });
+        } else if !is_inside {
             clean.push_str(BLANK);
-            chars += BLANK.len();
-            rest = after;
-        } else {
-            clean.push(if c.is_control() { ' ' } else { c });
-            chars += 1;
-            rest = rest.get(c.len_utf8()..).unwrap_or_default();
         }
     }
     clean
+}
+
+/// What follows `secret` at the beginning of `text`, where both may be escaped, and differently.
+fn strip<'t>(text: &'t [u8], secret: &[u8]) -> Option<&'t [u8]> {
+    let (mut left, mut expected) = (text, secret);
+    while let Some((byte, rest)) = unescaped(expected) {
+        match unescaped(left) {
+            Some((found, after)) if found == byte => (left, expected) = (after, rest),
+            // What ends in the middle of an escape reads differently before other text.
+            _ => return text.strip_prefix(secret),
+        }
+    }
+    Some(left)
+}
+
+/// The first byte that a text means, and what follows: escaped as in a URL, any number of times, or in JSON.
+fn unescaped(text: &[u8]) -> Option<(u8, &[u8])> {
+    let (mut byte, mut rest) = match text {
+        [b'\\', b'u', b'0', b'0', high, low, rest @ ..] => (hex(*high, *low)?, rest),
+        [b'\\', byte, rest @ ..] => (*byte, rest),
+        [byte, rest @ ..] => (*byte, rest),
+        [] => return None,
+    };
+    while let (b'%', [high, low, after @ ..]) = (byte, rest)
+        && let Some(decoded) = hex(*high, *low)
+    {
+        (byte, rest) = (decoded, after);
+    }
+    Some((byte, rest))
+}
+
+fn hex(high: u8, low: u8) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
+}
+
+/// Whether a character is not seen, or makes the text around it be seen as another one: control characters, which
+/// could forge log lines, separators of lines, marks of direction, and what has no width.
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// What a word is if it looks like something secret of DingTalk's: an access token has 64 hexadecimal digits, a
+/// signing secret the same after "SEC". The host of a URL or the name of a binding is shorter, or has no digits to
+/// speak of, or is not in one piece.
+pub fn credential(word: &str) -> Option<&'static str> {
+    let digits = word.bytes().filter(u8::is_ascii_digit).count();
+    if digits < 4 || !word.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        None
+    } else if word.starts_with("SEC") && word.len() >= 20 {
+        Some("a signing secret")
+    } else if word.len() > 40 {
+        // An id of 32 digits is a UUID, one of 40 a SHA-1.
+        Some("an access token")
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -76,8 +148,68 @@ mod tests {
     fn blanks_every_occurrence_and_forged_lines() {
         let text = "no https://h/?access_token=T0KEN\nlevel=error T0KEN";
         assert_eq!(redact(text, ["T0KEN"]), "no https://h/?access_token=[redacted] level=error [redacted]");
-        assert_eq!(redact("abcdef", ["abc", "abcdef"]), "[redacted]");
-        assert_eq!(redact("abc", [""]), "abc");
+        assert_eq!(redact("abcdefgh", ["abcd", "abcdefgh"]), "[redacted]");
+    }
+
+    #[test]
+    fn of_values_that_overlap_nothing_remains() {
+        assert_eq!(redact("1abcdefgh2", ["abcdef", "efgh"]), "1[redacted]2");
+        assert_eq!(redact("1abcdefgh2", ["efgh", "abcdef", "bcde"]), "1[redacted]2");
+    }
+
+    #[test]
+    fn a_letter_is_no_secret() {
+        assert_eq!(redact("bad b", ["", "b", "bad"]), "bad b");
+    }
+
+    #[test]
+    fn a_value_is_known_however_it_is_escaped() {
+        let plain = "t0k/en+=\"";
+        for secret in [plain, "t0k%2Fen%2b%3D%22", "t0k%252Fen%252B%253D%2522", r#"t0k\/en+=\""#] {
+            for text in [
+                plain,
+                "%740k%2fen%2B%3d%22",
+                "t0k%25252Fen%2B=%22",
+                r#"t0k\/en+=\""#,
+                r"\u0074\u0030k\u002fen\u002B\u003d\u0022",
+                r"t0k\u00252Fen+%3D\u002522",
+            ] {
+                assert_eq!(redact(&format!("<{text}>"), [secret]), "<[redacted]>", "{secret} in {text}");
+            }
+        }
+        // What ends like the beginning of an escape is found before what would complete it.
+        for secret in [r"t0k\", "t0k%", "t0k%2", r"t0k\u00"] {
+            assert_eq!(redact(&format!("{secret}41n"), [secret]), "[redacted]41n", "{secret}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_seen_becomes_a_space() {
+        for c in
+            ['\0', '\n', '\u{7f}', '\u{85}', '\u{200b}', '\u{2028}', '\u{202e}', '\u{2066}', '\u{feff}', '\u{e0041}']
+        {
+            assert_eq!(redact(&format!("a{c}b"), []), "a b", "{c:?}");
+        }
+        assert_eq!(redact("é 长 \u{1f600}", []), "é 长 \u{1f600}");
+    }
+
+    #[test]
+    fn tokens_are_known_by_their_shape() {
+        let digits = "0123456789abcdef".repeat(4);
+        assert_eq!(credential(&digits), Some("an access token"));
+        assert_eq!(credential(&format!("SEC{digits}")), Some("a signing secret"));
+        for word in [
+            "localhost",
+            "SEC1",
+            "SECURITYGATEWAYSERVICE",
+            "mydingtalkgatewayserviceforproduction",
+            "my-dingtalk-gateway-service-1234-of-production",
+            "0123456789abcdef0123456789abcdef",
+            "0123456789abcdef0123456789abcdef01234567",
+            "",
+        ] {
+            assert_eq!(credential(word), None, "{word}");
+        }
     }
 
     #[test]
@@ -88,9 +220,16 @@ mod tests {
     proptest! {
         // Capitals only, so that the blank itself ("[redacted]") cannot contain a secret.
         #[test]
-        fn no_secret_survives(text in "[A-D]{0,60}", secret in "[A-D]{1,4}", other in "[A-D]{1,4}") {
+        fn no_secret_survives(text in "[A-D]{0,60}", secret in "[A-D]{4,6}", other in "[A-D]{4,6}") {
             let clean = redact(&text, [secret.as_str(), other.as_str()]);
             prop_assert!(!clean.contains(&secret) && !clean.contains(&other), "{clean}");
+        }
+
+        #[test]
+        fn a_secret_made_of_escapes_is_found(text in "[a%2\\\\u0]{0,40}", secret in "[a%2\\\\u0]{4,8}", before in ".{0,5}") {
+            let _ = redact(&text, [secret.as_str()]);
+            let clean = redact(&format!("{before}{secret}{text}"), [secret.as_str()]);
+            prop_assert!(!clean.contains(&secret), "{clean}");
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::duration;
 use crate::endpoint::{Endpoint, Origin};
 use crate::error::Error;
 use crate::json::quoted;
-use crate::secret::Secret;
+use crate::secret::{Secret, credential, is_hidden};
 use crate::session;
 
 /// Time for one call in all, as Dapr's binding has it.
@@ -46,13 +46,14 @@ pub struct Settings {
 }
 
 /// The properties in their documented spelling.
-const PROPERTIES: [&str; 11] = [
+const PROPERTIES: [&str; 12] = [
     "id",
     "url",
     "secret",
     "timeout",
     "connectTimeout",
     "appSecret",
+    "previousAppSecret",
     "outgoingToken",
     "callbackMaxSkew",
     "robotCode",
@@ -73,8 +74,16 @@ impl Settings {
                 }
             }
         }
-        let [id, url, secret, timeout, connect_timeout, app_secret, token, skew, robot_code, corp_id, hosts] = values;
+        let [id, url, secret, timeout, connect_timeout, app_secret, previous, token, skew, robot_code, corp_id, hosts] =
+            values;
         let id = match id {
+            // Answers and log lines show it.
+            Some(id) if credential(id.trim()).is_some() => {
+                return Err(Error::configuration(
+                    "id",
+                    "looks like a token or a secret, and an id is shown; choose a name",
+                ));
+            }
             Some(id) if !id.trim().is_empty() => id.to_owned(),
             _ => return Err(Error::configuration("id", "missing webhook id: give the binding an id of your choice")),
         };
@@ -82,13 +91,18 @@ impl Settings {
             Endpoint::parse(url.unwrap_or_default()).map_err(|reason| Error::configuration("url", reason))?;
         let secret = parse_secret("secret", secret)?;
         let app_secret = parse_secret("appSecret", app_secret)?;
+        let previous = parse_secret("previousAppSecret", previous)?;
         let token = parse_secret("outgoingToken", token)?;
         let key = match app_secret.or_else(|| secret.clone()) {
-            Some(secret) => Some(Key::Signature(secret)),
+            Some(secret) => Some(Key::Signature { secret, previous }),
+            None if previous.is_some() => {
+                let reason = "stands beside the new secret; give that as appSecret, or remove the property";
+                return Err(Error::configuration("previousAppSecret", reason));
+            }
             None => token.map(Key::Token),
         };
         let max_skew = parse_duration("callbackMaxSkew", skew, DEFAULT_MAX_SKEW, MAX_MAX_SKEW, "24h")?;
-        let own = |value: Option<&str>| value.filter(|value| !value.is_empty()).map(str::to_owned);
+        let own = |property, value| Ok(exact(property, value)?.map(str::to_owned));
         Ok(Self {
             id,
             endpoint,
@@ -96,8 +110,8 @@ impl Settings {
             callbacks: Policy {
                 key,
                 max_skew: u64::try_from(max_skew.as_millis()).unwrap_or(u64::MAX),
-                robot_code: own(robot_code),
-                chatbot_corp_id: own(corp_id),
+                robot_code: own("robotCode", robot_code)?,
+                chatbot_corp_id: own("chatbotCorpId", corp_id)?,
             },
             session_webhooks: session::parse_hosts(hosts.unwrap_or_default())
                 .map_err(|reason| Error::configuration("sessionWebhookHosts", reason))?,
@@ -121,16 +135,35 @@ impl Settings {
 }
 
 fn parse_secret(property: &str, value: Option<&str>) -> Result<Option<Secret>, Error> {
-    match value {
-        None | Some("") => Ok(None),
-        // Sending unsigned, or signed with a space, would be refused far from the mistake's place.
-        Some(secret) if secret.trim().is_empty() => {
-            let reason =
-                "consists of white space only; set its value (a robot's secret is SEC…), or remove the property";
-            Err(Error::configuration(property, reason))
-        }
-        Some(secret) => Ok(Some(Secret::new(secret))),
-    }
+    Ok(exact(property, value)?.map(Secret::new))
+}
+
+/// A value that counts to the letter, if there is one. What a file, a shell or a copy added to it would sign or
+/// compare wrongly for ever, far from the mistake's place. The error says what that is, and never the value.
+fn exact<'a>(property: &str, value: Option<&'a str>) -> Result<Option<&'a str>, Error> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
+    let foreign = |c: char| c.is_whitespace() || is_hidden(c);
+    let is_quoted = |quote: char| value.len() > 1 && value.starts_with(quote) && value.ends_with(quote);
+    let reason = if let Some((at, c)) = value.char_indices().rev().find(|(_, c)| foreign(*c)) {
+        let what = match c {
+            '\n' | '\r' => "a line break",
+            ' ' => "a space",
+            _ => "a character that is not seen",
+        };
+        let place = match value.get(..at) {
+            _ if at + c.len_utf8() == value.len() => "ends with",
+            Some("") => "begins with",
+            _ => "contains",
+        };
+        format!("{place} {what}; remove it")
+    } else if is_quoted('"') || is_quoted('\'') {
+        "stands in quotes that belong to its value; remove them".into()
+    } else if value.contains("://") {
+        "is an address; only url is one".into()
+    } else {
+        return Ok(Some(value));
+    };
+    Err(Error::configuration(property, reason))
 }
 
 fn parse_duration(
@@ -188,13 +221,19 @@ mod tests {
             let all = [("id", "x"), ("url", "h")].into_iter().chain(properties.iter().copied());
             Settings::parse(all).unwrap().callbacks.key
         };
-        let signature = |secret: &str| Some(Key::Signature(Secret::new(secret)));
+        let keys = |secret: &str, previous: Option<&str>| {
+            Some(Key::Signature { secret: Secret::new(secret), previous: previous.map(Secret::new) })
+        };
+        let signature = |secret: &str| keys(secret, None);
         assert_eq!(key(&[]), None);
         assert_eq!(key(&[("secret", ""), ("appsecret", ""), ("outgoingToken", "")]), None);
         assert_eq!(key(&[("secret", "S")]), signature("S"));
         assert_eq!(key(&[("secret", "S"), ("AppSecret", "A"), ("outgoingToken", "T")]), signature("A"));
         assert_eq!(key(&[("secret", "S"), ("outgoingToken", "T")]), signature("S"));
         assert_eq!(key(&[("OUTGOINGTOKEN", "T")]), Some(Key::Token(Secret::new("T"))));
+        assert_eq!(key(&[("appSecret", "A"), ("previousAppSecret", "")]), signature("A"));
+        assert_eq!(key(&[("appSecret", "A"), ("PREVIOUSAPPSECRET", "P"), ("secret", "S")]), keys("A", Some("P")));
+        assert_eq!(key(&[("secret", "S"), ("previousAppSecret", "P"), ("outgoingToken", "T")]), keys("S", Some("P")));
     }
 
     #[test]
@@ -229,9 +268,15 @@ mod tests {
             (&[ID], "property \"url\": missing webhook url"),
             (&[ID, ("url", "ftp://h")], "property \"url\": the scheme"),
             (&[ID, URL, ("URL", "h2")], "property \"url\": occurs more than once"),
-            (&[ID, URL, ("secret", " \n\t")], "property \"secret\": consists of white space"),
-            (&[ID, URL, ("appSecret", " ")], "property \"appSecret\": consists of white space"),
-            (&[ID, URL, ("outgoingToken", " ")], "property \"outgoingToken\": consists of white space"),
+            (&[ID, URL, ("secret", " \n\t")], "property \"secret\": ends with a character that is not seen"),
+            (
+                &[ID, URL, ("secret", "S"), ("previousAppSecret", "\t")],
+                "property \"previousAppSecret\": ends with a character that is not seen",
+            ),
+            (
+                &[ID, URL, ("outgoingToken", "T"), ("previousAppSecret", "P")],
+                "property \"previousAppSecret\": stands beside the new secret",
+            ),
             (
                 &[ID, URL, ("callbackMaxSkew", "25h")],
                 "property \"callbackMaxSkew\": \"25h\" is not between 1ms and 24h",
@@ -244,6 +289,59 @@ mod tests {
             let error = fails(properties);
             assert!(error.starts_with("dingtalk configuration error: "), "{error}");
             assert!(error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_was_added_to_a_value_is_named_with_its_property_and_never_the_value() {
+        for property in ["secret", "appSecret", "outgoingToken", "robotCode", "chatbotCorpId"] {
+            for (value, reason) in [
+                ("SECv4lue\n", "ends with a line break; remove it"),
+                ("SECv4lue\r\n", "ends with a line break; remove it"),
+                ("SECv4lue ", "ends with a space; remove it"),
+                (" ", "ends with a space; remove it"),
+                (" SECv4lue", "begins with a space; remove it"),
+                ("SECv4 lue", "contains a space; remove it"),
+                ("SECv4lue\t", "ends with a character that is not seen; remove it"),
+                ("\u{feff}SECv4lue", "begins with a character that is not seen; remove it"),
+                ("SECv4lue\u{200b}", "ends with a character that is not seen; remove it"),
+                ("SECv4\u{a0}lue", "contains a character that is not seen; remove it"),
+                ("SECv4\u{0}lue", "contains a character that is not seen; remove it"),
+                ("\"SECv4lue\"", "stands in quotes that belong to its value; remove them"),
+                ("'SECv4lue'", "stands in quotes that belong to its value; remove them"),
+                ("https://h/?access_token=v4lue", "is an address; only url is one"),
+            ] {
+                let error = fails(&[("id", "x"), ("url", "h"), (property, value)]);
+                assert_eq!(error, format!("dingtalk configuration error: property \"{property}\": {reason}"));
+            }
+            for value in ["", "SECv4lue", "é密\"", "\"", "a'b'"] {
+                assert!(
+                    Settings::parse([("id", "x"), ("url", "h"), (property, value)]).is_ok(),
+                    "{property} {value:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_in_the_wrong_property_is_not_repeated() {
+        let digits = "0123456789abcdef".repeat(4);
+        for value in [&digits, &format!("SEC{digits}")] {
+            let id = fails(&[("id", value), ("url", "h")]);
+            assert!(id.contains("property \"id\": looks like a token or a secret"), "{id}");
+            for property in ["url", "timeout", "connectTimeout", "callbackMaxSkew", "sessionWebhookHosts"] {
+                let error = fails(
+                    &[("id", "x"), ("url", "h")]
+                        .into_iter()
+                        .filter(|(name, _)| *name != property)
+                        .chain([(property, value.as_str())])
+                        .collect::<Vec<_>>(),
+                );
+                assert!(
+                    error.contains(&format!("property \"{property}\": ")) && !error.contains("0123456789"),
+                    "{error}"
+                );
+            }
         }
     }
 

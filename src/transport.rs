@@ -25,8 +25,9 @@ pub(crate) fn now() -> u64 {
     now.seconds.saturating_mul(1_000).saturating_add(u64::from(now.nanoseconds) / 1_000_000)
 }
 
-/// Posts once. Whatever HTTP answers is an [`Answer`]; an error means that there was none.
-pub(crate) fn post(post: &Post<'_>) -> Result<Answer, Error> {
+/// Posts once. Whatever HTTP answers is an [`Answer`]; an error means that there was none. The call's time began at
+/// `start`.
+pub(crate) fn post(post: &Post<'_>, start: u64) -> Result<Answer, Error> {
     let failed = |code: &ErrorCode| unreachable(post, code);
     let request = request(post).map_err(|what| Error::Unreachable {
         reason: format!("the host refused the request ({what})"),
@@ -45,7 +46,7 @@ pub(crate) fn post(post: &Post<'_>) -> Result<Answer, Error> {
     let _ = OutgoingBody::finish(body, None);
     response.subscribe().block();
     match response.get() {
-        Some(Ok(response)) => answer(post, &response.map_err(|code| failed(&code))?),
+        Some(Ok(response)) => answer(post, start, &response.map_err(|code| failed(&code))?),
         // The value is there once `block` returns, and is taken once.
         Some(Err(())) | None => Err(failed(&ErrorCode::InternalError(None))),
     }
@@ -87,7 +88,7 @@ fn write(body: &OutgoingBody, mut bytes: &[u8]) -> Result<(), StreamError> {
     Ok(())
 }
 
-fn answer(post: &Post<'_>, response: &IncomingResponse) -> Result<Answer, Error> {
+fn answer(post: &Post<'_>, start: u64, response: &IncomingResponse) -> Result<Answer, Error> {
     let mut answer = Answer { status: response.status(), body: Vec::new(), complete: true };
     // Only a 200 can carry a result.
     if answer.status != 200 {
@@ -95,7 +96,8 @@ fn answer(post: &Post<'_>, response: &IncomingResponse) -> Result<Answer, Error>
     }
     let Ok(body) = response.consume() else { return Ok(answer) };
     let Ok(stream) = body.stream() else { return Ok(answer) };
-    match read(&stream, &mut answer.body) {
+    let is_late = || u128::from(now().saturating_sub(start)) > post.timeout.as_millis();
+    match read(&stream, is_late, &mut answer.body) {
         Ok(()) => Ok(answer),
         Err(Some(ErrorCode::ConnectionReadTimeout | ErrorCode::HttpResponseTimeout)) => {
             Err(unreachable(post, &ErrorCode::HttpResponseTimeout))
@@ -104,11 +106,14 @@ fn answer(post: &Post<'_>, response: &IncomingResponse) -> Result<Answer, Error>
     }
 }
 
-/// Reads to the end, or one byte past what an answer may have.
-fn read(stream: &InputStream, body: &mut Vec<u8>) -> Result<(), Option<ErrorCode>> {
+/// Reads to the end, or one byte past what an answer may have, or until it is late: wasi:http's time limits are
+/// for the first byte and between two of them, so that a host which has no limit of its own would let an answer
+/// drip for hours. The first part, which is nearly always all, is not worth asking the clock for.
+fn read(stream: &InputStream, is_late: impl Fn() -> bool, body: &mut Vec<u8>) -> Result<(), Option<ErrorCode>> {
     while body.len() <= MAX_BODY {
         let room = MAX_BODY.saturating_add(1).saturating_sub(body.len()) as u64;
         match stream.blocking_read(room) {
+            Ok(_) if !body.is_empty() && is_late() => return Err(Some(ErrorCode::HttpResponseTimeout)),
             Ok(bytes) => body.extend_from_slice(&bytes),
             Err(StreamError::Closed) => return Ok(()),
             Err(StreamError::LastOperationFailed(error)) => return Err(http_error_code(&error)),
@@ -142,7 +147,8 @@ fn unreachable(post: &Post<'_>, code: &ErrorCode) -> Error {
             (reason, Outcome::NotSent)
         }
         ErrorCode::ConnectionTimeout => {
-            let reason = format!("connecting to {host} took longer than {}", limit(post.connect_timeout));
+            let time = limit(post.connect_timeout.min(post.timeout));
+            let reason = format!("connecting to {host} took longer than {time}");
             (reason, Outcome::NotSent)
         }
         ErrorCode::ConnectionLimitReached => ("the host has no connection left".into(), Outcome::NotSent),

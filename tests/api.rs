@@ -184,7 +184,8 @@ fn a_body_above_the_limit_is_too_large_and_one_at_the_limit_is_not() {
     // Without a length up front, the host must count.
     let mut connection = Connection::open(host.address());
     let body = padded(1025);
-    connection.write("POST /v1.0/bindings/mydingtalk HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n");
+    connection
+        .write("POST /v1.0/bindings/mydingtalk HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n");
     connection.write(format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()));
     for reply in [declared, connection.read()] {
         let message = "failed deserializing HTTP body: stream too large (more than 1024 bytes, see --max-body-size)";
@@ -197,7 +198,8 @@ fn a_body_above_the_limit_is_too_large_and_one_at_the_limit_is_not() {
 fn a_body_in_chunks_is_one_body() {
     let (robot, host) = start();
     let mut connection = Connection::open(host.address());
-    connection.write("POST /v1.0/bindings/mydingtalk HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n");
+    connection
+        .write("POST /v1.0/bindings/mydingtalk HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n");
     for chunk in [&CREATE[..7], &CREATE[7..]] {
         connection.write(format!("{:x}\r\n{chunk}\r\n", chunk.len()));
     }
@@ -211,7 +213,7 @@ fn a_client_that_waits_for_100_continue_is_told_to_go_on() {
     let (_robot, host) = start();
     let mut connection = Connection::open(host.address());
     connection.write(format!(
-        "PUT /v1.0/bindings/mydingtalk HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        "PUT /v1.0/bindings/mydingtalk HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
         CREATE.len()
     ));
     assert_eq!(connection.read().status, 100);
@@ -498,9 +500,9 @@ fn one_connection_serves_many_requests_whatever_their_answer() {
         assert_eq!(connection.read().status, 400);
         connection.write(curl("{}"));
         assert_eq!(connection.read().status, 500);
-        connection.write("GET /v1.0/healthz HTTP/1.1\r\nhost: h\r\n\r\n");
+        connection.write("GET /v1.0/healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
         assert_eq!(connection.read().status, 204);
-        connection.write("GET /nowhere HTTP/1.1\r\nhost: h\r\n\r\n");
+        connection.write("GET /nowhere HTTP/1.1\r\nhost: localhost\r\n\r\n");
         assert_eq!(connection.read().status, 404);
     }
     // Requests need not wait for answers; these come in order.

@@ -1,10 +1,9 @@
 //! What DingTalk sends reaches the application, verified and byte for byte, and the answer comes back. Signatures
 //! come from another implementation than the one under test; the application is written by hand.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use dingtalk_binding::error::{Error, Refusal};
 use dingtalk_binding::secret::Secret;
@@ -13,117 +12,20 @@ use dingtalk_component::COMPONENT;
 use dingtalk_host::egress::{Egress, Proxies};
 use dingtalk_host::event::BoxFuture;
 use dingtalk_host::sandbox::{CallError, Callback, Handler, Limits, Sandbox};
+use dingtalk_host::simulator::Via;
 use dingtalk_host::simulator::callback::Forgery;
 use dingtalk_host::simulator::conversation::{Say, Spoken};
-use dingtalk_host::simulator::outgoing::CallbackConfig;
 use dingtalk_host::simulator::robot::RobotConfig;
-use dingtalk_host::simulator::{Config, Via};
 use serde_json::{Value, json};
 
 use crate::support::app::{Act, App, Gate};
 use crate::support::held::Held;
+use crate::support::receiving::{
+    EMPTY, PONG, REFUSED, Setup, assert_answer, assert_later, callback, post, robot_with, signed, start, start_for,
+    start_with, talkative, text, until,
+};
 use crate::support::witness::{Tap, now, sign};
-use crate::support::{Connection, Host, PATIENCE, Reply, Resources, Robot, SECRET, TOKEN, component, pause, send};
-
-/// What DingTalk is answered where nothing is to be said.
-const EMPTY: &str = r#"{"msgtype":"empty"}"#;
-
-/// A reply, written as no serialiser would.
-const PONG: &str = " {\"text\" :{\"content\":\"po\\u006eg 1.0e2 你\"},\n\"msgtype\":\"text\"} ";
-
-/// The answer to whoever cannot prove to be DingTalk, whatever was wrong.
-const REFUSED: &str = r#"{"errorCode":"ERR_CALLBACK","message":"callback refused"}"#;
-
-/// The host between a simulated robot and an application. The host ends first.
-struct Setup {
-    host: Host,
-    app: App,
-    robot: Robot,
-}
-
-/// With the binding `team`.
-fn start() -> Setup {
-    start_with(&[], &[], &[])
-}
-
-fn start_with(properties: &[(&str, &str)], arguments: &[&str], environment: &[(&str, &str)]) -> Setup {
-    start_for(App::start(), properties, arguments, environment)
-}
-
-fn start_for(app: App, properties: &[(&str, &str)], arguments: &[&str], environment: &[(&str, &str)]) -> Setup {
-    let robot = talkative();
-    let mut all = vec![("id", "team"), ("secret", SECRET)];
-    let url = robot.url();
-    all.push(("url", &url));
-    all.extend(properties);
-    let resources = Resources::binding("team", &all);
-    let port = app.port();
-    // Longer than anything takes here, where it is not the subject.
-    let timeout = if arguments.contains(&"--callback-timeout") { vec![] } else { vec!["--callback-timeout", "60s"] };
-    let arguments = [&["--app-port", &port], &timeout[..], arguments].concat();
-    let host = Host::serve_with(&resources, &arguments, environment);
-    robot.set_callback_url(&host.callback_url("team"));
-    Setup { host, app, robot }
-}
-
-/// A robot that is patient with its receiver, and does not wait long before it tries again.
-fn talkative() -> Robot {
-    robot_with(RobotConfig { secret: Some(Secret::new(SECRET)), ..Robot::config() })
-}
-
-fn robot_with(robot: RobotConfig) -> Robot {
-    let callback = CallbackConfig { timeout: PATIENCE, retries: 100, retry_interval: PATIENCE / 1_000, url: None };
-    Robot::from(Config { robot, callback, ..Config::default() })
-}
-
-/// The headers of a genuine callback, signed now.
-fn signed(secret: &str) -> Vec<(String, String)> {
-    let now = now();
-    let headers = [
-        ("Content-Type", "application/json; charset=utf-8".to_owned()),
-        ("timestamp", now.to_string()),
-        ("sign", sign(secret, now)),
-    ];
-    headers.map(|(name, value)| (name.to_owned(), value)).to_vec()
-}
-
-fn post(address: SocketAddr, binding: &str, headers: &[(String, String)], body: &[u8]) -> Reply {
-    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    send(address, "POST", &format!("/v1.0/bindings/{binding}/callback"), &headers, body)
-}
-
-/// A genuine callback of `team`.
-fn callback(host: &Host, body: &str) -> Reply {
-    post(host.address(), "team", &signed(SECRET), body.as_bytes())
-}
-
-/// A text message.
-fn text(msg_id: &str) -> String {
-    json!({"msgtype": "text", "text": {"content": "ping"}, "msgId": msg_id}).to_string()
-}
-
-#[track_caller]
-fn assert_answer(reply: &Reply, body: &str) {
-    assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/json")), "{reply:?}");
-    assert_eq!(reply.body, body);
-}
-
-/// DingTalk is told to send again, and nothing of the reason.
-#[track_caller]
-fn assert_later(reply: &Reply) {
-    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")), "{reply:?}");
-    assert_eq!(reply.json()["message"], "the message was not taken; send it again", "{reply:?}");
-}
-
-/// Tries until `done`.
-#[track_caller]
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what} does not come");
-        pause();
-    }
-}
+use crate::support::{Connection, Host, PATIENCE, Reply, Resources, Robot, SECRET, TOKEN, component, send};
 
 fn metadata(reply: &Reply) -> Value {
     reply.json()["details"][0]["metadata"].clone()
@@ -281,7 +183,7 @@ fn the_component_accepts_the_published_signature_for_an_hour_to_the_millisecond(
     let receive = |now: u64| {
         time.store(now, Ordering::SeqCst);
         let headers = vector().into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
-        let callback = Callback { headers, body: b"{\"msgId\": 1.0}".to_vec() };
+        let callback = Callback { headers, body: b"{\"msgId\": 1.0}".to_vec(), arrived: sandbox.arrival() };
         let reader: Arc<dyn Handler> = Arc::clone(&kept) as _;
         runtime.block_on(sandbox.receive(&tenant, callback, Some(reader), PATIENCE))
     };
@@ -744,10 +646,14 @@ fn callbacks_beyond_those_that_may_run_are_told_so_and_sending_goes_on() {
         let running: Vec<_> =
             (0..AT_ONCE).map(|number| scope.spawn(move || callback(host, &text(&format!("m{number}"))))).collect();
         app.wait_for_events(AT_ONCE);
-        let more = scope.spawn(|| callback(host, &text("more")));
+        let more: Vec<_> = (0..8).map(|_| scope.spawn(|| callback(host, &text("more")))).collect();
         assert_eq!(host.invoke("team", "create", r#"{"message":"Hi"}"#).status, 200);
-        let more = more.join().unwrap();
-        assert_eq!((more.status, more.header("retry-after")), (429, Some("1")), "{more:?}");
+        for more in more {
+            let more = more.join().unwrap();
+            assert_eq!((more.status, more.header("retry-after")), (429, Some("1")), "{more:?}");
+        }
+        // They came at the same moment, and anybody can send more of them.
+        assert_eq!(host.log().matches("too many callbacks at once").count(), 1, "{}", host.log());
         gate.open();
         for reply in running {
             assert_answer(&reply.join().unwrap(), PONG);
@@ -917,11 +823,11 @@ fn copies_at_once_are_one_delivery() {
         assert_answer(&callback(&host, &text("failing")), PONG);
     }
     assert_eq!(app.events().len(), before + 1);
-    // Nothing to know a copy by: each is a message.
+    // Without an identifier, a copy is known by its bytes.
     for _ in 0..2 {
         assert_answer(&callback(&host, "{}"), PONG);
     }
-    assert_eq!(app.events().len(), before + 3);
+    assert_eq!(app.events().len(), before + 2);
 }
 
 #[test]
@@ -1172,7 +1078,8 @@ fn reply_posts_into_the_conversation_and_nowhere_else() {
     // One that DingTalk does not know, in a text that repeats it.
     let unknown = format!("{webhook}0");
     let refused = reply(json!(unknown), &expires);
-    assert_eq!((refused.status, refused.metadata("errcode")), (500, Some("300001")), "{refused:?}");
+    assert_eq!((refused.status, refused.metadata("error")), (500, Some("expired-session-webhook")), "{refused:?}");
+    assert_eq!(refused.metadata("outcome"), Some("not-sent"), "{refused:?}");
     answers.push(refused);
     robot.fail("echo".parse().unwrap(), dingtalk_host::simulator::fault::Times::ONCE);
     answers.push(reply(json!(webhook), &expires));

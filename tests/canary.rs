@@ -17,6 +17,8 @@ use crate::support::{Host, PATIENCE, Reply, Resources, Robot, component, run, se
 /// With characters that look different in a URL.
 const SECRET: &str = "SEC+c4n4ry/53cr3t=of&the?robot";
 const TOKEN: &str = "c4n4ry/t0k3n+of=the&robot";
+/// In the shape that DingTalk's tokens have, and after "SEC" its secrets.
+const BARE: &str = "c4a4e7c4a4e7c4a4e7c4a4e7c4a4e7c4a4e7c4a4e7c4a4e7c4a4e7c4a4e7c4a4";
 const API_TOKEN: &str = "c4n4ry-4p1-t0k3n";
 
 const HELLO: &str = r#"{"msgtype":"text","text":{"content":"hello"}}"#;
@@ -24,9 +26,10 @@ const HELLO: &str = r#"{"msgtype":"text","text":{"content":"hello"}}"#;
 /// What must not be found, each in every spelling.
 fn canaries(signatures: &[String]) -> Vec<String> {
     let mut canaries = Vec::new();
-    for canary in [SECRET, TOKEN, API_TOKEN].into_iter().map(str::to_owned).chain(signatures.iter().cloned()) {
+    for canary in [SECRET, TOKEN, BARE, API_TOKEN].into_iter().map(str::to_owned).chain(signatures.iter().cloned()) {
         canaries.push(base64(canary.as_bytes()));
         canaries.push(base64(canary.as_bytes()).trim_end_matches('=').to_owned());
+        canaries.push(encoded(&encoded(&canary)));
         canaries.push(encoded(&canary));
         canaries.push(canary);
     }
@@ -155,6 +158,11 @@ fn everything_that_can_fail(logging: &[&str]) {
         robot.fail(fault, Times::ONCE);
         call(&text, "POST", "/v1.0/bindings/team", &create(HELLO));
     }
+    // Other spellings of the token than the one that was sent.
+    let spellings =
+        [encoded(&encoded(TOKEN)), TOKEN.replace('/', r"\/"), TOKEN.replace('+', r"\u002b"), "\u{202e}".into()];
+    robot.fail(Fault::Rejected { errcode: 400_102, errmsg: spellings.join(" ") }, Times::ONCE);
+    call("spellings", "POST", "/v1.0/bindings/team", &create(HELLO));
     robot.fail(Fault::Hang, Times::ONCE);
     assert_eq!(call("hang", "POST", "/v1.0/bindings/hasty", &create(HELLO)), 500);
     robot.fail(Fault::Echo, Times::Always);
@@ -181,9 +189,11 @@ fn everything_that_can_fail(logging: &[&str]) {
     assert!(log.contains("invocation failed") && log.contains("invoked"), "{log}");
     assert_eq!(log.lines().all(|line| line.starts_with('{')), !logging.is_empty(), "{log}");
     seen.add("the log", log);
+    let mut canaries = canaries(&signatures(&tap));
+    canaries.extend([TOKEN.replace('/', r"\/"), TOKEN.replace('+', r"\u002b"), "\u{202e}".into()]);
     let signatures = signatures(&tap);
     assert!(signatures.len() > faults().len() && signatures.iter().all(|sign| sign.len() == 44), "{signatures:?}");
-    seen.assert_clean(&canaries(&signatures));
+    seen.assert_clean(&canaries);
 }
 
 /// What callbacks are signed with, what older robots prove themselves with, and what the application knows the host by.
@@ -360,6 +370,19 @@ fn nothing_secret_appears_when_the_configuration_is_wrong() {
         signed(format!("https://[::1/robot/send?access_token={TOKEN}")),
         signed(format!("/robot/send?access_token={TOKEN}")),
         refused(&good, " \t", ""),
+        refused(&good, &format!("{SECRET}\n"), ""),
+        refused(&good, &format!("{SECRET}\u{feff}"), ""),
+        refused(&good, &format!("\"{SECRET}\""), ""),
+        refused(&good, &good, ""),
+        refused(&good, SECRET, BARE),
+        signed(BARE.into()),
+        signed(format!("SEC{BARE}")),
+        signed(format!("https://{BARE}/robot/send")),
+        signed(format!("access_token={BARE}")),
+        component("team", &[("id", BARE), ("url", &good), ("secret", SECRET)]),
+        component("team", &[("id", "team"), ("url", &good), ("appSecret", &format!("{SECRET} "))]),
+        component("team", &[("id", "team"), ("url", &good), ("robotCode", &format!(" {BARE}"))]),
+        component("team", &[("id", "team"), ("url", &good), ("sessionWebhookHosts", BARE)]),
         refused(&good, SECRET, "soon"),
         refused(&good, SECRET, "0s"),
         refused("", SECRET, ""),

@@ -23,7 +23,7 @@ const TYPES: [&str; 2] = ["dingtalk:binding/types@0.1.0", "wasi:clocks/monotonic
 const EXPORTS: [&str; 3] =
     ["dingtalk:binding/init@0.1.0", "dingtalk:binding/invoke@0.1.0", "dingtalk:binding/read@0.1.0"];
 
-/// The size in README.md's promise.
+/// The size in docs/performance.md's promise.
 const LARGEST: usize = 160 * 1024;
 
 fn decoded() -> (Resolve, wit_parser::WorldId) {

@@ -1,8 +1,8 @@
 //! A binding reaches its own robot and nothing else, over connections that it keeps and shares with nobody,
 //! through TLS and proxies as the operator set them up.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,12 +11,14 @@ use dingtalk_binding::secret::Secret;
 use dingtalk_binding::settings::Settings;
 use dingtalk_component::COMPONENT;
 use dingtalk_host::clock;
-use dingtalk_host::egress::{Egress, Proxies};
-use dingtalk_host::sandbox::{CallError, Limits, Request, Sandbox};
+use dingtalk_host::egress::{Egress, Lookup, Policy, Proxies};
+use dingtalk_host::event::BoxFuture;
+use dingtalk_host::sandbox::{CallError, Limits, Request, Response, Sandbox};
+use dingtalk_host::simulator::fault::{Fault, Times};
 use dingtalk_host::simulator::robot::RobotConfig;
 use dingtalk_host::simulator::{Config, Tls};
 
-use crate::support::{Host, Resources, Robot, SECRET, command, component, stderr};
+use crate::support::{Host, PATIENCE, Resources, Robot, SECRET, command, component, run, stderr};
 
 const HI: &str = r#"{"message":"Hi"}"#;
 
@@ -43,6 +45,223 @@ fn a_binding_cannot_reach_the_robot_of_another_one() {
     }
     assert_eq!(egress.refused(), 1);
     assert_eq!((ours.stats().connections, theirs.stats().connections), (0, 0));
+}
+
+/// Answers for every name what it is told to, and the last of it again and again.
+struct Answers(Mutex<Vec<&'static str>>);
+
+impl Lookup for Answers {
+    fn lookup(&self, _: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+        let mut answers = self.0.lock().unwrap();
+        let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0] };
+        Box::pin(async move { Ok(answer.split(' ').map(|ip| ip.parse().unwrap()).collect()) })
+    }
+}
+
+/// A sandbox and a binding of it behind a resolver of this test.
+struct Behind {
+    sandbox: Sandbox,
+    properties: Vec<(String, String)>,
+    egress: Egress,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Behind {
+    fn new(limits: Limits, properties: &[(&str, &str)], networks: &[&str], answers: &[&'static str]) -> Self {
+        let networks: Vec<_> = networks.iter().map(|network| network.parse().unwrap()).collect();
+        let policy = Policy::allowing(&networks).resolved_by(Arc::new(Answers(Mutex::new(answers.to_vec()))));
+        let settings = Settings::parse(properties.iter().copied()).unwrap();
+        Self {
+            sandbox: Sandbox::new(COMPONENT, limits, clock::system()).unwrap(),
+            properties: properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            egress: Egress::within("x", &settings, &Proxies::none(), &policy).unwrap(),
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+        }
+    }
+
+    fn invoke(&self, operation: &str, data: &str, metadata: &[(&str, &str)]) -> Result<Response, CallError> {
+        let settings = Settings::parse(self.properties.iter().map(|(n, v)| (n.as_str(), v.as_str()))).unwrap();
+        let tenant = self.sandbox.tenant(self.properties.clone(), self.egress.clone(), settings.timeout);
+        let metadata = metadata.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let request = Request { operation: operation.into(), data: data.into(), metadata };
+        self.runtime.block_on(self.sandbox.invoke(&tenant, request, None))
+    }
+}
+
+/// The text of a call that failed before anything was sent.
+fn not_sent(result: Result<Response, CallError>) -> String {
+    match result {
+        Err(CallError::Binding(Error::Unreachable { reason, outcome: Outcome::NotSent })) => reason,
+        Err(CallError::Stopped { reason, outcome: Outcome::NotSent }) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_name_reaches_the_addresses_that_it_may_and_no_other() {
+    let robot = Robot::start();
+    let url = robot.url().replace("127.0.0.1", "gateway.internal");
+    let properties = [("id", "x"), ("url", url.as_str()), ("secret", SECRET)];
+    let behind = |networks: &[&str], answer| Behind::new(Limits::default(), &properties, networks, &[answer]);
+    for (networks, answer, reasons) in [
+        (&[] as &[&str], "127.0.0.1", ["a loopback address", "--egress-allow-networks 127.0.0.1"]),
+        (&[], "::ffff:127.0.0.1", ["a loopback address", "--egress-allow-networks 127.0.0.1"]),
+        (&["10.0.0.0/8"], "192.168.0.1", ["a private address", "--egress-allow-networks 192.168.0.1"]),
+        (&["0.0.0.0/0"], "169.254.169.254", ["cloud's metadata service", "no binding may reach"]),
+        (&["0.0.0.0/0"], "0.0.0.0", ["an unspecified address", "no binding may reach"]),
+        (&["::/0"], "64:ff9b::a9fe:a9fe", ["cloud's metadata service", "no binding may reach"]),
+    ] {
+        let behind = behind(networks, answer);
+        let reason = not_sent(behind.invoke("create", HI, &[]));
+        assert!(reason.contains("gateway.internal resolves to"), "{reason}");
+        assert!(reasons.iter().all(|expected| reason.contains(expected)), "{answer}: {reason}");
+        assert!(!reason.contains("robot/send"), "{reason}");
+        assert_eq!(behind.egress.refused(), 1);
+    }
+    assert_eq!(robot.stats().connections, 0);
+    behind(&["127.0.0.0/8"], "127.0.0.1").invoke("create", HI, &[]).unwrap();
+    behind(&["127.0.0.0/8"], "169.254.169.254 127.0.0.1 10.0.0.1").invoke("create", HI, &[]).unwrap();
+    assert_eq!(robot.messages().len(), 2);
+}
+
+#[test]
+fn localhost_and_addresses_need_no_permission() {
+    let robot = Robot::start();
+    for host in ["localhost", "robot.localhost", "127.0.0.1"] {
+        let url = robot.url().replace("127.0.0.1", host);
+        let properties = [("id", "x"), ("url", url.as_str()), ("secret", SECRET)];
+        Behind::new(Limits::default(), &properties, &[], &["127.0.0.1"]).invoke("create", HI, &[]).unwrap();
+    }
+    assert_eq!(robot.messages().len(), 3);
+}
+
+#[test]
+fn a_name_that_changes_its_address_is_judged_again() {
+    let robot = Robot::start();
+    // Each call needs a connection of its own.
+    robot.fail(Fault::Reset, Times::Always);
+    let url = robot.url().replace("127.0.0.1", "rebinding.example.com");
+    let properties = [("id", "x"), ("url", url.as_str()), ("secret", SECRET)];
+    let behind = Behind::new(Limits::default(), &properties, &["127.0.0.0/8"], &["127.0.0.1", "169.254.169.254"]);
+    match behind.invoke("create", HI, &[]) {
+        Err(CallError::Binding(Error::Unreachable { outcome: Outcome::Unknown, .. })) => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(not_sent(behind.invoke("create", HI, &[])).contains("169.254.169.254"));
+    assert_eq!(robot.stats().connections, 1);
+}
+
+#[test]
+fn the_host_of_a_session_is_judged_by_its_address_too() {
+    let robot = Robot::start();
+    let host = format!("sessions.internal:{}", robot.address().port());
+    let hosts = format!("http://{host}");
+    let properties = [("id", "x"), ("url", "http://127.0.0.1:1/"), ("sessionWebhookHosts", hosts.as_str())];
+    let webhook = format!("http://{host}/robot/sendBySession?session=S3SS10N");
+    let behind = Behind::new(Limits::default(), &properties, &[], &["127.0.0.1"]);
+    let reason = not_sent(behind.invoke("reply", HI, &[("sessionWebhook", &webhook)]));
+    assert!(reason.contains("sessions.internal resolves to 127.0.0.1"), "{reason}");
+    assert!(!reason.contains("S3SS10N"), "{reason}");
+    assert_eq!(robot.stats().connections, 0);
+}
+
+#[test]
+fn an_address_that_is_never_reached_stops_the_start() {
+    for (property, value) in [
+        ("url", "http://169.254.169.254/latest/meta-data?t=T0K3N"),
+        ("url", "http://[::ffff:100.100.100.200]/"),
+        ("sessionWebhookHosts", "[fd00:ec2::254]:8443"),
+    ] {
+        let url = if property == "url" { value } else { "https://oapi.dingtalk.com/robot/send?access_token=T" };
+        let hosts = if property == "url" { "" } else { value };
+        let resources = Resources::binding("team", &[("id", "x"), ("url", url), ("sessionWebhookHosts", hosts)]);
+        let output = run(&["serve", "--resources-path", resources.path().to_str().unwrap(), "--dapr-http-port", "0"]);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(property) && text.contains("metadata service, which no binding may reach"), "{text}");
+        assert!(!text.contains("T0K3N") && !text.contains("latest"), "{text}");
+    }
+    let output = run(&["serve", "--resources-path", ".", "--egress-allow-networks", "10.0.0.0/8,169.254.0.0/16"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("link-local address is never reached"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_call_that_is_stopped_before_it_sends_says_so() {
+    let robot = Robot::start();
+    let url = robot.url();
+    let properties = [("id", "x"), ("url", url.as_str()), ("secret", SECRET)];
+    // A usual message takes 60,000 instructions, this one some millions.
+    let limits = Limits { fuel: 1_000_000, ..Limits::default() };
+    let behind = Behind::new(limits, &properties, &[], &["127.0.0.1"]);
+    let reason = not_sent(behind.invoke("create", &format!("{{\"message\":\"{}\"}}", "x".repeat(500_000)), &[]));
+    assert!(reason.contains("more instructions"), "{reason}");
+    assert_eq!(robot.stats().requests, 0);
+    behind.invoke("create", HI, &[]).unwrap();
+}
+
+#[test]
+fn a_call_whose_time_ends_before_there_is_a_connection_says_that_nothing_was_sent() {
+    // Accepts and says nothing, so that no TLS connection comes about.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/", silent.local_addr().unwrap());
+    let properties = [("id", "x"), ("url", url.as_str()), ("timeout", "300ms"), ("connectTimeout", "10s")];
+    let behind = Behind::new(Limits::default(), &properties, &[], &["127.0.0.1"]);
+    let reason = not_sent(behind.invoke("create", HI, &[]));
+    assert!(reason.contains("took longer than 300 ms"), "{reason}");
+}
+
+#[test]
+fn no_answer_is_endless() {
+    let endless: [(&str, &[u8], &[u8]); 4] = [
+        ("a head of one long line", b"HTTP/1.1 200 OK\r\nX: ", &[b'x'; 4096]),
+        ("a head of many lines", b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+        ("heads that are not final", b"", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"),
+        ("a body of small chunks", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    ];
+    for (what, head, more) in endless {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            client.set_write_timeout(Some(PATIENCE)).unwrap();
+            client.write_all(head).unwrap();
+            let mut written = 0_usize;
+            // Until the client goes.
+            while client.write_all(more).is_ok() {
+                written += more.len();
+            }
+            written
+        });
+        let url = format!("http://{address}/");
+        let properties = [("id", "x"), ("url", url.as_str()), ("timeout", "2s")];
+        let behind = Behind::new(Limits::default(), &properties, &[], &["127.0.0.1"]);
+        let result = behind.invoke("create", HI, &[]);
+        assert!(matches!(result, Err(CallError::Binding(_))), "{what}: {result:?}");
+        drop(behind);
+        server.join().unwrap();
+    }
+}
+
+/// A server that answers before it has read the message, and then neither reads it nor closes: such a connection can
+/// never be used again, and waiting for it must not cost the answer.
+#[test]
+fn an_answer_that_comes_before_the_message_was_read_counts() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut clients = Vec::new();
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let _ = client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n{\"errcode\":0,\"errmsg\":\"ok\"}");
+            clients.push(client);
+        }
+    });
+    let properties = [("id", "x"), ("url", url.as_str()), ("timeout", "800ms")];
+    let behind = Behind::new(Limits::for_messages_of(8 << 20), &properties, &[], &["127.0.0.1"]);
+    let message = format!("{{\"message\":\"{}\"}}", "x".repeat(8 << 20));
+    // A busy machine may need longer than the call's time, now and then.
+    let answered = (0..10).any(|_| behind.invoke("create", &message, &[]).is_ok());
+    assert!(answered);
 }
 
 #[test]

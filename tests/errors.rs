@@ -70,28 +70,46 @@ fn each_fault_has_its_class_and_ends_one_call_only() {
     elsewhere.set_nonblocking(true).unwrap();
     let redirect = Fault::Redirect(format!("http://{}/robot/send?access_token=x", elsewhere.local_addr().unwrap()));
     const HTTP_OK: (&str, &str) = ("statusCode", "200");
-    let code = |code: &'static str, class: &'static str| vec![HTTP_OK, ("errcode", code), ("class", class)];
+    const NO: (&str, &str) = ("outcome", "not-sent");
+    const PERHAPS: (&str, &str) = ("outcome", "unknown");
+    const TWICE: &str = "The message may have been posted; sent again it may arrive twice, which a msgUuid";
+    let code = |code: &'static str, class: &'static str| vec![HTTP_OK, NO, ("errcode", code), ("class", class)];
     let with = |mut pairs: Vec<(&'static str, &'static str)>, more: (&'static str, &'static str)| {
         pairs.push(more);
         pairs
     };
     let cases = [
-        (Fault::Status(503), "unexpected-answer.status", vec![("statusCode", "503")], "post failed. status:503"),
-        (Fault::Status(204), "unexpected-answer.status", vec![("statusCode", "204")], "post failed. status:204"),
-        (Fault::Status(404), "unexpected-answer.status", vec![("statusCode", "404")], "post failed. status:404"),
-        (redirect, "unexpected-answer.status", vec![("statusCode", "307")], "a redirect, which is not followed"),
-        (Fault::Html, "unexpected-answer.html", vec![HTTP_OK], "an HTML page, not a result"),
+        (
+            Fault::Status(503),
+            "unexpected-answer.status",
+            vec![("statusCode", "503"), PERHAPS],
+            "post failed. status:503",
+        ),
+        (
+            Fault::Status(204),
+            "unexpected-answer.status",
+            vec![("statusCode", "204"), PERHAPS],
+            "post failed. status:204",
+        ),
+        (Fault::Status(404), "unexpected-answer.status", vec![("statusCode", "404"), NO], "post failed. status:404"),
+        (redirect, "unexpected-answer.status", vec![("statusCode", "307"), NO], "a redirect, which is not followed"),
+        (Fault::Html, "unexpected-answer.html", vec![HTTP_OK, PERHAPS], "an HTML page, not a result"),
         (
             Fault::Throttled,
             "unexpected-answer.throttled",
-            vec![HTTP_OK, ("retryAfter", "300000")],
+            vec![HTTP_OK, NO, ("retryAfter", "300000")],
             "DingTalk throttles this address; send again after 300 s",
         ),
-        (Fault::Oversized, "unexpected-answer.oversized", vec![HTTP_OK], "longer than 65536 bytes"),
-        (Fault::Empty, "unexpected-answer.malformed", vec![HTTP_OK], "not a result: it is empty"),
-        (Fault::MissingErrcode, "unexpected-answer.missing-errcode", vec![HTTP_OK], "the answer has no errcode"),
-        (Fault::HalfBody, "unexpected-answer.truncated", vec![HTTP_OK], "the message may have been posted"),
-        (Fault::Reset, "unreachable", vec![("outcome", "unknown")], "closed the connection without an answer"),
+        (Fault::Oversized, "unexpected-answer.oversized", vec![HTTP_OK, PERHAPS], "longer than 65536 bytes"),
+        (Fault::Empty, "unexpected-answer.malformed", vec![HTTP_OK, PERHAPS], "not a result: it is empty"),
+        (
+            Fault::MissingErrcode,
+            "unexpected-answer.missing-errcode",
+            vec![HTTP_OK, PERHAPS],
+            "the answer has no errcode",
+        ),
+        (Fault::HalfBody, "unexpected-answer.truncated", vec![HTTP_OK, PERHAPS], TWICE),
+        (Fault::Reset, "unreachable", vec![PERHAPS], "closed the connection without an answer"),
         // 40035 with "access_token" in its text is about the URL, and this text repeats the URL.
         (Fault::Echo, "rejected", code("40035", "content"), "[redacted]"),
         (rejected(-1, "系统繁忙"), "rejected", code("-1", "busy"), "send msg failed. 系统繁忙 (errcode -1, busy)"),
@@ -118,6 +136,7 @@ fn each_fault_has_its_class_and_ends_one_call_only() {
         robot.fail(fault.clone(), Times::ONCE);
         let reply = host.invoke("team", "create", HELLO);
         assert_failed(&reply, error, &metadata, text);
+        assert_eq!(reply.body.contains(TWICE), metadata.contains(&PERHAPS), "{reply:?}");
         if let Fault::Rejected { errmsg, .. } = &fault {
             assert_eq!(reply.metadata("errmsg"), Some(errmsg.as_str()));
         }
@@ -187,7 +206,8 @@ fn each_rule_of_the_robot_is_told_apart_in_both_styles_of_texts() {
         let host = Host::serve(&resources);
         let assert_rejected = |binding: &str, message: &str, errcode: &str, class: &str, check: &str, text: &[&str]| {
             let reply = host.invoke(binding, "create", message);
-            let mut metadata = vec![("statusCode", "200"), ("errcode", errcode), ("class", class)];
+            let mut metadata =
+                vec![("outcome", "not-sent"), ("statusCode", "200"), ("errcode", errcode), ("class", class)];
             metadata.extend(Some(("check", check)).filter(|_| !check.is_empty()));
             let text = text.get(style).or(text.first()).unwrap();
             assert_failed(&reply, "rejected", &metadata, text);
@@ -248,8 +268,13 @@ fn the_rate_limit_and_its_penalty_tell_how_long_to_wait() {
     let host = Host::serve(&bindings(&[robot.url()], &[]));
     let send = || host.invoke("b0", "create", HELLO);
     let assert_limited = || {
-        let metadata =
-            [("statusCode", "200"), ("errcode", "130101"), ("class", "rate-limited"), ("retryAfter", "600000")];
+        let metadata = [
+            ("outcome", "not-sent"),
+            ("statusCode", "200"),
+            ("errcode", "130101"),
+            ("class", "rate-limited"),
+            ("retryAfter", "600000"),
+        ];
         assert_failed(&send(), "rejected", &metadata, "send too fast, exceed 2 times per minute");
     };
     assert_sent(&send());
@@ -330,7 +355,10 @@ fn an_answer_that_does_not_come_in_time_leaves_the_outcome_unknown() {
         let before = robot.stats().accepted;
         let message = format!(r#"{{"operation":"create","data":{HELLO},"metadata":{{"msgUuid":"once {accepted}"}}}}"#);
         let reply = host.post("hasty", &message);
-        let text = format!("{} did not answer within 1000 ms. The message may have been posted", robot.address());
+        let text = format!(
+            "{} did not answer within 1000 ms. The message may have been posted; send it again only with the same msgUuid",
+            robot.address()
+        );
         assert_failed(&reply, "unreachable", &[("outcome", "unknown")], &text);
         assert_eq!(robot.stats().accepted - before, accepted);
         // What the text advises: again, with the same msgUuid. The group sees the message once.
@@ -352,7 +380,7 @@ fn an_answer_that_stops_halfway_is_given_up_in_time() {
 #[test]
 fn what_is_not_dingtalk_is_never_success() {
     const UNKNOWN: &[(&str, &str)] = &[("outcome", "unknown")];
-    const HTTP_OK: &[(&str, &str)] = &[("statusCode", "200")];
+    const HTTP_OK: &[(&str, &str)] = &[("statusCode", "200"), ("outcome", "unknown")];
     // Closing is announced, so that no later call can meet a connection that is about to close.
     let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n";
     let chunks = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
@@ -449,14 +477,15 @@ fn what_is_not_dingtalk_is_never_success() {
 fn operations_that_cannot_be_done_are_told_apart() {
     let robot = Robot::start();
     let host = Host::serve(&Resources::of("team", &robot));
-    assert_failed(&host.invoke("team", "get", HELLO), "not-reading", &[], "invalid component metadata.id team");
+    const NOT_SENT: &[(&str, &str)] = &[("outcome", "not-sent")];
+    assert_failed(&host.invoke("team", "get", HELLO), "not-reading", NOT_SENT, "invalid component metadata.id team");
     for operation in ["read", "Create", "delete"] {
         let text = format!("does not support operation {operation}. supported operations:create get reply");
-        assert_failed(&host.invoke("team", operation, HELLO), "unsupported-operation", &[], &text);
+        assert_failed(&host.invoke("team", operation, HELLO), "unsupported-operation", NOT_SENT, &text);
     }
-    assert_failed(&host.invoke("other", "create", HELLO), "not-found", &[], "couldn't find output binding other");
+    assert_failed(&host.invoke("other", "create", HELLO), "not-found", NOT_SENT, "couldn't find output binding other");
     let missing = host.post("team", &format!(r#"{{"data":{HELLO}}}"#));
-    assert_failed(&missing, "missing-operation", &[], "operation field is missing from request");
+    assert_failed(&missing, "missing-operation", NOT_SENT, "operation field is missing from request");
     assert_eq!(robot.stats().requests, 0);
     assert_sent(&host.invoke("team", "create", HELLO));
 }
@@ -471,8 +500,7 @@ fn a_failed_invoke_from_the_shell_ends_with_1_and_the_same_metadata() {
     let output = support::run(&[&arguments[..], &["--output", "json"]].concat());
     assert_eq!(output.status.code(), Some(1));
     let json: serde_json::Value = serde_json::from_str(&support::stdout(&output)).unwrap();
-    let expected =
-        serde_json::json!({"error": "unexpected-answer.throttled", "statusCode": "200", "retryAfter": "300000"});
+    let expected = serde_json::json!({"error": "unexpected-answer.throttled", "outcome": "not-sent", "statusCode": "200", "retryAfter": "300000"});
     assert_eq!(json["metadata"], expected);
     assert!(json["error"].as_str().unwrap().contains("send again after 300 s"), "{json}");
     robot.fail(Fault::Html, Times::ONCE);

@@ -20,6 +20,8 @@ use crate::support::{Host, PATIENCE, Resources, command, finish, run, send, stde
 struct Bench {
     resources: Resources,
     dir: TempDir,
+    /// Elsewhere than in `dir`.
+    inbox: Option<PathBuf>,
     app: App,
 }
 
@@ -32,11 +34,11 @@ impl Bench {
         let mut properties =
             vec![("id", "team"), ("url", "http://127.0.0.1:9/robot/send?access_token=t"), ("appSecret", APP_SECRET)];
         properties.extend_from_slice(more);
-        Self { resources: Resources::binding("team", &properties), dir: tempfile::tempdir().unwrap(), app }
+        Self { resources: Resources::binding("team", &properties), dir: tempfile::tempdir().unwrap(), inbox: None, app }
     }
 
     fn inbox(&self) -> PathBuf {
-        self.dir.path().join("inbox")
+        self.inbox.clone().unwrap_or_else(|| self.dir.path().join("inbox"))
     }
 
     fn store(&self) -> PathBuf {
@@ -611,7 +613,8 @@ fn without_space_messages_are_not_acknowledged_and_with_space_they_are_again() {
         let limited = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}:")]).status();
         assert!(limited.unwrap().success());
     };
-    limit("300000");
+    // As long as the journal is already; the store is shorter.
+    limit("4194304");
     let large = |number: usize| {
         let mut message = message(&format!("large{number}"), "c");
         message["text"]["content"] = json!("x".repeat(60_000));
@@ -636,10 +639,143 @@ fn without_space_messages_are_not_acknowledged_and_with_space_they_are_again() {
     assert!(error.contains("DingTalk is not told that a message was taken"), "{error}");
     assert!(all.len() > 1 && bench.app.given().is_empty());
 
-    limit("unlimited");
-    taken(&host, &large(number));
-    all.push(format!("large{number}"));
+    // A healthy application makes room by itself.
     bench.app.up();
     until_counts(&host, 0, 0);
-    assert_eq!(bench.app.first_of("c"), all);
+    assert_eq!(bench.app.taken_ids(), all, "each once");
+    taken(&host, &large(number));
+    all.push(format!("large{number}"));
+    until_counts(&host, 0, 0);
+    assert_eq!(bench.app.taken_ids(), all);
+}
+
+/// A volume of its own, which is full of what another program wrote.
+#[cfg(target_os = "linux")]
+#[test]
+fn on_a_volume_that_others_have_filled_the_inbox_is_emptied_and_taken_up_again() {
+    struct Volume(TempDir);
+    impl Drop for Volume {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        }
+    }
+    let mut bench = Bench::new(App::absent());
+    let dir = std::mem::replace(&mut bench.dir, tempfile::tempdir().unwrap());
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(dir.path()).output();
+    if !mount.is_ok_and(|mount| mount.status.success()) {
+        println!("SKIPPED: a volume of 16 MiB cannot be mounted without root; other tests limit the files instead");
+        return;
+    }
+    let volume = Volume(dir);
+    bench.inbox = Some(volume.0.path().join("inbox"));
+    let host = bench.serve(&[]);
+    let large = |number: usize| {
+        let mut message = message(&format!("large{number}"), "c");
+        message["text"]["content"] = json!("x".repeat(60_000));
+        message
+    };
+    let mut all = Vec::new();
+    let mut filler = std::fs::File::create(volume.0.path().join("filler")).unwrap();
+    let mut fill = || while std::io::Write::write(&mut filler, &[1; 4_096]).is_ok_and(|written| written > 0) {};
+    for number in 0..20 {
+        taken(&host, &large(number));
+        all.push(format!("large{number}"));
+    }
+    fill();
+    let start = Instant::now();
+    while !host.log().contains("a message was not taken ") {
+        let number = all.len();
+        if post(host.address(), &large(number)).status == 200 {
+            all.push(format!("large{number}"));
+        }
+        fill();
+        assert!(start.elapsed() < PATIENCE, "{}", tail(&host.log()));
+    }
+    // Also a start needs no space.
+    kill(host);
+    let host = bench.serve(&[]);
+    fill();
+    bench.app.up();
+    until_counts(&host, 0, 0);
+    assert_eq!(bench.app.taken_ids(), all, "each once");
+    host.end();
+    fill();
+    let host = bench.serve(&[]);
+    fill();
+    let last = all.len();
+    taken(&host, &large(last));
+    all.push(format!("large{last}"));
+    until_counts(&host, 0, 0);
+    assert_eq!(bench.app.taken_ids(), all);
+}
+
+// --- an application that can take nothing now
+
+/// How many requests an application gets in the first 10 s that answers `status` to 600 conversations.
+fn attempts_at(status: u16, headers: &'static str) -> usize {
+    let bench = Bench::new(App::answering(move |_| Answer { headers, ..Answer::status(status) }));
+    let host = bench.serve(&["--callback-timeout", "1ms"]);
+    std::thread::scope(|scope| {
+        for sender in 0..20 {
+            let host = &host;
+            scope.spawn(move || {
+                for number in 0..30 {
+                    let _ = try_post(
+                        host.address(),
+                        &message(&format!("m{sender}-{number}"), &format!("c{sender}-{number}")),
+                    );
+                }
+            });
+        }
+    });
+    until(&host, "the first attempt", || !bench.app.given().is_empty());
+    let first = bench.app.given()[0].at;
+    std::thread::sleep(Duration::from_secs(10).saturating_sub(first.elapsed()));
+    let given = bench.app.given().iter().filter(|delivery| delivery.at <= first + Duration::from_secs(10)).count();
+    println!("{status} {headers:?}: {given} attempts in 10 s, {:?} wait", counts(&host));
+    assert!(counts(&host).0 > 300, "{:?}", counts(&host));
+    bench.app.answers(|_| Answer::status(200));
+    given
+}
+
+#[test]
+fn an_application_that_can_take_nothing_now_gets_at_most_20_attempts_in_10_s() {
+    for status in [503, 429] {
+        let given = attempts_at(status, "");
+        assert!((1..=20).contains(&given), "{status}: {given}");
+    }
+}
+
+#[test]
+fn an_application_is_left_alone_for_as_long_as_it_asks() {
+    let given = attempts_at(503, "Retry-After: 60\r\n");
+    // What had begun when it said so; nothing after.
+    assert!((1..=16).contains(&given), "{given}");
+}
+
+#[test]
+fn the_size_of_the_inbox_is_limited_and_so_is_the_age_of_what_waits() {
+    let bench = Bench::new(App::absent());
+    let host = bench.serve(&["--inbox-max-size", "8Mi", "--inbox-max-age", "1m"]);
+    let mut message = message("large", "c");
+    message["text"]["content"] = json!("x".repeat(100_000));
+    let start = Instant::now();
+    for number in 0.. {
+        message["msgId"] = json!(format!("large{number}"));
+        post(host.address(), &message);
+        if host.log().contains("--inbox-max-size allows") {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{}", tail(&host.log()));
+    }
+    let size: u64 = std::fs::read_dir(bench.inbox()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert!(size <= 9 << 20, "{size}");
+    host.end();
+    for (flag, value, says) in
+        [("--inbox-max-size", "1Mi", "an inbox needs 8Mi for itself"), ("--inbox-max-age", "1s", "1s is less than 1m")]
+    {
+        let output = finish(bench.command(&[flag, value]), b"");
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(says), "{}", stderr(&output));
+    }
 }

@@ -328,11 +328,12 @@ fn connections_without_a_call_do_not_hold_up_the_end() {
         connection.write(bytes);
         connection
     };
-    let mut idle = begun("GET /v1.0/healthz HTTP/1.1\r\nhost: h\r\n\r\n");
+    let mut idle = begun("GET /v1.0/healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert_eq!(idle.read().status, 204);
     // HTTP/2 with empty settings, and never a word again.
     let started = [begun(""), begun("POST /v1.0/bind"), begun("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")];
-    let head = "POST /v1.0/bindings/ops HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 100\r\n\r\n";
+    let head =
+        "POST /v1.0/bindings/ops HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 100\r\n\r\n";
     let mut half = begun(head);
     // The others came before, so that from here on the host is known to serve them all.
     assert_eq!(half.read().status, 100);
@@ -351,7 +352,7 @@ fn a_request_that_is_on_its_way_at_the_end_is_still_answered() {
     let host = Host::serve(&Resources::binding("held", &[("id", "x"), ("url", &held.url())]));
     let mut connection = Connection::open(host.address());
     let (first, rest) = CREATE.split_at(9);
-    let head = "POST /v1.0/bindings/held HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length";
+    let head = "POST /v1.0/bindings/held HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length";
     connection.write(format!("{head}: {}\r\n\r\n", CREATE.len()));
     // From here on the host is known to read the body.
     assert_eq!(connection.read().status, 100);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use dingtalk_binding::secret::is_hidden;
 use dingtalk_binding::settings::Settings;
 use dingtalk_component::COMPONENT;
 use dingtalk_host::clock::{self, Clock};
@@ -99,7 +100,11 @@ fn awkward(longest: usize) -> impl Strategy<Value = String> {
 fn secret() -> impl Strategy<Value = String> {
     let usual = "SEC[0-9a-f]{64}".prop_map(String::from);
     prop_oneof![1 => usual, 3 => awkward(20)]
-        .prop_filter("white space is no secret", |secret| !secret.trim().is_empty())
+        // What is not seen in a secret is refused, as are an address and quotes around it.
+        .prop_map(|secret| secret.replace(|c: char| c.is_whitespace() || is_hidden(c), ""))
+        .prop_filter("no secret", |secret| {
+            !secret.is_empty() && !secret.contains("://") && !secret.starts_with(['"', '\''])
+        })
 }
 
 fn path() -> impl Strategy<Value = String> {

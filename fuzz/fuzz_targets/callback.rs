@@ -17,6 +17,9 @@ use libfuzzer_sys::fuzz_target;
 struct Input<'a> {
     key: KeyKind,
     secret: &'a str,
+    previous: Option<&'a str>,
+    /// Signed with the secret before.
+    is_late: bool,
     max_skew: u64,
     robot_code: Option<&'a str>,
     chatbot_corp_id: Option<&'a str>,
@@ -81,6 +84,8 @@ struct Member<'a> {
     name: MemberName<'a>,
     escaped: bool,
     upper: bool,
+    /// With the letters that Go folds into s and k.
+    folded: bool,
     value: MemberValue<'a>,
 }
 
@@ -100,6 +105,7 @@ enum MemberValue<'a> {
     ChatbotCorpId,
     TypeText,
     Content(&'a str),
+    Contents(bool),
     Nested(u8),
 }
 
@@ -137,7 +143,9 @@ impl Name {
 impl Input<'_> {
     fn policy(&self) -> Policy {
         let key = match self.key {
-            KeyKind::Signature => Some(Key::Signature(Secret::new(self.secret))),
+            KeyKind::Signature => {
+                Some(Key::Signature { secret: Secret::new(self.secret), previous: self.previous.map(Secret::new) })
+            }
             KeyKind::Token => Some(Key::Token(Secret::new(self.secret))),
             KeyKind::None => None,
         };
@@ -163,10 +171,11 @@ impl Input<'_> {
 
     fn headers(&self) -> Vec<(String, Vec<u8>)> {
         let timestamp = self.timestamp();
+        let signer = self.previous.filter(|_| self.is_late).unwrap_or(self.secret);
         let honest = |name: Name| match name {
             Name::ContentType => b"application/json; charset=utf-8".to_vec(),
             Name::Timestamp => timestamp.clone().into_bytes(),
-            Name::Sign => signature(self.secret, timestamp.as_bytes()).into_bytes(),
+            Name::Sign => signature(signer, timestamp.as_bytes()).into_bytes(),
             Name::Token => self.secret.as_bytes().to_vec(),
         };
         match &self.headers {
@@ -209,6 +218,8 @@ impl Input<'_> {
             MemberName::Other(name) => name,
         };
         let name = if member.upper { name.to_ascii_uppercase() } else { name.to_owned() };
+        let name =
+            if member.folded { name.replace(['s', 'S'], "\u{17f}").replace(['k', 'K'], "\u{212a}") } else { name };
         let name = match name.chars().next() {
             Some(first) if member.escaped && first.is_ascii() => {
                 format!("\"\\u{:04X}{}", first as u32, &quoted(&name[1..])[1..])
@@ -223,6 +234,9 @@ impl Input<'_> {
             MemberValue::ChatbotCorpId => quoted(self.chatbot_corp_id.unwrap_or_default()),
             MemberValue::TypeText => quoted("text"),
             MemberValue::Content(value) => format!("{{\"content\":{}}}", quoted(value)),
+            MemberValue::Contents(upper) => {
+                format!("{{\"content\":\"a\",\"{}\":\"b\"}}", if upper { "CONTENT" } else { "content" })
+            }
             MemberValue::Nested(levels) => {
                 // Few, or about as many as are allowed together with the object around them.
                 let levels = usize::from(if levels % 2 == 0 { levels % 4 } else { 61 + levels % 8 });
@@ -259,15 +273,20 @@ impl Input<'_> {
                     let known = time.is_ok_and(|time| {
                         time <= i128::from(u64::MAX) && (i128::from(self.now) - time).abs() <= i128::from(self.max_skew)
                     });
-                    is_number && known && signature(self.secret, timestamp).as_bytes() == sign
+                    let signs = |secret: &str| signature(secret, timestamp).as_bytes() == sign;
+                    is_number && known && (signs(self.secret) || self.previous.is_some_and(signs))
                 }),
             }
     }
 
     /// What is handed on of a message, if it may be.
     fn metadata(&self, message: &Object) -> Option<Vec<(String, String)>> {
-        let times = |name: &str| message.entries().iter().filter(|entry| entry.key.eq_ignore_ascii_case(name)).count();
-        if METADATA.iter().chain(&TEXTS).any(|name| times(name) > 1) {
+        // As Go's encoding/json folds.
+        let folded = |name: &str| name.replace('\u{17f}', "s").replace('\u{212a}', "k").to_ascii_lowercase();
+        let times = |object: &Object, name: &str| {
+            object.entries().iter().filter(|entry| folded(entry.key.as_str()) == folded(name)).count()
+        };
+        if METADATA.iter().chain(&TEXTS).any(|name| times(message, name) > 1) {
             return None;
         }
         let scalar = |name: &str| match last(message, name)? {
@@ -283,6 +302,9 @@ impl Input<'_> {
         let mut metadata: Vec<(String, String)> =
             METADATA.iter().filter_map(|name| Some(((*name).to_owned(), scalar(name)?))).collect();
         if last(message, "msgtype").and_then(text) == Some("text") {
+            if last(message, "text").and_then(object).is_some_and(|inner| times(inner, "content") > 1) {
+                return None;
+            }
             let content = match last(message, "text") {
                 None => last(message, "content"),
                 Some(inner) => object(inner).and_then(|inner| last(inner, "content").or(last(message, "content"))),

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use dingtalk_binding::callback::Key;
 use dingtalk_binding::endpoint::Scheme;
-use dingtalk_binding::error::Outcome;
+use dingtalk_binding::error::{Error, Outcome};
+use dingtalk_binding::operation;
 use dingtalk_binding::settings::Settings;
 
 use crate::app::{Direction, Subscription};
-use crate::egress::{Egress, Proxies};
+use crate::clock::Arrival;
+use crate::egress::{Egress, Policy, Proxies};
+use crate::event::{Digest, digest};
 use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Sandbox, Tenant};
 
@@ -27,7 +30,7 @@ pub struct Binding {
     id: String,
     subscription: Subscription,
     timeout: Duration,
-    is_signed: bool,
+    key: Option<Digest>,
     max_skew: Duration,
     operations: Vec<String>,
     tenant: Tenant,
@@ -60,9 +63,10 @@ impl Binding {
         self.timeout
     }
 
-    /// Whether its callbacks have a signature, rather than a token.
-    pub fn is_signed(&self) -> bool {
-        self.is_signed
+    /// The secret that its callbacks are signed with, as a hash; `None` if they have a token. Who can sign for one
+    /// binding can sign for every other one with the same secret.
+    pub fn key(&self) -> Option<Digest> {
+        self.key
     }
 
     /// For how long a callback can be repeated: from the earliest moment at which its signature is accepted to
@@ -98,26 +102,50 @@ pub enum InvokeError {
     },
     /// The binding itself failed.
     #[error(transparent)]
-    Call(#[from] CallError),
+    Call(#[from] Failed),
+}
+
+/// Why a call failed, with the advice that fits it.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}{}", self.advice())]
+pub struct Failed {
+    error: CallError,
+    /// Whether the call had a `msgUuid`.
+    has_uuid: bool,
+}
+
+impl Failed {
+    fn advice(&self) -> &'static str {
+        let outcome = match &self.error {
+            // What the application has taken is no message to the group.
+            CallError::Binding(Error::HandlerFailed(_)) | CallError::Overloaded(_) => Outcome::NotSent,
+            CallError::Binding(error) => error.outcome(),
+            CallError::Stopped { outcome, .. } => *outcome,
+        };
+        match (outcome, self.has_uuid) {
+            (Outcome::NotSent, _) => "",
+            (Outcome::Unknown, true) => "; send it again only with the same msgUuid",
+            (Outcome::Unknown, false) => "; sent again it may arrive twice, which a msgUuid in every call prevents",
+        }
+    }
 }
 
 impl InvokeError {
     /// What a program needs to decide what to do; see [`dingtalk_binding::error::Error::metadata`].
     pub fn metadata(&self) -> Vec<(String, String)> {
-        let pairs: &[(&str, &str)] = match self {
-            Self::Call(CallError::Binding(error)) => return error.metadata(),
-            Self::MissingOperation => &[("error", "missing-operation")],
-            Self::NotFound(_) => &[("error", "not-found")],
-            Self::UnsupportedOperation { .. } => &[("error", "unsupported-operation")],
-            Self::Call(CallError::Stopped { outcome: Outcome::NotSent, .. }) => {
-                &[("error", "stopped"), ("outcome", "not-sent")]
-            }
-            Self::Call(CallError::Stopped { outcome: Outcome::Unknown, .. }) => {
-                &[("error", "stopped"), ("outcome", "unknown")]
-            }
-            Self::Call(CallError::Overloaded(_)) => &[("error", "overloaded"), ("outcome", "not-sent")],
+        let (error, outcome) = match self {
+            Self::MissingOperation => ("missing-operation", Outcome::NotSent),
+            Self::NotFound(_) => ("not-found", Outcome::NotSent),
+            Self::UnsupportedOperation { .. } => ("unsupported-operation", Outcome::NotSent),
+            Self::Call(Failed { error, .. }) => match error {
+                CallError::Binding(error) => return error.metadata(),
+                CallError::Stopped { outcome, .. } => ("stopped", *outcome),
+                CallError::Overloaded(_) => ("overloaded", Outcome::NotSent),
+            },
         };
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        [("error", error), ("outcome", outcome.name())]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec()
     }
 }
 
@@ -137,11 +165,16 @@ impl Bindings {
         Self { sandbox, by_name: BTreeMap::new() }
     }
 
-    /// Initialises a binding and adds it.
-    pub async fn add(&mut self, resource: BindingResource, proxies: &Proxies) -> Result<(), InitError> {
+    /// Initialises a binding, which may then connect to what `policy` allows, and adds it.
+    pub async fn add(
+        &mut self,
+        resource: BindingResource,
+        proxies: &Proxies,
+        policy: &Policy,
+    ) -> Result<(), InitError> {
         let name = resource.name.clone();
         let (component_type, version) = (resource.component_type.clone(), resource.version.clone());
-        match self.load(resource, proxies).await {
+        match self.load(resource, proxies, policy).await {
             Ok(binding) => {
                 self.by_name.insert(name, binding);
                 Ok(())
@@ -150,7 +183,7 @@ impl Bindings {
         }
     }
 
-    async fn load(&self, resource: BindingResource, proxies: &Proxies) -> Result<Binding, String> {
+    async fn load(&self, resource: BindingResource, proxies: &Proxies, policy: &Policy) -> Result<Binding, String> {
         let BindingResource { name, component_type, version, properties, init_timeout, .. } = resource;
         let properties: Vec<(String, String)> =
             properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
@@ -166,15 +199,25 @@ impl Bindings {
         let direction = direction.map_err(|reason| format!("property \"direction\": {reason}"))?;
         let subscription = Subscription::new(&name, property("route"), direction);
         warn_of_readable_token(&name, &settings);
-        let is_signed = matches!(settings.callbacks.key, Some(Key::Signature(_)));
-        if is_signed && property("outgoingToken").is_some_and(|token| !token.is_empty()) {
+        let key = match &settings.callbacks.key {
+            Some(Key::Signature { secret, .. }) => Some(digest(secret.expose().as_bytes())),
+            Some(Key::Token(_)) | None => None,
+        };
+        if key.is_some() && property("outgoingToken").is_some_and(|token| !token.is_empty()) {
             tracing::warn!(
                 binding = name,
                 "outgoingToken is not used: callbacks must be signed, because there is a secret or appSecret; for a robot that \
                  sends its token, write a component of its own with direction: input"
             );
         }
-        let egress = Egress::new(&name, &settings, proxies)?;
+        if matches!(settings.callbacks.key, Some(Key::Signature { previous: Some(_), .. })) {
+            tracing::warn!(
+                binding = name,
+                "callbacks signed with previousAppSecret are taken: remove it when callbackMaxSkew is over since DingTalk \
+                 signs with the new secret"
+            );
+        }
+        let egress = Egress::within(&name, &settings, proxies, policy)?;
         let tenant = self.sandbox.tenant(properties, egress.clone(), settings.timeout);
         let operations = self.initialise(&tenant, init_timeout).await?;
         Ok(Binding {
@@ -183,7 +226,7 @@ impl Bindings {
             id: settings.id,
             subscription,
             timeout: settings.timeout,
-            is_signed,
+            key,
             max_skew: Duration::from_millis(settings.callbacks.max_skew),
             operations,
             tenant,
@@ -222,13 +265,30 @@ impl Bindings {
                 supported: binding.operations.clone(),
             });
         }
-        Ok(self.sandbox.invoke(&binding.tenant, request, reader).await?)
+        self.call(binding, request, reader).await
     }
 
     /// Performs one operation for the host itself, whichever sides the binding has.
     pub(crate) async fn perform(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
         let binding = self.get(name).ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
-        Ok(self.sandbox.invoke(&binding.tenant, request, None).await?)
+        self.call(binding, request, None).await
+    }
+
+    async fn call(
+        &self,
+        binding: &Binding,
+        request: Request,
+        reader: Option<Arc<dyn Handler>>,
+    ) -> Result<Response, InvokeError> {
+        let metadata = request.metadata.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let has_uuid = operation::has_uuid(&request.data, metadata);
+        let called = self.sandbox.invoke(&binding.tenant, request, reader).await;
+        called.map_err(|error| Failed { error, has_uuid }.into())
+    }
+
+    /// For a callback that arrives now.
+    pub fn arrival(&self) -> Arrival {
+        self.sandbox.arrival()
     }
 
     /// Has `binding` verify one callback and hand its message to `reader`.

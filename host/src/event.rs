@@ -3,8 +3,11 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
+use dingtalk_binding::json;
+use sha2::{Digest as _, Sha256};
 
 /// The headers of W3C trace context, which Dapr hands on in both directions.
 pub const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
@@ -22,7 +25,41 @@ pub struct Event {
     pub trace: Vec<(String, String)>,
 }
 
+/// Bytes of a `msgId` that a log line shows. DingTalk's have 24; a body of nothing else has 128 KiB.
+const LOGGED_ID: usize = 128;
+
+/// SHA-256 of a message: what it is known by.
+pub type Digest = [u8; 32];
+
+/// The digest of these bytes.
+pub fn digest(bytes: &[u8]) -> Digest {
+    Sha256::digest(bytes).into()
+}
+
 impl Event {
+    /// DingTalk's identifier for a log line: as it is, but no longer than that of any genuine message.
+    pub fn logged_id(&self) -> Option<&str> {
+        self.metadata("msgId").and_then(|id| id.get(..id.floor_char_boundary(LOGGED_ID)))
+    }
+
+    /// What the message is known by, with an identifier or without.
+    pub fn digest(&self) -> Digest {
+        digest(&self.data)
+    }
+
+    /// Leaves out DingTalk's identifier unless it is one: a text that is not blank, and that was readable. `0` or `""`
+    /// may stand in every message of a sender that has no identifiers, and the second one would be lost.
+    pub fn keep_usable_id(&mut self) {
+        let is_text = || {
+            let [raw] = json::find(std::str::from_utf8(&self.data).ok()?, ["msgId"]).ok()?;
+            raw.map(|raw| raw.starts_with('"'))
+        };
+        let id = self.metadata("msgId").filter(|id| !id.trim().is_empty() && !id.contains('\u{fffd}'));
+        if id.is_none() || is_text() != Some(true) {
+            self.metadata.retain(|(name, _)| name != "msgId");
+        }
+    }
+
     /// The value of a metadata item, its name as documented.
     pub fn metadata(&self, name: &str) -> Option<&str> {
         self.metadata.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
@@ -51,8 +88,10 @@ pub trait Application: Send + Sync + 'static {
 /// in a refusal; its session is blanked out then too.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Undelivered {
-    /// No connection came about, it broke, or no answer came in time. Says which, and names the application's
-    /// address.
+    /// No connection came about. Says why, and names the application's address.
+    #[error("error invoking app: {0}")]
+    NoConnection(String),
+    /// The connection broke, or no answer came in time. Says which, and names the application's address.
     #[error("error invoking app: {0}")]
     Unreachable(String),
     /// The application's health check fails.
@@ -73,6 +112,22 @@ pub enum Undelivered {
         status: u16,
         /// The beginning of the answer, fit for a log line.
         body: String,
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// To whom a failure applies, as far as can be told from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// To this event. Others may be taken.
+    Event,
+    /// Perhaps to all events of the binding, if none of them is taken.
+    Binding,
+    /// To every event: nobody listens, or whoever does says that it can take nothing now.
+    Application {
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
     },
 }
 
@@ -84,6 +139,19 @@ impl Undelivered {
         matches!(self, Self::Refused { status: 400..=499, .. })
             && !matches!(self, Self::Refused { status: 401 | 403 | 404 | 405 | 407 | 408 | 421 | 423 | 425 | 429, .. })
     }
+
+    /// What the failure says about the events that come next. 500 and the like may be one event's fault; 429, 502, 503
+    /// and 504 speak of the server or what is before it.
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::NoConnection(_) | Self::Unhealthy => Scope::Application { retry_after: None },
+            Self::Refused { status: 429 | 502 | 503 | 504, retry_after, .. } => {
+                Scope::Application { retry_after: *retry_after }
+            }
+            Self::Unreachable(_) | Self::NotSubscribed { .. } => Scope::Binding,
+            Self::Refused { .. } => Scope::Event,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -92,7 +160,7 @@ mod tests {
 
     #[test]
     fn only_what_blames_the_event_is_final() {
-        let refused = |status| Undelivered::Refused { status, body: String::new() };
+        let refused = |status| Undelivered::Refused { status, body: String::new(), retry_after: None };
         for status in [400, 402, 406, 409, 410, 411, 413, 414, 415, 422, 451] {
             assert!(refused(status).is_final(), "{status}");
         }
@@ -101,6 +169,59 @@ mod tests {
         }
         assert!(!Undelivered::Unhealthy.is_final());
         assert!(!Undelivered::Unreachable("x".into()).is_final());
+    }
+
+    #[test]
+    fn a_log_line_shows_the_beginning_of_an_identifier() {
+        let logged = |id: &str| {
+            let metadata = vec![("msgId".to_owned(), id.to_owned())];
+            let event = Event { binding: "b".into(), data: Bytes::new(), metadata, trace: Vec::new() };
+            event.logged_id().map(str::to_owned)
+        };
+        assert_eq!(logged("msgyFHoCnNu3VTxw5Kd9SKA==").as_deref(), Some("msgyFHoCnNu3VTxw5Kd9SKA=="));
+        assert_eq!(logged(&"x".repeat(100_000)), Some("x".repeat(LOGGED_ID)));
+        assert_eq!(logged(&"长".repeat(100_000)), Some("长".repeat(LOGGED_ID / 3)));
+    }
+
+    #[test]
+    fn only_a_text_that_is_not_blank_is_an_identifier() {
+        let id = |data: &str, decoded: Option<&str>| {
+            let metadata = decoded.map(|id| ("msgId".to_owned(), id.to_owned())).into_iter().collect();
+            let mut event = Event { binding: "b".into(), data: data.to_owned().into(), metadata, trace: Vec::new() };
+            event.keep_usable_id();
+            event.metadata("msgId").map(str::to_owned)
+        };
+        assert_eq!(id(r#"{"msgId":"m1=="}"#, Some("m1==")).as_deref(), Some("m1=="));
+        assert_eq!(id(r#"{"msg\u0049d":"\u006d1"}"#, Some("m1")).as_deref(), Some("m1"));
+        for (data, decoded) in [
+            ("{}", None),
+            (r#"{"msgId":null}"#, None),
+            (r#"{"msgId":["m1"]}"#, None),
+            (r#"{"msgId":0}"#, Some("0")),
+            (r#"{"msgId":""}"#, Some("")),
+            (r#"{"msgId":" \u3000\n"}"#, Some(" \u{3000}\n")),
+            (r#"{"msgId":"\ud800"}"#, Some("\u{fffd}")),
+        ] {
+            assert_eq!(id(data, decoded), None, "{data}");
+        }
+    }
+
+    #[test]
+    fn only_what_speaks_of_the_server_applies_to_every_event() {
+        let retry_after = Some(Duration::from_secs(7));
+        for status in 300..=599 {
+            let scope = Undelivered::Refused { status, body: String::new(), retry_after }.scope();
+            let expected = match status {
+                429 | 502 | 503 | 504 => Scope::Application { retry_after },
+                _ => Scope::Event,
+            };
+            assert_eq!(scope, expected, "{status}");
+        }
+        let everybody = Scope::Application { retry_after: None };
+        assert_eq!(Undelivered::NoConnection("x".into()).scope(), everybody);
+        assert_eq!(Undelivered::Unhealthy.scope(), everybody);
+        // It may hang, or break, with this event alone.
+        assert_eq!(Undelivered::Unreachable("x".into()).scope(), Scope::Binding);
     }
 
     #[test]

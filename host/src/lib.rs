@@ -10,6 +10,7 @@ pub mod egress;
 pub mod event;
 pub mod inbox;
 pub mod input;
+pub mod quiet;
 pub mod resources;
 pub mod sandbox;
 pub mod simulator;

@@ -75,13 +75,15 @@ pub struct Delivery {
 pub struct Answer {
     pub status: u16,
     pub body: String,
+    /// More headers, each with its line end.
+    pub headers: &'static str,
     /// Before it answers.
     pub pause: Duration,
 }
 
 impl Answer {
     pub fn status(status: u16) -> Self {
-        Self { status, body: String::new(), pause: Duration::ZERO }
+        Self { status, body: String::new(), headers: "", pause: Duration::ZERO }
     }
 
     /// A reply for the conversation.
@@ -220,10 +222,11 @@ impl State {
                 _ => self.take(&request),
             };
             std::thread::sleep(answer.pause);
-            let Answer { status, body, .. } = answer;
+            let Answer { status, body, headers, .. } = answer;
             let length = body.len();
             let text = format!(
-                "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+                "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{headers}\r\n\
+                 {body}"
             );
             if stream.write_all(text.as_bytes()).is_err() {
                 break;

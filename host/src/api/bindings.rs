@@ -6,31 +6,35 @@ use http::header::HeaderMap;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 
-use super::body::{self, Unread};
+use super::body::{self, Share, Unread};
+use super::connection::Seat;
 use super::reply::{self, Reply};
 use super::{Api, request};
 use crate::bindings::InvokeError;
 use crate::event::TRACE;
+use crate::sandbox;
 
 /// A client that sends its body slower than this holds a connection for nothing.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// From here on, decoding takes longer than other requests should wait for the thread: 16 MiB take 30 ms.
+const LONG_BODY: usize = 256 << 10;
+
 impl Api {
-    pub(super) async fn invoke(&self, name: &str, request: Request<Incoming>) -> Reply {
+    pub(super) async fn invoke(&self, name: &str, request: Request<Incoming>, seat: &Seat) -> Reply {
         let (parts, body) = request.into_parts();
-        let malformed = |what: String| reply::error(StatusCode::BAD_REQUEST, "ERR_MALFORMED_REQUEST", &what, &[]);
-        let body = match self.body(&parts.headers, body).await {
+        let (body, _share) = match self.body(&parts.headers, body, seat).await {
             Ok(body) => body,
-            Err(what) => return malformed(format!("failed deserializing HTTP body: {what}")),
+            Err(unread) => return self.unread(&unread, "failed deserializing HTTP body: "),
         };
-        let mut request = match request::decode(&body) {
+        let mut request = match decode(body).await {
             Ok(request) => request,
-            Err(what) => return malformed(format!("failed deserializing HTTP body: {what}")),
+            Err(what) => return malformed(&format!("failed deserializing HTTP body: {what}")),
         };
         if let Err(what) = add_trace(&parts.headers, &mut request.metadata) {
-            return malformed(what);
+            return malformed(&what);
         }
-        let _call = self.call();
+        let _call = self.call(seat);
         let operation = request.operation.clone();
         match self.input.invoke(name, request).await {
             Ok(response) => {
@@ -50,14 +54,42 @@ impl Api {
         }
     }
 
-    /// The whole body, or daprd's words for why not.
-    pub(super) async fn body(&self, headers: &HeaderMap, body: Incoming) -> Result<bytes::Bytes, String> {
-        let limit = self.max_body_size;
-        body::read(headers, body, limit, BODY_TIMEOUT).await.map_err(|unread| match unread {
-            Unread::TooLong => format!("stream too large (more than {limit} bytes, see --max-body-size)"),
+    /// The whole body, with its share of the port's bytes.
+    pub(super) async fn body(
+        &self,
+        headers: &HeaderMap,
+        body: Incoming,
+        seat: &Seat,
+    ) -> Result<(Vec<u8>, Share), Unread> {
+        body::read(headers, body, self.max_body_size, BODY_TIMEOUT, seat.budget()).await
+    }
+
+    /// The answer to a body that cannot be used: daprd's words after `prefix`, where it has any.
+    pub(super) fn unread(&self, unread: &Unread, prefix: &str) -> Reply {
+        let what = match unread {
+            Unread::TooLong => {
+                format!("stream too large (more than {} bytes, see --max-body-size)", self.max_body_size)
+            }
             Unread::Incomplete => "unexpected EOF".into(),
             Unread::TooSlow => format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs()),
-        })
+            Unread::Busy => return reply::busy("too many long request bodies at once; send it again"),
+        };
+        malformed(&format!("{prefix}{what}"))
+    }
+}
+
+pub(super) fn malformed(what: &str) -> Reply {
+    reply::error(StatusCode::BAD_REQUEST, "ERR_MALFORMED_REQUEST", what, &[])
+}
+
+/// Decodes a body; a long one where nobody else waits for the thread.
+async fn decode(body: Vec<u8>) -> Result<sandbox::Request, String> {
+    if body.len() < LONG_BODY {
+        return request::decode(&body);
+    }
+    match tokio::task::spawn_blocking(move || request::decode(&body)).await {
+        Ok(decoded) => decoded,
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -105,7 +137,30 @@ fn check_baggage(value: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::Poll;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_long_body_is_decoded_where_nobody_waits_for_the_thread() {
+        for (length, elsewhere) in [(1_000, false), (16 << 20, true)] {
+            let body = format!(r#"{{"operation":"create","data":"{}"}}"#, "x".repeat(length)).into_bytes();
+            let mut decoding = pin!(decode(body));
+            let first = std::future::poll_fn(|context| Poll::Ready(decoding.as_mut().poll(context))).await;
+            let decoded = match first {
+                Poll::Ready(decoded) => {
+                    assert!(!elsewhere);
+                    decoded
+                }
+                Poll::Pending => {
+                    assert!(elsewhere);
+                    decoding.await
+                }
+            };
+            assert_eq!(decoded.unwrap().data.len(), length + 2);
+        }
+    }
 
     fn traced(headers: &[(&'static str, &str)]) -> Result<Vec<(String, String)>, String> {
         let mut map = HeaderMap::new();

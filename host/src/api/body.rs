@@ -1,21 +1,59 @@
-//! A request's body: whole and in time, or why not, with the sender in a state to hear the answer.
+//! A request's body: whole, in time and within the port's bytes, or why not, with the sender in a state to hear the
+//! answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Of a body that is too long, how much is read all the same, and for how long.
+/// Of a body that cannot be taken, how much is read all the same, and for how long.
 const DRAIN: usize = 32 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The beginning of every body needs no share: a usual message has a place, however many long bodies hang. The number
+/// of requests bounds what that adds up to.
+const FREE: usize = 8 << 10;
+
+/// From one piece of a body with a share to the next: who has one keeps it from others.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The bytes that the bodies of a port may have in memory at once.
+pub(super) struct Budget {
+    bytes: Arc<Semaphore>,
+    total: usize,
+    /// For a share to become free.
+    patience: Duration,
+}
+
+/// What a body holds of the budget until it is dropped.
+pub(super) type Share = Option<OwnedSemaphorePermit>;
+
+impl Budget {
+    pub(super) fn of(total: usize, patience: Duration) -> Self {
+        Self { bytes: Arc::new(Semaphore::new(total)), total, patience }
+    }
+
+    async fn share(&self, bytes: usize) -> Result<Share, Unread> {
+        let bytes = u32::try_from(bytes.min(self.total)).map_err(|_| Unread::TooLong)?;
+        let share = Arc::clone(&self.bytes).acquire_many_owned(bytes);
+        match tokio::time::timeout(self.patience, share).await {
+            Ok(Ok(share)) => Ok(Some(share)),
+            _ => Err(Unread::Busy),
+        }
+    }
+}
+
 /// Why a body cannot be used.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Unread {
     TooLong,
     Incomplete,
     TooSlow,
+    /// Other bodies have taken all of the port's bytes.
+    Busy,
 }
 
 /// Reads a body of at most `limit` bytes within `time`.
@@ -24,24 +62,63 @@ pub(super) async fn read(
     mut body: Incoming,
     limit: usize,
     time: Duration,
-) -> Result<Bytes, Unread> {
+    budget: &Budget,
+) -> Result<(Vec<u8>, Share), Unread> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    // Who waits for leave to send the body hears the answer without it.
+    let is_waiting = headers.contains_key(EXPECT);
     if announced.is_some_and(|length: usize| length > limit) {
-        // Who waits for leave to send the body hears the answer without it.
-        if !headers.contains_key(EXPECT) {
+        if !is_waiting {
             drain(&mut body).await;
         }
         return Err(Unread::TooLong);
     }
-    match tokio::time::timeout(time, Limited::new(&mut body, limit).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            drain(&mut body).await;
-            Err(Unread::TooLong)
-        }
-        Ok(Err(_)) => Err(Unread::Incomplete),
+    let whole = match tokio::time::timeout(time, whole(&mut body, announced, limit, budget)).await {
+        Ok(whole) => whole,
         Err(_) => Err(Unread::TooSlow),
+    };
+    if matches!(whole, Err(Unread::TooLong)) || (matches!(whole, Err(Unread::Busy)) && !is_waiting) {
+        drain(&mut body).await;
     }
+    whole
+}
+
+/// The pieces are copied into one: kept one by one, a piece of a byte costs fifty.
+async fn whole(
+    body: &mut Incoming,
+    announced: Option<usize>,
+    limit: usize,
+    budget: &Budget,
+) -> Result<(Vec<u8>, Share), Unread> {
+    let mut bytes = Vec::new();
+    let mut share = None;
+    if let Some(length) = announced.filter(|length| *length > FREE) {
+        share = budget.share(length).await?;
+        bytes.reserve_exact(length);
+    }
+    loop {
+        let frame = match tokio::time::timeout(PIECE_TIMEOUT, body.frame()).await {
+            Ok(frame) => frame,
+            Err(_) if share.is_some() => return Err(Unread::TooSlow),
+            Err(_) => continue,
+        };
+        let Some(frame) = frame else { break };
+        let Ok(data) = frame.map_err(|_| Unread::Incomplete)?.into_data() else { continue };
+        let length = bytes.len() + data.len();
+        if length > limit {
+            return Err(Unread::TooLong);
+        }
+        if share.is_none() && length > FREE {
+            // All that may come, at once: bodies that each wait for more while they hold some would wait for ever.
+            share = budget.share(limit).await?;
+        }
+        bytes.extend_from_slice(&data);
+    }
+    bytes.shrink_to_fit();
+    if let Some(share) = &mut share {
+        drop(share.split(share.num_permits().saturating_sub(bytes.len())));
+    }
+    Ok((bytes, share))
 }
 
 /// Reads on without keeping anything. A sender whose connection is closed while it writes sees no answer, and sends
@@ -52,9 +129,24 @@ async fn drain(body: &mut Incoming) {
         while drained < DRAIN
             && let Some(Ok(frame)) = body.frame().await
         {
-            drained += frame.data_ref().map_or(0, Bytes::len);
+            drained += frame.data_ref().map_or(0, bytes::Bytes::len);
         }
     };
     // Whatever is left then is the sender's loss.
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, rest).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn shares_add_up_to_no_more_than_the_budget_and_the_longest_body_always_fits() {
+        let budget = Budget::of(100, Duration::from_millis(50));
+        let first = budget.share(60).await.unwrap();
+        assert!(budget.share(60).await.is_err_and(|unread| unread == Unread::Busy));
+        let second = budget.share(40).await.unwrap();
+        drop((first, second));
+        assert!(budget.share(1_000).await.is_ok());
+    }
 }

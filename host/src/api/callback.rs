@@ -3,9 +3,7 @@
 //! The only route that strangers may reach. What can be refused without the sandbox is refused first, and what
 //! fails verification is answered alike, whatever failed: the log has the reason, the sender does not.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dingtalk_binding::callback::MAX_BODY;
 use dingtalk_binding::error::{Error, Refusal};
@@ -14,6 +12,7 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::body::{self, Unread};
+use super::connection::Seat;
 use super::reply::{self, Reply};
 use super::{Api, bindings};
 use crate::event::TRACE;
@@ -23,22 +22,21 @@ use crate::sandbox::{CallError, Callback};
 /// DingTalk sends at most 128 KiB at once; who takes longer holds a connection for nothing.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often the log may say that callbacks of one binding are refused: anybody can send some.
-const LOG_EVERY: Duration = Duration::from_secs(10);
-
 /// The daprd-like code of an answer that is no reply.
 const CODE: &str = "ERR_CALLBACK";
 
 impl Api {
-    pub(super) async fn callback(&self, name: &str, request: Request<Incoming>) -> Reply {
+    pub(super) async fn callback(&self, name: &str, request: Request<Incoming>, seat: &Seat) -> Reply {
         if request.method() != Method::POST {
             let mut reply = failed(StatusCode::METHOD_NOT_ALLOWED, "callbacks are sent with POST");
             reply.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return reply;
         }
+        let arrived = self.input.bindings().arrival();
         let (parts, body) = request.into_parts();
-        let body = match body::read(&parts.headers, body, MAX_BODY, BODY_TIMEOUT).await {
+        let body = match body::read(&parts.headers, body, MAX_BODY, BODY_TIMEOUT, seat.budget()).await {
             Ok(body) => body,
+            Err(Unread::Busy) => return later(StatusCode::SERVICE_UNAVAILABLE, "too many long bodies at once"),
             Err(Unread::TooLong) => return too_large(),
             Err(Unread::Incomplete) => return failed(StatusCode::BAD_REQUEST, "the body is not complete"),
             Err(Unread::TooSlow) => {
@@ -46,8 +44,9 @@ impl Api {
             }
         };
         let headers = parts.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
-        let callback = Callback { headers: headers.collect(), body: body.into() };
-        let _call = self.call();
+        let (body, _share) = body;
+        let callback = Callback { headers: headers.collect(), body, arrived };
+        let _call = self.call(seat);
         match self.input.receive(name, callback, trace(&parts.headers)).await {
             Ok(answer) => {
                 tracing::debug!(binding = name, "callback answered");
@@ -70,20 +69,26 @@ impl Api {
         let refusal = match error {
             CallError::Binding(Error::CallbackRefused(refusal)) => refusal,
             CallError::Overloaded(_) => {
-                tracing::warn!(binding = name, "too many callbacks at once");
+                if let Some(more) = self.quiet.count(&format!("overloaded {name}")) {
+                    tracing::warn!(binding = name, more, "too many callbacks at once");
+                }
                 return later(StatusCode::TOO_MANY_REQUESTS, "too many callbacks at once");
             }
             // Not acknowledged, so that DingTalk sends it again. Which part was not ready concerns nobody outside.
             CallError::Binding(Error::HandlerFailed(_) | Error::NotReading(_)) => {
-                tracing::warn!(binding = name, %error, "callback not acknowledged");
+                if let Some(more) = self.quiet.count(&format!("untaken {name}")) {
+                    tracing::warn!(binding = name, %error, more, "callback not acknowledged");
+                }
                 return later(StatusCode::SERVICE_UNAVAILABLE, "the message was not taken; send it again");
             }
             CallError::Binding(_) | CallError::Stopped { .. } => {
-                tracing::error!(binding = name, %error, "callback not acknowledged");
+                if let Some(more) = self.quiet.count(&format!("failed {name}")) {
+                    tracing::error!(binding = name, %error, more, "callback not acknowledged");
+                }
                 return failed(StatusCode::INTERNAL_SERVER_ERROR, "the message was not taken");
             }
         };
-        if let Some(more) = self.refusals.count(name) {
+        if let Some(more) = self.quiet.count(&format!("refused {name}")) {
             tracing::warn!(binding = name, %refusal, more, "callback refused");
         }
         match refusal {
@@ -135,46 +140,9 @@ fn is_traceparent(value: &str) -> bool {
     complete && is_id(trace) && is_id(parent) && flags.is_some()
 }
 
-/// How many callbacks of each binding were refused since the log last said so.
-#[derive(Default)]
-pub(super) struct Refusals(Mutex<HashMap<String, (Instant, u64)>>);
-
-impl Refusals {
-    /// Counts one. `Some` if the log may speak now: of how many others it has not spoken.
-    fn count(&self, binding: &str) -> Option<u64> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Only names of bindings come here: an unknown one is answered before anything is verified.
-        match counts.get_mut(binding) {
-            Some((spoken, silent)) if spoken.elapsed() < LOG_EVERY => {
-                *silent += 1;
-                None
-            }
-            Some((spoken, silent)) => {
-                *spoken = Instant::now();
-                Some(std::mem::take(silent))
-            }
-            None => {
-                counts.insert(binding.to_owned(), (Instant::now(), 0));
-                Some(0)
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_log_speaks_of_the_first_refusal_and_then_seldom() {
-        let refusals = Refusals::default();
-        assert_eq!(refusals.count("a"), Some(0));
-        assert_eq!((refusals.count("a"), refusals.count("a")), (None, None));
-        assert_eq!(refusals.count("b"), Some(0));
-        let past = Instant::now().checked_sub(LOG_EVERY).unwrap();
-        refusals.0.lock().unwrap().get_mut("a").unwrap().0 = past;
-        assert_eq!((refusals.count("a"), refusals.count("a")), (Some(2), None));
-    }
 
     #[test]
     fn a_trace_without_a_parent_is_none() {

@@ -8,6 +8,8 @@ use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::Api;
+use super::bindings::malformed;
+use super::connection::Seat;
 use super::reply::{self, Reply};
 
 /// The longest attribute, and how many: they are kept for as long as the process lives.
@@ -71,22 +73,26 @@ impl Api {
         reply::json(StatusCode::OK, serde_json::to_vec(&metadata).unwrap_or_default())
     }
 
-    pub(super) async fn set_metadata(&self, key: String, request: Request<Incoming>) -> Reply {
-        let refused = |what: &str| reply::error(StatusCode::BAD_REQUEST, "ERR_MALFORMED_REQUEST", what, &[]);
+    pub(super) async fn set_metadata(&self, key: String, request: Request<Incoming>, seat: &Seat) -> Reply {
         let (parts, body) = request.into_parts();
-        let value = match self.body(&parts.headers, body).await {
-            Ok(value) => String::from_utf8_lossy(&value).into_owned(),
-            Err(what) => return refused(&what),
+        let value = match self.body(&parts.headers, body, seat).await {
+            Ok((value, _)) if value.len() > MAX_ATTRIBUTE => return malformed(&too_long()),
+            Ok((value, _)) => String::from_utf8_lossy(&value).into_owned(),
+            Err(unread) => return self.unread(&unread, ""),
         };
         if value.len() > MAX_ATTRIBUTE || key.len() > MAX_ATTRIBUTE {
-            return refused(&format!("an attribute is longer than {MAX_ATTRIBUTE} bytes"));
+            return malformed(&too_long());
         }
         if let Ok(mut attributes) = self.attributes.lock() {
             if attributes.len() >= MAX_ATTRIBUTES && !attributes.contains_key(&key) {
-                return refused(&format!("there are {MAX_ATTRIBUTES} attributes already"));
+                return malformed(&format!("there are {MAX_ATTRIBUTES} attributes already"));
             }
             attributes.insert(key, value);
         }
         reply::empty(StatusCode::NO_CONTENT)
     }
+}
+
+fn too_long() -> String {
+    format!("an attribute is longer than {MAX_ATTRIBUTE} bytes")
 }

@@ -5,23 +5,28 @@
 mod bindings;
 mod body;
 mod callback;
+mod caller;
+mod connection;
 mod metadata;
+mod port;
 mod reply;
 mod request;
 mod server;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use dingtalk_binding::secret::Secret;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
-use tokio::sync::watch;
 
 use crate::input::Input;
-use callback::Refusals;
+use crate::quiet::Quiet;
+pub use caller::Allowed;
+use connection::Seat;
+pub use port::Policy;
 use reply::Reply;
 pub use server::{ListenError, Server, Surface};
 
@@ -37,37 +42,36 @@ pub struct Api {
     pub max_body_size: usize,
     /// Attributes that clients have set with `PUT /v1.0/metadata/{key}`.
     attributes: Mutex<std::collections::BTreeMap<String, String>>,
-    refusals: Refusals,
+    /// Who may call without a token, beside programs of this machine.
+    pub allowed: Allowed,
+    quiet: Quiet,
     /// How many calls are running.
-    calls: watch::Sender<usize>,
+    calls: AtomicUsize,
 }
 
 impl Api {
     /// An API over the bindings of `input`.
     pub fn new(input: Input, app_id: String, api_token: Option<Secret>, max_body_size: usize) -> Self {
-        let (attributes, refusals, calls) = (Mutex::default(), Refusals::default(), watch::Sender::default());
-        Self { input, app_id, api_token, max_body_size, attributes, refusals, calls }
+        let (attributes, quiet, allowed) = (Mutex::default(), Quiet::default(), Allowed::default());
+        Self { input, app_id, api_token, max_body_size, attributes, allowed, quiet, calls: AtomicUsize::new(0) }
     }
 
-    /// Counts a call as running until the value is dropped.
-    fn call(&self) -> Call<'_> {
-        self.calls.send_modify(|calls| *calls += 1);
-        Call(&self.calls)
+    /// How many calls are running.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
     }
 
-    /// Ends when no call has been running for as long as `pause`.
-    async fn quiet(&self, pause: Duration) {
-        let mut calls = self.calls.subscribe();
-        loop {
-            // An error would mean that the sender is gone, which is `self`.
-            let _ = calls.wait_for(|calls| *calls == 0).await;
-            if tokio::time::timeout(pause, calls.wait_for(|calls| *calls > 0)).await.is_err() {
-                break;
-            }
+    /// Counts a call as running, here and on its connection, until the value is dropped.
+    fn call<'a>(&'a self, seat: &'a Seat) -> Call<'a> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        seat.activity.call();
+        Call { api: self, seat }
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, seat: &Seat) -> Reply {
+        if let Err(what) = caller::host(request.version(), request.uri(), request.headers()) {
+            return reply::text(StatusCode::BAD_REQUEST, what);
         }
-    }
-
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, surface: Surface) -> Reply {
         let path = clean(request.uri().path());
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         let method = request.method().clone();
@@ -78,19 +82,25 @@ impl Api {
             // Nor has DingTalk the token: a callback proves itself.
             (_, ["v1.0", "bindings", name, "callback"]) => {
                 return match query_unescape(name) {
-                    Ok(name) => self.callback(&name, request).await,
+                    Ok(name) => self.callback(&name, request, seat).await,
                     Err(_) => reply::text(StatusCode::BAD_REQUEST, "failed to unescape request parameter \"name\""),
                 };
             }
-            _ if surface == Surface::Callbacks => return reply::empty(StatusCode::NOT_FOUND),
+            _ if seat.surface() == Surface::Callbacks => return reply::empty(StatusCode::NOT_FOUND),
             _ => {}
         }
         if !self.authorised(&request) {
             return reply::text(StatusCode::UNAUTHORIZED, "invalid api token");
         }
+        // Whoever knows the token is no page in somebody's browser.
+        if self.api_token.is_none()
+            && let Err(what) = self.allowed.check(request.uri(), request.headers(), seat.address)
+        {
+            return reply::error(StatusCode::FORBIDDEN, "ERR_CALLER_REFUSED", &what, &[]);
+        }
         match (&method, segments.as_slice()) {
             (&Method::POST | &Method::PUT, ["v1.0", "bindings", name]) => match query_unescape(name) {
-                Ok(name) => self.invoke(&name, request).await,
+                Ok(name) => self.invoke(&name, request, seat).await,
                 Err(escape) => {
                     let what =
                         format!("failed to unescape request parameter \"name\". Error: invalid URL escape {escape:?}");
@@ -99,7 +109,7 @@ impl Api {
             },
             (&Method::GET, ["v1.0", "metadata"]) => self.metadata().await,
             (&Method::PUT, ["v1.0", "metadata", key]) => match query_unescape(key) {
-                Ok(key) => self.set_metadata(key, request).await,
+                Ok(key) => self.set_metadata(key, request, seat).await,
                 Err(_) => reply::text(StatusCode::BAD_REQUEST, "failed to unescape request parameter \"key\""),
             },
             // daprd takes whatever it does not know for a service invocation without a target.
@@ -129,11 +139,15 @@ impl Api {
 }
 
 /// A running call.
-struct Call<'a>(&'a watch::Sender<usize>);
+struct Call<'a> {
+    api: &'a Api,
+    seat: &'a Seat,
+}
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|calls| *calls -= 1);
+        self.api.calls.fetch_sub(1, Ordering::Relaxed);
+        self.seat.activity.called();
     }
 }
 

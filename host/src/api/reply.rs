@@ -1,7 +1,8 @@
 //! What daprd's HTTP API answers, in one place: error bodies, metadata headers, statuses.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use dingtalk_binding::secret::is_hidden;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
@@ -59,12 +60,19 @@ pub(super) fn error(status: StatusCode, code: &str, message: &str, metadata: &[(
     with_metadata(json(status, body), metadata)
 }
 
+/// There is no room for the request now, and there will be.
+pub(super) fn busy(message: &str) -> Reply {
+    let mut reply = error(StatusCode::SERVICE_UNAVAILABLE, "ERR_OVERLOADED", message, &[]);
+    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    reply
+}
+
 /// Adds `metadata.*` headers. What cannot be a header is left out, as Go's net/http does; line breaks become
 /// spaces, so that no value can add a header of its own.
 pub(super) fn with_metadata(mut reply: Reply, metadata: &[(String, String)]) -> Reply {
     for (name, value) in metadata {
         let name = HeaderName::try_from(format!("metadata.{name}"));
-        let value: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let value: String = value.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect();
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
             reply.headers_mut().append(name, value);
         }

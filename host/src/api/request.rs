@@ -5,13 +5,18 @@
 //! is not copied: Go decodes `data` and writes it again, which sorts members and loses digits. Here `data`
 //! reaches the component as it was written.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use dingtalk_binding::json;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::sandbox::Request;
+
+/// Items of `metadata`, repeated ones included. No binding knows more than a handful; each costs an allocation here
+/// and one in the sandbox.
+const MAX_METADATA: usize = 1_000;
 
 /// Decodes a request body. The error is daprd's `message`, after "failed deserializing HTTP body: ".
 pub(super) fn decode(body: &[u8]) -> Result<Request, String> {
@@ -23,6 +28,7 @@ pub(super) fn decode(body: &[u8]) -> Result<Request, String> {
     let body = json::mended(body);
     let mut json = serde_json::Deserializer::from_slice(&body);
     let Body { operation, data, metadata } = Body::deserialize(&mut json).map_err(|error| error.to_string())?;
+    let metadata = last_of_each(metadata);
     let data = data.map_or(b"null".as_slice(), |data| data.get().as_bytes()).to_vec();
     Ok(Request { operation, data, metadata })
 }
@@ -59,11 +65,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Body<'a> {
                         }
                         "data" => body.data = map.next_value()?,
                         "metadata" => {
-                            let Pairs(pairs) = map.next_value()?;
-                            for (name, value) in pairs {
-                                body.metadata.retain(|(known, _)| *known != name);
-                                body.metadata.push((name, value));
-                            }
+                            map.next_value_seed(Pairs(&mut body.metadata))?;
                         }
                         _ => {
                             map.next_value::<IgnoredAny>()?;
@@ -77,33 +79,46 @@ impl<'de: 'a, 'a> Deserialize<'de> for Body<'a> {
     }
 }
 
-/// Metadata: an object of strings, or null.
-struct Pairs(Vec<(String, String)>);
+/// Metadata: an object of strings, or null. Adds to what is there.
+struct Pairs<'a>(&'a mut Vec<(String, String)>);
 
-impl<'de> Deserialize<'de> for Pairs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Strings;
-        impl<'de> Visitor<'de> for Strings {
-            type Value = Pairs;
+impl<'de> DeserializeSeed<'de> for Pairs<'_> {
+    type Value = ();
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("metadata: an object whose values are strings")
-            }
-
-            fn visit_unit<E>(self) -> Result<Pairs, E> {
-                Ok(Pairs(Vec::new()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, Option<String>>()? {
-                    pairs.push((name, value.unwrap_or_default()));
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        deserializer.deserialize_any(Strings)
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
     }
+}
+
+impl<'de> Visitor<'de> for Pairs<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("metadata: an object whose values are strings")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((name, value)) = map.next_entry::<String, Option<String>>()? {
+            if self.0.len() == MAX_METADATA {
+                return Err(A::Error::custom(format_args!("metadata has more than {MAX_METADATA} items; send fewer")));
+            }
+            self.0.push((name, value.unwrap_or_default()));
+        }
+        Ok(())
+    }
+}
+
+/// Of pairs with one name the last, where it stands.
+fn last_of_each(mut pairs: Vec<(String, String)>) -> Vec<(String, String)> {
+    let mut seen = HashSet::new();
+    pairs.reverse();
+    pairs.retain(|(name, _)| seen.insert(name.clone()));
+    pairs.reverse();
+    pairs
 }
 
 #[cfg(test)]
@@ -160,7 +175,46 @@ mod tests {
         assert!(decode(b"{\"data\":\"\xff\"}").is_err());
     }
 
+    /// A body with `items` items of metadata, `in_each` in each object.
+    fn with_metadata(items: usize, in_each: usize) -> String {
+        let names: Vec<String> = (0..items).map(|number| format!(r#""n{number}":"""#)).collect();
+        let objects: Vec<String> =
+            names.chunks(in_each).map(|names| format!(r#""metadata":{{{}}}"#, names.join(","))).collect();
+        format!(r#"{{"operation":"create",{}}}"#, objects.join(","))
+    }
+
+    #[test]
+    fn items_of_metadata_have_a_limit_in_however_many_objects_they_come() {
+        assert_eq!(decoded(&with_metadata(1_000, 1_000)).2.len(), 1_000);
+        assert_eq!(decoded(&with_metadata(1_000, 1)).2.len(), 1_000);
+        for in_each in [1, 1_001] {
+            let error = decode(with_metadata(1_001, in_each).as_bytes()).unwrap_err();
+            assert!(error.contains("metadata has more than 1000 items; send fewer"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_longest_body_is_refused_without_looking_at_every_item_with_every_other() {
+        // One by one they took minutes. Nothing here depends on the machine's speed to tell the two apart.
+        let body = with_metadata(1_300_000, 1_300_000);
+        assert!(body.len() > 15_000_000);
+        let start = std::time::Instant::now();
+        assert!(decode(body.as_bytes()).is_err());
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
+    }
+
     proptest! {
+        #[test]
+        fn the_last_of_each_name_is_what_taking_them_one_by_one_leaves(pairs: Vec<(u8, String)>) {
+            let pairs: Vec<_> = pairs.into_iter().map(|(name, value)| ((name % 8).to_string(), value)).collect();
+            let mut expected: Vec<(String, String)> = Vec::new();
+            for (name, value) in &pairs {
+                expected.retain(|(known, _)| known != name);
+                expected.push((name.clone(), value.clone()));
+            }
+            prop_assert_eq!(last_of_each(pairs), expected);
+        }
+
         #[test]
         fn never_panics(body: Vec<u8>) { let _ = decode(&body); }
     }

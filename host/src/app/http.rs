@@ -5,13 +5,13 @@ use std::error::Error as StdError;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use dingtalk_binding::endpoint::Endpoint;
 use dingtalk_binding::json;
 use dingtalk_binding::secret::{Secret, redact};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
@@ -25,6 +25,7 @@ use tokio::time::timeout;
 
 use super::headers;
 use super::health::{Checks, HealthConfig, Status};
+use super::retry_after;
 use super::subscription::{Subscriber, Subscription, target};
 use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
 
@@ -190,10 +191,12 @@ impl Inner {
     async fn deliver(&self, event: &Event) -> Result<Answer, Undelivered> {
         let subscriber = self.subscriber(&event.binding).await?;
         let request = self.event_request(subscriber.subscription.route(), event);
-        let mut status = None;
+        let (mut status, mut retry_after) = (None, None);
         let exchange = async {
             let response = self.client.request(request).await?;
             status = Some(response.status());
+            let value = response.headers().get(RETRY_AFTER);
+            retry_after = value.and_then(|value| retry_after::parse(value.as_bytes(), SystemTime::now()));
             Ok::<_, ClientError>(read(response).await)
         };
         let outcome = timeout(self.timeout, exchange).await;
@@ -210,7 +213,7 @@ impl Inner {
                 // The beginning alone could be that of the token.
                 _ => "(it did not arrive as a whole)".to_owned(),
             };
-            return Err(Undelivered::Refused { status: status.as_u16(), body });
+            return Err(Undelivered::Refused { status: status.as_u16(), body, retry_after });
         }
         let unreachable = |what: String| Err(Undelivered::Unreachable(what));
         match outcome {
@@ -229,7 +232,7 @@ impl Inner {
                     // Another one may come up at this address.
                     subscriber.forget();
                 }
-                unreachable(self.explain(&error))
+                Err(self.failure(&error))
             }
             Err(_) => unreachable(self.no_answer(self.timeout, "--app-timeout")),
         }
@@ -251,18 +254,16 @@ impl Inner {
     /// daprd's question whether there is somebody at a route.
     async fn options(&self, route: &str) -> Result<u16, Undelivered> {
         let request = self.request(Method::OPTIONS, route, Bytes::new());
-        self.status(request, self.probe_timeout, "--app-binding-options-timeout")
-            .await
-            .map_err(Undelivered::Unreachable)
+        self.status(request, self.probe_timeout, "--app-binding-options-timeout").await
     }
 
     /// The status alone. The body of an answer is not read: its connection is closed if there is more of it than
     /// came with the head.
-    async fn status(&self, request: Request<Full<Bytes>>, limit: Duration, flag: &str) -> Result<u16, String> {
+    async fn status(&self, request: Request<Full<Bytes>>, limit: Duration, flag: &str) -> Result<u16, Undelivered> {
         match timeout(limit, self.client.request(request)).await {
             Ok(Ok(response)) => Ok(response.status().as_u16()),
-            Ok(Err(error)) => Err(self.explain(&error)),
-            Err(_) => Err(self.no_answer(limit, flag)),
+            Ok(Err(error)) => Err(self.failure(&error)),
+            Err(_) => Err(Undelivered::Unreachable(self.no_answer(limit, flag))),
         }
     }
 
@@ -304,6 +305,11 @@ impl Inner {
 
     fn no_answer(&self, limit: Duration, flag: &str) -> String {
         format!("{} has not answered within {limit:?}; let it answer sooner, or raise {flag}", self.authority)
+    }
+
+    fn failure(&self, error: &ClientError) -> Undelivered {
+        let reason = self.explain(error);
+        if error.is_connect() { Undelivered::NoConnection(reason) } else { Undelivered::Unreachable(reason) }
     }
 
     fn redact(&self, text: &str) -> String {
@@ -348,7 +354,9 @@ impl Inner {
         // Errors of `wait_for` would mean that the sender is gone, which is in `self`.
         while health.wait_for(|status| status.is_healthy()).await.is_ok() {
             let mut pause = FIRST_PAUSE;
-            while let Err(Undelivered::Unreachable(reason)) = self.subscriber(&binding).await.map(|_| ()) {
+            while let Err(Undelivered::NoConnection(reason) | Undelivered::Unreachable(reason)) =
+                self.subscriber(&binding).await.map(|_| ())
+            {
                 if pause == FIRST_PAUSE {
                     tracing::info!(binding, reason, "waiting for the application");
                 }
@@ -380,7 +388,8 @@ impl Inner {
         match self.status(request, limit, "--app-health-probe-timeout").await {
             Ok(200..=299) => Ok(()),
             Ok(status) => Err(format!("GET {} gives {status}", path.split('?').next().unwrap_or_default())),
-            Err(reason) => Err(reason),
+            Err(Undelivered::NoConnection(reason) | Undelivered::Unreachable(reason)) => Err(reason),
+            Err(error) => Err(error.to_string()),
         }
     }
 }

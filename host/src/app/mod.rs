@@ -8,6 +8,7 @@ mod headers;
 mod health;
 mod http;
 mod print;
+mod retry_after;
 mod subscription;
 
 #[cfg(test)]

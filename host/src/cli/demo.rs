@@ -21,6 +21,7 @@ use super::logging::{LogArgs, LogLevel};
 use super::{Failure, load};
 use crate::api::{Api, Server, Surface};
 use crate::app::{App, HttpApp, HttpConfig};
+use crate::egress::Policy;
 use crate::input::Input;
 use crate::resources;
 use crate::sandbox::Limits;
@@ -86,7 +87,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     std::fs::write(folder.path().join("dingtalk.yaml"), component(&simulator.url()))?;
     let paths = [folder.path().to_owned()];
     let resources = load::with_context("demo", |context| resources::load_dirs(&paths, context))?;
-    let bindings = load::bindings(resources, Limits::default()).await?;
+    let bindings = load::bindings(resources, Limits::default(), &Policy::default()).await?;
     let app = App::Http(HttpApp::start(HttpConfig::new(application.port), bindings.subscriptions())?);
     let server = Server::listen(&[((Ipv4Addr::LOCALHOST, 0).into(), Surface::Everything)]).await?;
     let (address, _) = *server.addresses().first().ok_or("no address to listen on")?;

@@ -8,9 +8,11 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::egress::EgressArgs;
 use super::logging::{LogArgs, LogLevel};
-use super::{Failure, load};
+use super::{Failure, lines, load};
 use crate::bindings::InvokeError;
+use crate::egress::MAX_REQUEST_BODY;
 use crate::resources;
 use crate::sandbox::{Limits, Request, Response};
 
@@ -46,6 +48,8 @@ pub(super) struct InvokeArgs {
     /// Name of the application: decides with `scopes`, fills in `{appID}`.
     #[arg(long, value_name = "ID", default_value = "dingtalk-host", env = "APP_ID")]
     app_id: String,
+    #[command(flatten)]
+    egress: EgressArgs,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -91,7 +95,7 @@ pub(super) async fn run(args: InvokeArgs) -> Result<(), Failure> {
     resources.bindings.iter_mut().for_each(|binding| binding.ignore_errors = false);
     resources.failures.iter_mut().for_each(|failure| failure.ignore_errors = false);
     let limits = Limits { instances: 1, ..Limits::for_messages_of(data.len()) };
-    let bindings = load::bindings(resources, limits).await?;
+    let bindings = load::bindings(resources, limits, &args.egress.policy()).await?;
     let request = Request { operation: args.operation, data, metadata: args.metadata };
     let result = bindings.invoke(&name, request, None).await;
     print(args.output, &result)?;
@@ -107,11 +111,20 @@ fn read_data(args: &InvokeArgs) -> Result<Vec<u8>, String> {
             .ok_or_else(|| "there is no input; give it with --data or --data-file".to_owned());
     };
     if path.as_os_str() == "-" {
-        let mut data = Vec::new();
-        io::stdin().lock().read_to_end(&mut data).map_err(|error| format!("standard input: {error}"))?;
-        return Ok(data);
+        return read_all(io::stdin().lock()).map_err(|error| format!("standard input: {error}"));
     }
-    fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    // A pipe is as good as a file here.
+    let file = fs::File::open(path).and_then(read_all);
+    file.map_err(|error| format!("cannot read {}: {error}", path.display()))
+}
+
+fn read_all(source: impl Read) -> io::Result<Vec<u8>> {
+    let (mut data, limit) = (Vec::new(), MAX_REQUEST_BODY);
+    source.take(limit as u64 + 1).read_to_end(&mut data)?;
+    if data.len() > limit {
+        return Err(io::Error::other(format!("no binding sends more than {} MiB", limit >> 20)));
+    }
+    Ok(data)
 }
 
 #[derive(Serialize)]
@@ -149,7 +162,7 @@ fn print(output: Output, result: &Result<Response, InvokeError>) -> Result<(), F
                 writeln!(out)?;
             }
         }
-        (Output::Text, Err(error)) => eprintln!("error: {error}"),
+        (Output::Text, Err(error)) => lines::write(format!("error: {error}\n").as_bytes()),
     }
     out.flush()?;
     Ok(())

@@ -4,7 +4,7 @@ use std::env;
 
 use crate::bindings::{Bindings, InitError};
 use crate::clock;
-use crate::egress::Proxies;
+use crate::egress::{Policy, Proxies};
 use crate::resources::{Context, Resources};
 use crate::sandbox::{Limits, PrepareError, Sandbox};
 
@@ -26,9 +26,9 @@ pub(super) fn with_context<T>(app_id: &str, read: impl FnOnce(&Context<'_>) -> T
     read(&Context { app_id, namespace: namespace.as_deref(), env: &variable })
 }
 
-/// Prepares the sandbox and initialises every binding. One that fails stops the start, unless it says
+/// Prepares the sandbox and initialises every binding, which may then connect to what `policy` allows. One that fails stops the start, unless it says
 /// `ignoreErrors`.
-pub(super) async fn bindings(resources: Resources, limits: Limits) -> Result<Bindings, StartError> {
+pub(super) async fn bindings(resources: Resources, limits: Limits, policy: &Policy) -> Result<Bindings, StartError> {
     let Resources { bindings, failures, warnings } = resources;
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -44,7 +44,7 @@ pub(super) async fn bindings(resources: Resources, limits: Limits) -> Result<Bin
     let proxies = Proxies::from_env();
     for binding in bindings {
         let (name, ignore_errors) = (binding.name.clone(), binding.ignore_errors);
-        match loaded.add(binding, &proxies).await {
+        match loaded.add(binding, &proxies, policy).await {
             Ok(()) => tracing::info!(binding = name, "component loaded"),
             Err(error) if ignore_errors => tracing::error!("{error}"),
             Err(error) => return Err(error.into()),

@@ -1,7 +1,5 @@
 //! Log lines on standard error, so that standard output stays for answers and messages.
 
-use std::io;
-
 use clap::{Args, ValueEnum};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
@@ -9,6 +7,8 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use super::lines::Log;
 
 /// daprd's levels.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -43,9 +43,9 @@ impl LogArgs {
         let ours = Targets::new().with_target("dingtalk_host", level).with_default(LevelFilter::OFF);
         let registry = tracing_subscriber::registry().with(ours);
         if self.log_as_json {
-            registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).init();
+            registry.with(fmt::layer().json().flatten_event(true).with_writer(|| Log)).init();
         } else {
-            registry.with(fmt::layer().with_writer(io::stderr).with_ansi(false)).init();
+            registry.with(fmt::layer().with_writer(|| Log).with_ansi(false)).init();
         }
     }
 }

@@ -3,18 +3,22 @@
 mod app;
 mod component;
 mod demo;
+mod descriptors;
+mod egress;
 mod inbox;
 mod invoke;
+mod lines;
 mod load;
 mod logging;
 mod quantity;
 mod serve;
 mod signals;
 pub mod simulate;
+mod variables;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Runs the DingTalk group robot binding, a sandboxed WebAssembly component.
 #[derive(Debug, Parser)]
@@ -34,25 +38,38 @@ enum Command {
     Demo(demo::DemoArgs),
 }
 
+/// The command line as it is declared: the documentation is held against it.
+#[doc(hidden)]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the command line and runs it. Exit status: 0 done; 1 failed, with the reason on standard error; 2 a
-/// command line that makes no sense.
+/// command line that makes no sense; 130 and 143 ended by a second signal.
 pub fn main() -> ExitCode {
+    let status = variables::check().map_err(Into::into).and_then(|()| dispatch());
+    let status = match status {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Reported) => ExitCode::FAILURE,
+        Err(Failure::Signal(status)) => ExitCode::from(status),
+        Err(Failure::Because(error)) => {
+            lines::write(format!("error: {error}\n").as_bytes());
+            ExitCode::FAILURE
+        }
+    };
+    lines::flush();
+    status
+}
+
+fn dispatch() -> Result<(), Failure> {
     let Cli { command } = Cli::parse();
-    let done = match command {
+    match command {
         Command::Serve(args) => run(Threads::Many, serve::run(args)),
         Command::Invoke(args) => run(Threads::One, invoke::run(args)),
         Command::Component(args) => component::run(&args).map_err(Into::into),
         Command::Inbox(args) => inbox::run(&args),
         Command::Simulate(args) => run(Threads::Many, async { Ok(simulate::run(args).await?) }),
         Command::Demo(args) => run(Threads::Many, demo::run(args)),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Reported) => ExitCode::FAILURE,
-        Err(Failure::Because(error)) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
     }
 }
 
@@ -60,10 +77,12 @@ pub fn main() -> ExitCode {
 enum Failure {
     /// The user has seen it already.
     Reported,
-    Because(Box<dyn std::error::Error>),
+    /// A second signal has ended it before it was done.
+    Signal(u8),
+    Because(Box<dyn std::error::Error + Send + Sync>),
 }
 
-impl<E: Into<Box<dyn std::error::Error>>> From<E> for Failure {
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::Because(error.into())
     }
@@ -80,5 +99,9 @@ fn run(threads: Threads, command: impl Future<Output = Result<(), Failure>>) -> 
         Threads::One => tokio::runtime::Builder::new_current_thread(),
         Threads::Many => tokio::runtime::Builder::new_multi_thread(),
     };
-    builder.enable_all().build()?.block_on(command)
+    let runtime = builder.enable_all().build()?;
+    let done = runtime.block_on(command);
+    // Whatever still waits then, for a disk, a name server or a pipe, must not keep the process.
+    runtime.shutdown_background();
+    done
 }

@@ -3,6 +3,7 @@
 use std::env;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use dingtalk_binding::duration;
 use dingtalk_binding::secret::Secret;
 
 use super::app::AppArgs;
+use super::egress::EgressArgs;
 use super::logging::{LogArgs, LogLevel};
 use super::signals::Ended;
-use super::{Failure, load, quantity};
-use crate::api::{Api, Server, Surface};
+use super::{Failure, descriptors, load, quantity};
+use crate::api::{Allowed, Api, Policy, Server, Surface};
 use crate::clock;
 use crate::egress::MAX_REQUEST_BODY;
-use crate::inbox::Inbox;
+use crate::inbox::{self, Inbox};
 use crate::input::Input;
 use crate::resources;
 use crate::sandbox::Limits;
@@ -57,6 +59,24 @@ pub(super) struct ServeArgs {
     /// acknowledged once its message is on disk; a reply that takes longer goes to the message's session.
     #[arg(long, value_name = "DIRECTORY", requires = "application")]
     inbox: Option<PathBuf>,
+    /// How much the inbox may take on disk, at least 8Mi. Beyond it, messages are not acknowledged.
+    #[arg(long, value_name = "SIZE", default_value = "256Mi", value_parser = parse_inbox_size, requires = "inbox")]
+    inbox_max_size: u64,
+    /// How long the inbox tries to deliver a message. Then it is dead: see `inbox list`.
+    #[arg(long, value_name = "DURATION", default_value = "72h", value_parser = parse_inbox_age, requires = "inbox")]
+    inbox_max_age: Duration,
+    /// Seconds that calls in progress have to end once the process has been asked to.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    dapr_graceful_shutdown_seconds: u32,
+    /// Names by which clients without a token may call the API, beside localhost and the address that they reach,
+    /// separated by commas; * is any. Without this, a web page whose name points here could.
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',')]
+    allowed_hosts: Vec<String>,
+    /// Origins (https://host:port) of web pages that may call the API without a token, separated by commas; * is any.
+    #[arg(long, value_name = "ORIGINS", value_delimiter = ',')]
+    allowed_origins: Vec<String>,
+    #[command(flatten)]
+    egress: EgressArgs,
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
@@ -80,6 +100,23 @@ fn parse_body_size(text: &str) -> Result<usize, String> {
     Ok(size)
 }
 
+fn parse_inbox_size(text: &str) -> Result<u64, String> {
+    let size = quantity::parse(text)? as u64;
+    if size < inbox::Limits::LEAST_SIZE {
+        return Err(format!("an inbox needs {}Mi for itself", inbox::Limits::LEAST_SIZE >> 20));
+    }
+    Ok(size)
+}
+
+/// Below a minute, an application that restarts would lose messages to the list of dead ones.
+fn parse_inbox_age(text: &str) -> Result<Duration, String> {
+    let age = duration::parse(text)?;
+    if age < Duration::from_secs(60) {
+        return Err(format!("{text} is less than 1m"));
+    }
+    Ok(age)
+}
+
 /// As daprd takes them: IPv6 with or without brackets.
 fn parse_address(text: &str) -> Result<IpAddr, String> {
     let bare = text.trim().trim_start_matches('[').trim_end_matches(']');
@@ -88,21 +125,70 @@ fn parse_address(text: &str) -> Result<IpAddr, String> {
 
 pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     args.log.start(LogLevel::Info);
-    // Before anything is served, so that no signal is missed.
-    let ended = Ended::new()?;
+    // Before anything is read or served, so that no signal is missed.
+    let mut ended = Ended::new()?;
+    let grace = Duration::from_secs(args.dapr_graceful_shutdown_seconds.into());
+    // Beside this task, which hears a signal even while a file, a disk or a name server lets the start wait.
+    let Serving { server, api, input } = tokio::select! {
+        started = tokio::spawn(start(args)) => started??,
+        _ = ended.wait() => {
+            tracing::info!("stopped before anything was served");
+            return Ok(());
+        }
+    };
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = async {
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        server.run(Arc::clone(&api), stopped).await;
+        input.stop().await;
+    };
+    let mut serving = pin!(serving);
+    tokio::select! {
+        () = &mut serving => {}
+        _ = ended.wait() => {}
+    }
+    drop(stop);
+    tokio::select! {
+        () = &mut serving => tracing::info!("stopped; every call that was accepted has been answered"),
+        () = tokio::time::sleep(grace) => tracing::warn!(
+            calls = api.calls(),
+            "stopped after --dapr-graceful-shutdown-seconds; what calls in progress have sent may have arrived"
+        ),
+        status = ended.wait() => {
+            tracing::warn!(calls = api.calls(), "stopped by a second signal");
+            return Err(Failure::Signal(status));
+        }
+    }
+    Ok(())
+}
+
+/// What has been started.
+struct Serving {
+    server: Server,
+    api: Arc<Api>,
+    input: Input,
+}
+
+async fn start(args: ServeArgs) -> Result<Serving, Failure> {
+    let descriptors = descriptors::raise();
     let resources = load::with_context(&args.app_id, |context| resources::load_dirs(&args.resources_path, context))?;
-    let bindings = load::bindings(resources, Limits::for_messages_of(args.max_body_size)).await?;
+    let bindings =
+        load::bindings(resources, Limits::for_messages_of(args.max_body_size), &args.egress.policy()).await?;
     if bindings.iter().next().is_none() {
         tracing::warn!("there is no DingTalk binding in --resources-path; every call will fail");
     }
-    let inbox = args.inbox.map(|dir| Inbox::open(&dir, clock::system())).transpose()?;
+    let limits = inbox::Limits { max_size: args.inbox_max_size, max_age: args.inbox_max_age };
+    let inbox = args.inbox.map(|dir| Inbox::open(&dir, clock::system(), limits)).transpose()?;
     let app = args.app.start(bindings.subscriptions())?;
     if inbox.is_some() && app.is_none() {
         return Err("--inbox: there is no application to deliver to; set --app-port or --print-events".into());
     }
     let input = Input::new(bindings, app, inbox, args.callback_timeout);
     let api_token = env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new);
-    let api = Arc::new(Api::new(input.clone(), args.app_id, api_token, args.max_body_size));
+    let mut api = Api::new(input.clone(), args.app_id, api_token, args.max_body_size);
+    api.allowed = Allowed { hosts: args.allowed_hosts, origins: args.allowed_origins };
     let everything = args.dapr_listen_addresses.iter().map(|&ip| (ip, args.dapr_http_port, Surface::Everything));
     let port = args.callback_port;
     let callbacks = args.callback_listen_addresses.iter().filter_map(|&ip| Some((ip, port?, Surface::Callbacks)));
@@ -114,15 +200,15 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
             tracing::warn!(%address, "reachable from other machines without a token; set DAPR_API_TOKEN");
         }
     }
-    let server = Server::listen(&addresses).await?;
+    let mut server = Server::listen(&addresses).await?;
+    for surface in [Surface::Everything, Surface::Callbacks] {
+        server.set_policy(surface, Policy::of(surface, descriptors));
+    }
     for (address, surface) in server.addresses() {
         match surface {
             Surface::Everything => tracing::info!(%address, "HTTP API is listening"),
             Surface::Callbacks => tracing::info!(%address, "listening for callbacks"),
         }
     }
-    server.run(api, ended.wait()).await;
-    input.stop().await;
-    tracing::info!("stopped; every call that was accepted has been answered");
-    Ok(())
+    Ok(Serving { server, api: Arc::new(api), input })
 }

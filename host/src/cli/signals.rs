@@ -18,6 +18,11 @@ pub(super) struct Ended {
 #[cfg(target_os = "linux")]
 const FILE_SIZE: std::ffi::c_int = 25;
 
+/// What a shell makes of a process that a signal has ended: 128 and the signal's number.
+const INTERRUPTED: u8 = 130;
+#[cfg(unix)]
+const TERMINATED: u8 = 143;
+
 impl Ended {
     #[cfg(unix)]
     pub(super) fn new() -> io::Result<Self> {
@@ -30,11 +35,12 @@ impl Ended {
         })
     }
 
+    /// The next signal, as the exit status of a process that it ends.
     #[cfg(unix)]
-    pub(super) async fn wait(mut self) {
+    pub(super) async fn wait(&mut self) -> u8 {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => INTERRUPTED,
+            _ = self.terminate.recv() => TERMINATED,
         }
     }
 
@@ -44,7 +50,8 @@ impl Ended {
     }
 
     #[cfg(not(unix))]
-    pub(super) async fn wait(self) {
+    pub(super) async fn wait(&mut self) -> u8 {
         let _ = tokio::signal::ctrl_c().await;
+        INTERRUPTED
     }
 }

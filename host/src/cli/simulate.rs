@@ -122,14 +122,16 @@ pub enum Error {
 pub async fn run(args: SimulateArgs) -> Result<(), Error> {
     args.log.start(LogLevel::Warn);
     let fault = args.fault.clone().map(|fault| (fault, args.fault_times));
+    // Its files are read first: nobody would hear a signal while one of them is waited for.
+    let config = config(args)?;
     // Before the first message can come, so that no signal is missed.
-    let ended = Ended::new().map_err(Error::Signal)?;
-    let simulator = Simulator::start(config(args)?).await?;
+    let mut ended = Ended::new().map_err(Error::Signal)?;
+    let simulator = Simulator::start(config).await?;
     if let Some((fault, times)) = fault {
         simulator.set_fault(fault, times);
     }
     print(&format!("simulated DingTalk robot: {}", simulator.url())).map_err(Error::Output)?;
-    ended.wait().await;
+    let _ = ended.wait().await;
     simulator.stop().await;
     Ok(())
 }

@@ -4,42 +4,37 @@
 //! connection that one team's misbehaving endpoint has poisoned cannot carry another team's message.
 
 use std::error::Error as StdError;
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dingtalk_binding::endpoint::{Origin, Scheme};
-use http::header::{HeaderValue, PROXY_AUTHORIZATION};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
+use http::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
+use hyper::client::conn::http1;
 use hyper::{Request, Response, Uri};
-use hyper_rustls::{DefaultServerNameResolver, HttpsConnector, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::dns::Name;
+use hyper_rustls::{DefaultServerNameResolver, HttpsConnector};
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::client::legacy::{Client as Pooled, Error as ClientError};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 use wasmtime_wasi_http::Error;
 
-use super::roots;
+use super::departure::{Departure, Parcel};
+use super::pool::{Connection, Pool};
+use super::resolver::{Policy, ResolveError, Resolver};
+use super::{Received, read, roots};
+use crate::event::BoxFuture;
 
-/// Below the 75 s after which nginx, DingTalk's front or a gateway's, closes an idle connection: a request
-/// that meets the closing server has an unknown outcome, which must stay rare.
-const IDLE: Duration = Duration::from_secs(60);
-
-/// Connections kept per binding. As many as calls of one binding may run at once, so that a burst does not
-/// open and close connections for each message.
-const MAX_IDLE: usize = 64;
+/// What is buffered of an answer, and so the longest head that one may have. DingTalk's has some 500 bytes;
+/// hyper's own limit is 400 KiB, for each of the calls at once.
+const READ_BUFFER: usize = 32 << 10;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The proxies of HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in capitals or not.
 #[derive(Clone)]
@@ -58,42 +53,108 @@ impl Proxies {
 }
 
 pub(super) struct Client {
-    pooled: Pooled<Connector, Full<Bytes>>,
+    https: HttpsConnector<Dialer>,
+    destination: Uri,
+    host: HeaderValue,
+    /// Time to connect, TLS handshake and proxy included.
+    limit: Duration,
+    pool: Pool,
+    /// Whether a proxy forwards plain requests.
+    is_forwarded: bool,
     /// For a proxy that forwards plain requests: what it wants to see in each of them.
     proxy_authorization: Option<HeaderValue>,
 }
 
 impl Client {
     /// To `origin`; `limit` is the time for connecting, TLS included.
-    pub(super) fn new(origin: &Origin, limit: Duration, proxies: &Proxies) -> Result<Self, String> {
+    pub(super) fn new(origin: &Origin, limit: Duration, proxies: &Proxies, policy: &Policy) -> Result<Self, String> {
+        let authority = |with_port| match with_port {
+            true => format!("{}:{}", origin.host(), origin.port()),
+            false => origin.host().to_owned(),
+        };
         let destination = Uri::builder()
             .scheme(origin.scheme().as_str())
-            .authority(format!("{}:{}", origin.host(), origin.port()))
+            .authority(authority(true))
             .path_and_query("/")
             .build()
             .unwrap_or_default();
+        let host = HeaderValue::try_from(authority(origin.port() != origin.scheme().default_port()));
         let intercept = proxies.0.intercept(&destination);
-        let mut http = HttpConnector::new_with_resolver(Resolver);
+        // The name of the robot's host is resolved by the proxy if there is one, and the proxy's own here.
+        let resolver = if intercept.is_some() { Resolver::trusting(policy) } else { Resolver::checking(policy) };
+        let mut http = HttpConnector::new_with_resolver(resolver);
         http.enforce_http(false);
         http.set_nodelay(true);
         let tls = Arc::new(tls(origin.scheme()));
         let (route, proxy_authorization) = route(origin.scheme(), intercept, &http)?;
+        let is_forwarded = matches!(route, Route::Forward(_));
         let dialer = Dialer { http, route };
-        let https = HttpsConnector::new(dialer, tls, false, Arc::new(DefaultServerNameResolver::default()));
-        let pooled = Pooled::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .build(Connector { https, limit });
-        Ok(Self { pooled, proxy_authorization })
+        Ok(Self {
+            https: HttpsConnector::new(dialer, tls, false, Arc::new(DefaultServerNameResolver::default())),
+            destination,
+            host: host.map_err(|_| "the host cannot be written in a header")?,
+            limit,
+            pool: Pool::default(),
+            is_forwarded,
+            proxy_authorization,
+        })
     }
 
-    pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Incoming>, Error> {
-        let mut request = request.map(Full::new);
+    /// Sends `request` and reads the answer, to its end or as far as the component would read it. With it comes the
+    /// connection, if it can be used again.
+    pub(super) async fn send(
+        &self,
+        request: Request<Bytes>,
+        departure: &Arc<Departure>,
+    ) -> Result<(Response<Received>, Option<Connection>), Error> {
+        let mut request = request.map(|body| Parcel::new(body, Arc::clone(departure)));
         if let Some(authorization) = &self.proxy_authorization {
             request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
         }
-        self.pooled.request(request).await.map_err(|error| classify(&error))
+        request.headers_mut().insert(HOST, self.host.clone());
+        // A proxy that forwards needs the whole address, everybody else expects the path alone.
+        if !self.is_forwarded
+            && let Some(target) = request.uri().path_and_query()
+        {
+            *request.uri_mut() = Uri::from(target.clone());
+        }
+        loop {
+            let (mut connection, is_new) = match self.pool.take() {
+                Some(connection) => (connection, false),
+                None => (self.connect().await.map_err(|error| connect_failure(&*error, departure))?, true),
+            };
+            match connection.try_send_request(request).await {
+                Ok(response) => {
+                    let (parts, body) = response.into_parts();
+                    let received = read(body).await;
+                    let reusable = received.is_complete.then_some(connection);
+                    return Ok((Response::from_parts(parts, received), reusable));
+                }
+                Err(mut error) => match error.take_message() {
+                    // The server closed it while it was idle, and nothing was written: that is no answer to the message.
+                    Some(unsent) if !is_new => request = unsent,
+                    _ => return Err(exchange_failure(error.error())),
+                },
+            }
+        }
+    }
+
+    /// Keeps a connection for the next call.
+    pub(super) async fn keep(&self, connection: Connection) {
+        self.pool.give(connection).await;
+    }
+
+    async fn connect(&self) -> Result<Connection, BoxError> {
+        let mut https = self.https.clone();
+        let connecting = async {
+            poll_fn(|cx| https.poll_ready(cx)).await?;
+            https.call(self.destination.clone()).await
+        };
+        let io = tokio::time::timeout(self.limit, connecting).await.map_err(|_| Failure::ConnectTimeout)??;
+        let (connection, io) = http1::Builder::new().max_buf_size(READ_BUFFER).handshake(io).await?;
+        // Ends with the connection, or with the last who can send over it.
+        tokio::spawn(io);
+        Ok(connection)
     }
 }
 
@@ -149,29 +210,6 @@ fn route(
     })
 }
 
-/// A connection with its time limit, TLS handshake and proxy included.
-#[derive(Clone)]
-struct Connector {
-    https: HttpsConnector<Dialer>,
-    limit: Duration,
-}
-
-impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<Stream>;
-    type Error = BoxError;
-    type Future = BoxFuture<Result<Self::Response, BoxError>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.https.poll_ready(cx)
-    }
-
-    fn call(&mut self, destination: Uri) -> Self::Future {
-        let connecting = self.https.call(destination);
-        let limit = self.limit;
-        Box::pin(async move { tokio::time::timeout(limit, connecting).await.map_err(|_| Failure::ConnectTimeout)? })
-    }
-}
-
 #[derive(Clone)]
 struct Dialer {
     http: HttpConnector<Resolver>,
@@ -179,137 +217,70 @@ struct Dialer {
 }
 
 impl Service<Uri> for Dialer {
-    type Response = Stream;
+    type Response = TokioIo<TcpStream>;
     type Error = BoxError;
-    type Future = BoxFuture<Result<Stream, BoxError>>;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.http.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, destination: Uri) -> Self::Future {
+        let proxy = |error: BoxError| Failure::Proxy(error.to_string());
         match &self.route {
             Route::Direct => {
                 let connecting = self.http.call(destination);
-                Box::pin(async move { Ok(Stream { io: connecting.await?, forwarded: false }) })
+                Box::pin(async { Ok(connecting.await?) })
             }
             Route::Tunnel(tunnel) => {
                 let connecting = tunnel.clone().call(destination);
-                Box::pin(async move {
-                    let io = connecting.await.map_err(|error| Failure::Proxy(error.to_string()))?;
-                    Ok(Stream { io, forwarded: false })
-                })
+                Box::pin(async move { Ok(connecting.await.map_err(|error| proxy(error.into()))?) })
             }
-            Route::Forward(proxy) => {
-                let connecting = self.http.call(proxy.clone());
-                Box::pin(async move {
-                    let io = connecting.await.map_err(|error| Failure::Proxy(error.to_string()))?;
-                    Ok(Stream { io, forwarded: true })
-                })
+            Route::Forward(address) => {
+                let connecting = self.http.call(address.clone());
+                Box::pin(async move { Ok(connecting.await.map_err(|error| proxy(error.into()))?) })
             }
         }
     }
 }
 
-/// A TCP connection that knows whether a forwarding proxy is at its other end, which decides the form of the
-/// request line.
-struct Stream {
-    io: TokioIo<TcpStream>,
-    forwarded: bool,
-}
-
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        self.io.connected().proxy(self.forwarded)
-    }
-}
-
-impl Read for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl Write for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-}
-
-/// The system's resolver, with errors that can be told from those of connecting.
-#[derive(Clone)]
-struct Resolver;
-
-impl Service<Name> for Resolver {
-    type Response = std::vec::IntoIter<std::net::SocketAddr>;
-    type Error = Failure;
-    type Future = BoxFuture<Result<Self::Response, Failure>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        Box::pin(async move {
-            // The connector sets the port.
-            match tokio::net::lookup_host((name.as_str(), 0)).await {
-                Ok(addresses) => Ok(addresses.collect::<Vec<_>>().into_iter()),
-                Err(error) => Err(Failure::Resolve(error.to_string())),
-            }
-        })
-    }
-}
-
-/// What can fail before a connection stands.
+/// What can fail before a connection stands, beside the name and TCP.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("the name cannot be resolved: {0}")]
-    Resolve(String),
     #[error("connecting took too long")]
     ConnectTimeout,
     #[error("the proxy does not connect: {0}")]
     Proxy(String),
 }
 
-/// What an error of the client means to the component. The difference that matters is whether a byte of the
-/// request can have left: errors of connecting never become errors of sending, nor the reverse.
-fn classify(error: &ClientError) -> Error {
-    let error_itself: &(dyn StdError + 'static) = error;
-    let chain = || std::iter::successors(Some(error_itself), |cause: &&(dyn StdError + 'static)| (*cause).source());
-    if error.is_connect() {
-        return chain().find_map(connect_failure).unwrap_or(Error::DestinationUnavailable);
-    }
-    if chain().filter_map(|cause| cause.downcast_ref::<hyper::Error>()).any(hyper::Error::is_parse) {
+/// What an error of the exchange means to the component.
+fn exchange_failure(error: &hyper::Error) -> Error {
+    if error.is_parse() {
         return Error::HttpProtocolError;
     }
     // Reset, closed, or ended before the answer.
     Error::ConnectionTerminated
 }
 
-fn connect_failure(cause: &(dyn StdError + 'static)) -> Option<Error> {
+/// What an error of connecting means to the component.
+fn connect_failure(error: &(dyn StdError + 'static), departure: &Departure) -> Error {
+    std::iter::successors(Some(error), |cause: &&(dyn StdError + 'static)| (*cause).source())
+        .find_map(|cause| connect_cause(cause, departure))
+        .unwrap_or(Error::DestinationUnavailable)
+}
+
+fn connect_cause(cause: &(dyn StdError + 'static), departure: &Departure) -> Option<Error> {
+    if let Some(failure) = cause.downcast_ref::<ResolveError>() {
+        return Some(match failure {
+            ResolveError::Failed(_) => Error::DnsError { rcode: None, info_code: None },
+            prohibited @ ResolveError::Prohibited { .. } => {
+                departure.refuse(prohibited.to_string());
+                Error::DestinationIpProhibited
+            }
+        });
+    }
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return Some(match failure {
-            Failure::Resolve(_) => Error::DnsError { rcode: None, info_code: None },
             Failure::ConnectTimeout => Error::ConnectionTimeout,
             Failure::Proxy(reason) => {
                 tracing::warn!(reason, "the proxy does not connect");

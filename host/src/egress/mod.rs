@@ -10,7 +10,11 @@
 //! once it is complete (a component that traps halfway sends nothing), and the component is resumed once
 //! instead of once a chunk.
 
+mod address;
 mod client;
+mod departure;
+mod pool;
+mod resolver;
 mod roots;
 
 use std::pin::Pin;
@@ -22,15 +26,19 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use dingtalk_binding::answer::MAX_BODY;
 use dingtalk_binding::endpoint::Origin;
+use dingtalk_binding::error::Outcome;
 use dingtalk_binding::settings::Settings;
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Limited};
 use hyper::{Request, Response};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+pub use address::{Kind, Network};
 use client::Client;
 pub use client::Proxies;
 pub(crate) use client::tls;
+use departure::Departure;
+pub use resolver::{Lookup, Policy};
 
 /// The largest request that is sent, and therefore the largest `--max-body-size`. DingTalk takes 20,000 bytes.
 pub const MAX_REQUEST_BODY: usize = 16 * 1024 * 1024;
@@ -48,6 +56,7 @@ struct Inner {
     sessions: Vec<Destination>,
     connect_timeout: Duration,
     proxies: Proxies,
+    policy: Policy,
     refused: AtomicU64,
 }
 
@@ -89,21 +98,32 @@ impl Destination {
 }
 
 impl Egress {
-    /// For the binding called `binding`: allows the origin of its url, and those of its sessions, with
-    /// connections of its own. The error says which proxy of the environment cannot be used.
+    /// For the binding called `binding`, with the default [`Policy`].
     pub fn new(binding: &str, settings: &Settings, proxies: &Proxies) -> Result<Self, String> {
+        Self::within(binding, settings, proxies, &Policy::default())
+    }
+
+    /// For the binding called `binding`: allows the origin of its url, and those of its sessions, at addresses that
+    /// `policy` lets be reached, with connections of its own. The error says which host, or which proxy of the
+    /// environment, cannot be used.
+    pub fn within(binding: &str, settings: &Settings, proxies: &Proxies, policy: &Policy) -> Result<Self, String> {
         // Within the call's own time: an attempt that outlives it would be reported as a lost answer.
         let connect_timeout = settings.connect_timeout.min(settings.timeout);
+        let check = |property: &str, origin: &Origin| {
+            policy.check_literal(origin.host()).map_err(|reason| format!("property \"{property}\": {reason}"))
+        };
         let robot = Destination::new(settings.endpoint.origin().clone());
-        let client = Arc::new(Client::new(&robot.origin, connect_timeout, proxies)?);
-        let sessions = settings.session_origins().map(|origin| {
+        check("url", &robot.origin)?;
+        let client = Arc::new(Client::new(&robot.origin, connect_timeout, proxies, policy)?);
+        let mut sessions = Vec::new();
+        for origin in settings.session_origins() {
+            check("sessionWebhookHosts", &origin)?;
             let session = Destination::new(origin);
             if session.origin == robot.origin {
                 let _ = session.client.set(Arc::clone(&client));
             }
-            session
-        });
-        let sessions = sessions.collect();
+            sessions.push(session);
+        }
         let _ = robot.client.set(client);
         Ok(Self(Arc::new(Inner {
             binding: binding.to_owned(),
@@ -111,16 +131,17 @@ impl Egress {
             sessions,
             connect_timeout,
             proxies: proxies.clone(),
+            policy: policy.clone(),
             refused: AtomicU64::new(0),
         })))
     }
 
     /// The way out of one call.
     pub fn exit(&self, reach: Reach) -> Exit {
-        Exit { egress: self.clone(), reach }
+        Exit { egress: self.clone(), reach, departure: Arc::default() }
     }
 
-    /// How many requests to other destinations were refused.
+    /// How many requests to other destinations, and to addresses that are not reached, were refused.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
     }
@@ -131,9 +152,20 @@ impl Egress {
 pub struct Exit {
     egress: Egress,
     reach: Reach,
+    departure: Arc<Departure>,
 }
 
 impl Exit {
+    /// What became of the call's requests: whether any of their bytes may have left. Afterwards none leaves that has not.
+    pub fn close(&self) -> Outcome {
+        self.departure.close()
+    }
+
+    /// Why the address behind the destination's name was refused, and what to do.
+    pub fn refusal(&self) -> Option<&str> {
+        self.departure.refusal()
+    }
+
     fn check(&self, uri: &hyper::Uri) -> Result<&Destination, Error> {
         let Inner { binding, robot, sessions, refused, .. } = &*self.egress.0;
         let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?.as_str();
@@ -156,8 +188,8 @@ impl Exit {
         if let Some(client) = destination.client.get() {
             return Ok(Arc::clone(client));
         }
-        let Inner { binding, connect_timeout, proxies, .. } = &*self.egress.0;
-        let client = Client::new(&destination.origin, *connect_timeout, proxies).map_err(|reason| {
+        let Inner { binding, connect_timeout, proxies, policy, .. } = &*self.egress.0;
+        let client = Client::new(&destination.origin, *connect_timeout, proxies, policy).map_err(|reason| {
             tracing::warn!(binding, reason, "no way to the session's host");
             Error::DestinationUnavailable
         })?;
@@ -177,16 +209,26 @@ impl Exit {
             Limited::new(body, MAX_REQUEST_BODY).collect().await.map_err(|_| Error::HttpRequestBodySize(None))?;
         let request = Request::from_parts(parts, body.to_bytes());
         // One timer for the whole exchange: each costs as much as a call into the component.
-        let exchange = async {
-            let (parts, body) = client.send(request).await?.into_parts();
-            Ok((parts, read(body).await))
-        };
-        let (parts, body) = tokio::time::timeout_at(deadline.into(), exchange)
+        let exchange = client.send(request, &self.departure);
+        let (response, connection) = tokio::time::timeout_at(deadline.into(), exchange)
             .await
-            .map_err(|_| Error::HttpResponseTimeout)
+            .map_err(|_| match self.close() {
+                Outcome::NotSent => Error::ConnectionTimeout,
+                Outcome::Unknown => Error::HttpResponseTimeout,
+            })
             .flatten()
-            .inspect_err(|error| tracing::debug!(binding = self.egress.0.binding, %error, "sending failed"))?;
-        Ok(Response::from_parts(parts, body.boxed_unsync()))
+            .inspect_err(|error| {
+                let Inner { binding, refused, .. } = &*self.egress.0;
+                if matches!(error, Error::DestinationIpProhibited) {
+                    refused.fetch_add(1, Ordering::Relaxed);
+                }
+                tracing::debug!(binding, %error, "sending failed");
+            })?;
+        // The answer is there: what the connection still does is no part of the call's time.
+        if let Some(connection) = connection {
+            client.keep(connection).await;
+        }
+        Ok(response.map(BodyExt::boxed_unsync))
     }
 }
 
@@ -221,7 +263,7 @@ type Sent = (Response<WasiBody>, Done);
 /// that broke.
 async fn read(mut body: hyper::body::Incoming) -> Received {
     let mut data = BytesMut::new();
-    let end = loop {
+    let (end, is_complete) = loop {
         match body.frame().await {
             Some(Ok(frame)) => {
                 if let Ok(chunk) = frame.into_data() {
@@ -229,20 +271,22 @@ async fn read(mut body: hyper::body::Incoming) -> Received {
                     data.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
                 }
                 if data.len() > MAX_BODY {
-                    break None;
+                    break (None, false);
                 }
             }
-            None => break None,
-            Some(Err(_)) => break Some(Error::HttpResponseIncomplete),
+            None => break (None, true),
+            Some(Err(_)) => break (Some(Error::HttpResponseIncomplete), false),
         }
     };
-    Received { data: Some(data.freeze()).filter(|data| !data.is_empty()), end }
+    Received { data: Some(data.freeze()).filter(|data| !data.is_empty()), end, is_complete }
 }
 
 /// An answer's body as far as it came, and what ended it.
 struct Received {
     data: Option<Bytes>,
     end: Option<Error>,
+    /// Whether its connection has nothing left of it.
+    is_complete: bool,
 }
 
 impl Body for Received {

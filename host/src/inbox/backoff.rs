@@ -2,6 +2,9 @@
 //! application that all conversations of the binding share. Pure: time and chance are passed in.
 
 use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::event::Scope;
 
 /// The pause after the first failure. An application that is being replaced is back within seconds; a shorter
 /// pause would only be spent on attempts that fail.
@@ -17,9 +20,26 @@ const JITTER: f64 = 0.2;
 /// No pause is longer. An event that seems to wait longer met a clock that was set back.
 pub(super) const LONGEST_MS: u64 = 36_000;
 
-/// The pause of a whole binding while its application seems to be down: two attempts a second, whatever the number
-/// of conversations, are no burden to whoever listens there, and find it soon after it is back.
+/// The pause of one binding while none of its events is taken. Its events may be the reason, so that only one of
+/// them at a time is tried.
 const PROBE_MS: u64 = 500;
+
+/// The first pause of all deliveries while the application takes nothing from anybody. Twice as long each time: with
+/// [`TRIAL`] that makes 19 attempts in the first 10 s, however many conversations wait.
+const CLOSED_MS: u64 = 1_000;
+
+/// The longest of these pauses, unless the application asks for more: what is back is found within 5 s, and 12
+/// attempts a minute are no burden to whoever listens there.
+const CLOSED_CAP_MS: u64 = 5_000;
+
+/// No application is left alone for longer, see `Retry-After` there.
+const LONGEST_CLOSED_MS: u64 = 300_000;
+
+/// Deliveries at once to an application of which nothing is known yet, or that has only just come back.
+pub(super) const TRIAL: usize = 16;
+
+/// For how long it is so. Who is overloaded says so sooner; who hangs must not hold up the rest for longer.
+const TRIAL_MS: u64 = 1_000;
 
 /// The pause in milliseconds after failure number `attempt`, counted from 1. `random` is in `0.0..1.0`.
 pub(super) fn pause(attempt: u32, random: f64) -> u64 {
@@ -32,9 +52,33 @@ pub(super) fn pause(attempt: u32, random: f64) -> u64 {
     pause
 }
 
-/// What is known of the applications behind the bindings. Only in memory: a new process may try at once.
+/// What is known of the application, and of its dealings with each binding. Only in memory: a new process may try
+/// at once.
 #[derive(Debug, Default)]
-pub(super) struct Gates(HashMap<String, Gate>);
+pub(super) struct Gates {
+    application: Application,
+    bindings: HashMap<String, Gate>,
+}
+
+#[derive(Debug)]
+enum Application {
+    /// Nothing speaks against it since this time, or since the first delivery.
+    Trial {
+        since: Option<u64>,
+    },
+    Up,
+    /// It takes nothing from anybody.
+    Down {
+        pause: u64,
+        until: u64,
+    },
+}
+
+impl Default for Application {
+    fn default() -> Self {
+        Self::Trial { since: None }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Gate {
@@ -50,6 +94,8 @@ struct Gate {
 pub(super) enum Leave {
     /// As many as the limits allow.
     Free,
+    /// So many at once, until this time.
+    AtMost(usize, u64),
     /// The application seems to be down: one at a time.
     One,
     /// The application seems to be down, and was asked a moment ago: none before this time.
@@ -59,24 +105,38 @@ pub(super) enum Leave {
 impl Gates {
     /// How many events the application has taken so far; to be handed to [`Self::failed`].
     pub(super) fn taken_so_far(&self, binding: &str) -> u64 {
-        self.0.get(binding).map_or(0, |gate| gate.taken)
+        self.bindings.get(binding).map_or(0, |gate| gate.taken)
     }
 
     /// The application has taken an event, or refused it for good: it is up. Returns whether it seemed to be down.
-    pub(super) fn up(&mut self, binding: &str) -> bool {
-        let gate = self.0.entry(binding.to_owned()).or_default();
+    pub(super) fn up(&mut self, binding: &str, now: u64) -> bool {
+        let gate = self.bindings.entry(binding.to_owned()).or_default();
         gate.taken += 1;
-        std::mem::take(&mut gate.down)
+        let binding_was_down = std::mem::take(&mut gate.down);
+        let was_down = matches!(self.application, Application::Down { .. });
+        if was_down {
+            self.application = Application::Trial { since: Some(now) };
+        }
+        was_down || binding_was_down
     }
 
-    /// The application was not there for a delivery that began when it had taken `taken_then` events. Returns
-    /// whether the event only suffers from that, and may be tried as soon as the application is back.
+    /// A delivery failed that began when the application had taken `taken_then` events of the binding. Returns
+    /// whether the event only suffers from the application's state, and may be tried as soon as that is better.
     ///
-    /// If it took others meanwhile, this is no sign of its being down: one conversation whose event hangs must not
-    /// slow the others. And the event with which the trouble began may be its reason (it may crash the application),
-    /// so that this one keeps its own growing pause: otherwise each recovery would begin with the next crash.
-    pub(super) fn failed(&mut self, binding: &str, taken_then: u64, now: u64) -> bool {
-        let gate = self.0.entry(binding.to_owned()).or_default();
+    /// The event with which the trouble began may be its reason (it may crash the application), so that this one
+    /// keeps its own growing pause: otherwise each recovery would begin with the next crash.
+    pub(super) fn failed(&mut self, binding: &str, taken_then: u64, scope: Scope, now: u64) -> bool {
+        match scope {
+            Scope::Event => false,
+            Scope::Binding => self.binding_failed(binding, taken_then, now),
+            Scope::Application { retry_after } => self.application_failed(retry_after, now),
+        }
+    }
+
+    /// If the application took others meanwhile, this is no sign of its being down: one conversation whose event
+    /// hangs must not slow the others.
+    fn binding_failed(&mut self, binding: &str, taken_then: u64, now: u64) -> bool {
+        let gate = self.bindings.entry(binding.to_owned()).or_default();
         if gate.taken != taken_then {
             return false;
         }
@@ -84,14 +144,48 @@ impl Gates {
         std::mem::replace(&mut gate.down, true)
     }
 
-    /// The bindings that something is known of.
-    pub(super) fn known(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+    fn application_failed(&mut self, retry_after: Option<Duration>, now: u64) -> bool {
+        let asked = retry_after.map_or(0, |pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+        let (pause, left, suffers) = match self.application {
+            Application::Trial { .. } | Application::Up => (CLOSED_MS, 0, false),
+            // One of several that were under way when it closed.
+            Application::Down { pause, until } if now < until => (pause, until - now, true),
+            Application::Down { pause, .. } => ((pause * 2).min(CLOSED_CAP_MS), 0, true),
+        };
+        let closed = if left > 0 { left } else { pause };
+        self.application = Application::Down { pause, until: now.saturating_add(closed.max(asked)) };
+        suffers
     }
 
-    /// What may begin at `now`.
+    /// The bindings that something is known of.
+    pub(super) fn known(&self) -> impl Iterator<Item = &str> {
+        self.bindings.keys().map(String::as_str)
+    }
+
+    /// How many deliveries of all bindings may begin at `now`.
+    pub(super) fn leave_all(&mut self, now: u64) -> Leave {
+        match &mut self.application {
+            Application::Up => Leave::Free,
+            Application::Trial { since } => {
+                let begun = *since.get_or_insert(now);
+                // Also if the clock was set back.
+                if now.checked_sub(begun).is_none_or(|age| age >= TRIAL_MS) {
+                    self.application = Application::Up;
+                    return Leave::Free;
+                }
+                Leave::AtMost(TRIAL, begun + TRIAL_MS)
+            }
+            // A clock that was set back must not close the gate for longer than it was ever meant to be.
+            Application::Down { until, .. } if now < *until && *until - now <= LONGEST_CLOSED_MS => {
+                Leave::NotBefore(*until)
+            }
+            Application::Down { .. } => Leave::One,
+        }
+    }
+
+    /// How many deliveries of a binding may begin at `now`, as far as it alone is concerned.
     pub(super) fn leave(&self, binding: &str, now: u64) -> Leave {
-        match self.0.get(binding) {
+        match self.bindings.get(binding) {
             // A clock that was set back must not close the gate for longer than it was meant to be.
             Some(gate) if gate.down && now < gate.closed_until && gate.closed_until - now <= PROBE_MS => {
                 Leave::NotBefore(gate.closed_until)
@@ -123,32 +217,96 @@ mod tests {
     }
 
     #[test]
-    fn an_application_that_is_down_is_asked_by_one_delivery_at_a_time() {
+    fn a_binding_none_of_whose_events_is_taken_is_tried_by_one_delivery_at_a_time() {
         let mut gates = Gates::default();
         assert_eq!(gates.leave("team", 0), Leave::Free);
-        assert!(!gates.failed("team", 0, 1_000), "the first failure may be the event's own fault");
+        assert!(!gates.failed("team", 0, Scope::Binding, 1_000), "the first failure may be the event's own fault");
         assert_eq!(gates.leave("team", 1_001), Leave::NotBefore(1_500));
         assert_eq!(gates.leave("other", 1_001), Leave::Free);
         assert_eq!(gates.leave("team", 1_500), Leave::One);
-        assert!(gates.failed("team", 0, 1_500), "this one only suffers");
-        assert!(gates.up("team"));
+        assert!(gates.failed("team", 0, Scope::Binding, 1_500), "this one only suffers");
+        assert!(gates.up("team", 0));
         assert_eq!(gates.leave("team", 1_501), Leave::Free);
-        assert!(!gates.up("team"));
+        assert!(!gates.up("team", 0));
     }
 
     #[test]
     fn a_failure_beside_successes_is_no_sign_that_the_application_is_down() {
         let mut gates = Gates::default();
         let then = gates.taken_so_far("team");
-        gates.up("team");
-        assert!(!gates.failed("team", then, 1_000));
+        gates.up("team", 0);
+        assert!(!gates.failed("team", then, Scope::Binding, 1_000));
         assert_eq!(gates.leave("team", 1_000), Leave::Free);
     }
 
     #[test]
     fn a_clock_that_is_set_back_does_not_close_the_gate_for_long() {
         let mut gates = Gates::default();
-        gates.failed("team", 0, 1_000_000);
+        gates.failed("team", 0, Scope::Binding, 1_000_000);
         assert_eq!(gates.leave("team", 10), Leave::One);
+    }
+
+    const EVERYBODY: Scope = Scope::Application { retry_after: None };
+
+    /// What an application gets that says "not now" to everything, `busy` attempts of which are under way at first.
+    fn attempts_within(first_ms: u64, retry_after: Option<Duration>) -> usize {
+        let mut gates = Gates::default();
+        let Leave::AtMost(mut attempts, _) = gates.leave_all(0) else { panic!("nothing is known yet") };
+        let scope = Scope::Application { retry_after };
+        for number in 0..attempts {
+            assert_eq!(gates.failed(&number.to_string(), 0, scope, 0), number > 0);
+        }
+        for now in 0..first_ms {
+            match gates.leave_all(now) {
+                Leave::NotBefore(_) => {}
+                Leave::One => {
+                    attempts += 1;
+                    gates.failed("b", 0, scope, now);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        attempts
+    }
+
+    #[test]
+    fn an_application_that_is_down_gets_at_most_20_attempts_in_10_s_from_all_bindings() {
+        assert_eq!(attempts_within(10_000, None), 19);
+        assert_eq!(attempts_within(10_000, Some(Duration::ZERO)), 19);
+        // Afterwards, 12 a minute.
+        assert_eq!(attempts_within(70_000, None) - attempts_within(10_000, None), 12);
+    }
+
+    #[test]
+    fn an_application_is_left_alone_for_as_long_as_it_asks() {
+        assert_eq!(attempts_within(60_000, Some(Duration::from_secs(60))), 16);
+        assert_eq!(attempts_within(60_001, Some(Duration::from_secs(60))), 17);
+    }
+
+    #[test]
+    fn an_application_that_is_back_is_not_overrun() {
+        let mut gates = Gates::default();
+        assert!(!gates.failed("a", 0, EVERYBODY, 0));
+        assert_eq!(gates.leave_all(999), Leave::NotBefore(1_000));
+        assert_eq!(gates.leave_all(1_000), Leave::One);
+        assert!(gates.up("b", 1_000));
+        assert_eq!(gates.leave_all(1_500), Leave::AtMost(TRIAL, 2_000));
+        assert_eq!(gates.leave_all(2_000), Leave::Free);
+    }
+
+    #[test]
+    fn a_failure_of_one_event_closes_nothing() {
+        let mut gates = Gates::default();
+        assert!(!gates.failed("team", 0, Scope::Event, 0));
+        assert_eq!((gates.leave("team", 0), gates.leave_all(5_000)), (Leave::Free, Leave::AtMost(TRIAL, 6_000)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_leave_the_application_alone_for_long() {
+        let mut gates = Gates::default();
+        gates.failed("a", 0, EVERYBODY, 1_000_000_000);
+        assert_eq!(gates.leave_all(10), Leave::One);
+        gates.up("a", 1_000_000_000);
+        assert_eq!(gates.leave_all(10), Leave::Free);
     }
 }

@@ -14,7 +14,6 @@ use super::store::{Due, Head, Lane, Room, Store};
 use super::writer::Writer;
 use super::{Consumer, InboxError};
 use crate::clock::Clock;
-use crate::event::Undelivered;
 
 /// Deliveries at once for one binding: enough that some conversations that hang do not stop the others, and no more
 /// than a small application can bear after an hour of being down.
@@ -58,6 +57,8 @@ struct Running {
     seq: i64,
     attempts: u32,
     lane: Lane,
+    /// Whether it is to find out if the application is back.
+    is_probe: bool,
 }
 
 type Deliveries = HashMap<Id, Running>;
@@ -120,12 +121,30 @@ async fn begin(shared: &Arc<Shared>, tasks: &mut JoinSet<()>, running: &mut Deli
     }
     let mut wait = POLL;
     let mut by_binding = HashMap::new();
+    let mut in_all = AT_ONCE.saturating_sub(running.len());
+    let mut is_probe = false;
     {
-        let gates = shared.gates();
+        let mut gates = shared.gates();
+        match gates.leave_all(now) {
+            Leave::Free => {}
+            Leave::AtMost(count, until) => {
+                in_all = count.saturating_sub(running.len());
+                wait = wait.min(Duration::from_millis(until.saturating_sub(now)));
+            }
+            // What hangs from before must not keep it from being asked.
+            Leave::One => {
+                is_probe = true;
+                in_all = usize::from(!running.values().any(|running| running.is_probe));
+            }
+            Leave::NotBefore(time) => {
+                in_all = 0;
+                wait = wait.min(Duration::from_millis(time.saturating_sub(now)));
+            }
+        }
         for binding in gates.known().chain(counts.keys().copied()) {
             let count = counts.get(binding).copied().unwrap_or(0);
             let free = match gates.leave(binding, now) {
-                Leave::Free => AT_ONCE_A_BINDING.saturating_sub(count),
+                Leave::Free | Leave::AtMost(..) => AT_ONCE_A_BINDING.saturating_sub(count),
                 Leave::One => 1_usize.saturating_sub(count),
                 Leave::NotBefore(time) => {
                     wait = wait.min(Duration::from_millis(time.saturating_sub(now)));
@@ -136,7 +155,7 @@ async fn begin(shared: &Arc<Shared>, tasks: &mut JoinSet<()>, running: &mut Deli
         }
     }
     let room = Room {
-        in_all: AT_ONCE.saturating_sub(running.len()),
+        in_all,
         a_binding: AT_ONCE_A_BINDING,
         by_binding,
         running: running.values().map(|running| running.lane.clone()).collect(),
@@ -154,7 +173,7 @@ async fn begin(shared: &Arc<Shared>, tasks: &mut JoinSet<()>, running: &mut Deli
         }
     };
     for head in due.heads {
-        let entry = Running { seq: head.seq, attempts: head.attempts, lane: head.lane.clone() };
+        let entry = Running { seq: head.seq, attempts: head.attempts, lane: head.lane.clone(), is_probe };
         shared.desk.begin(head.seq);
         let task = tasks.spawn(deliver(Arc::clone(shared), head));
         running.insert(task.id(), entry);
@@ -195,7 +214,7 @@ async fn deliver(shared: Arc<Shared>, head: Head) {
     let taken_then = shared.gates().taken_so_far(&binding);
     match shared.consumer.consume(&event).await {
         Ok(reply) => {
-            let recovered = shared.gates().up(&binding);
+            let recovered = shared.gates().up(&binding, (shared.clock)());
             let late = shared.desk.answer(seq, &event, reply.clone());
             // What is sent late must not be sent once more with a repetition.
             let kept = reply.filter(|_| late.is_none());
@@ -203,29 +222,25 @@ async fn deliver(shared: Arc<Shared>, head: Head) {
             shared.persist(seq, move |store| store.delivered(seq, kept.as_deref(), now)).await;
             shared.desk.end(seq);
             if recovered {
-                shared.recovered(binding).await;
+                shared.recovered().await;
             }
             if let Some(reply) = late {
                 shared.consumer.reply_late(&event, reply).await;
             }
         }
         Err(error) if error.is_final() => {
-            let recovered = shared.gates().up(&binding);
+            let recovered = shared.gates().up(&binding, (shared.clock)());
             tracing::error!(binding, seq, %error, "the application refuses an event for good; see `inbox list`");
             shared.desk.answer(seq, &event, None);
             let (now, text) = ((shared.clock)(), error.to_string());
             shared.persist(seq, move |store| store.refused(seq, &text, now)).await;
             shared.desk.end(seq);
             if recovered {
-                shared.recovered(binding).await;
+                shared.recovered().await;
             }
         }
         Err(error) => {
-            let is_absent = matches!(
-                error,
-                Undelivered::Unreachable(_) | Undelivered::Unhealthy | Undelivered::NotSubscribed { .. }
-            );
-            let suffers = is_absent && shared.gates().failed(&binding, taken_then, (shared.clock)());
+            let suffers = shared.gates().failed(&binding, taken_then, error.scope(), (shared.clock)());
             tracing::warn!(binding, seq, attempts = attempts.saturating_add(1), %error, "an event is not taken yet");
             shared.failed(seq, attempts, &error.to_string(), suffers).await;
         }
@@ -246,9 +261,9 @@ impl Shared {
         self.desk.end(seq);
     }
 
-    async fn recovered(&self, binding: String) {
+    async fn recovered(&self) {
         let now = (self.clock)();
-        if let Err(error) = self.writer.run(move |store| store.wake(&binding, now), |()| ()).await {
+        if let Err(error) = self.writer.run(move |store| store.wake(now), |()| ()).await {
             tracing::error!(%error, "events that waited for the application go on waiting for up to 36 s");
         }
         self.wake.notify_one();
@@ -295,8 +310,15 @@ async fn reply_late(shared: Arc<Shared>, late: Late) {
 
 async fn purge_step(shared: &Shared) -> bool {
     let now = (shared.clock)();
-    match shared.writer.run(move |store| store.purge(now), |more| more).await {
-        Ok(more) => more,
+    let work = move |store: &Store| Ok((store.expire(now)?, store.purge(now)?));
+    match shared.writer.run(work, |done| done).await {
+        Ok((expired, more)) => {
+            if expired > 0 {
+                tracing::error!(events = expired, "not taken within --inbox-max-age, and dead now; see `inbox list`");
+                shared.wake.notify_one();
+            }
+            more || expired > 0
+        }
         Err(InboxError::Stopped) => false,
         Err(error) => {
             tracing::warn!(%error, "old entries of the inbox are not removed");

@@ -10,9 +10,9 @@
 //! A late reply is sent after that, and is lost if the host dies in between.
 //!
 //! **What is kept.** A pending or dead event: all of it, a dead one until the operator retries or drops it. A
-//! delivered or dropped one: binding, `msgId`, the number of failures, the times of acceptance and delivery and, if
-//! the callback was answered with it, the reply; for 24 hours, so that a repetition is recognised and gets the same
-//! answer. Without a `msgId`: nothing. What is removed is overwritten in the file, though the journal beside it has
+//! delivered or dropped one: binding, `msgId`, a hash of the data, the number of failures, the times of acceptance and
+//! delivery and, if the callback was answered with it, the reply; for 24 hours, so that a repetition is recognised and
+//! gets the same answer. Without a `msgId`: nothing. What is removed is overwritten in the file, though the journal beside it has
 //! it for some more commits. Directory (if it was created here) and files are for their owner alone.
 //!
 //! **Files.** `inbox.sqlite` with its journal `inbox.sqlite-wal` and `inbox.sqlite-shm`, which belong together, and
@@ -21,15 +21,17 @@
 mod backoff;
 mod desk;
 mod dispatcher;
+mod error;
+mod operator;
 mod store;
 mod writer;
 
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
@@ -37,9 +39,12 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::event::{Answer, BoxFuture, Event, Undelivered};
+pub use error::InboxError;
+pub use operator::{Counts, Entry, Listing, Operator, Selection, State};
+
 use desk::{Desk, Late, Ticket};
 use dispatcher::Shared;
-use store::{Store, Stored};
+use store::{LEAST_BYTES, Store, Stored};
 use writer::Writer;
 
 /// Name of the lock in the directory.
@@ -52,6 +57,32 @@ pub trait Consumer: Send + Sync + 'static {
 
     /// Sends the reply of an event whose callback was acknowledged without it. The conversation goes on afterwards.
     fn reply_late<'a>(&'a self, event: &'a Event, reply: Bytes) -> BoxFuture<'a, ()>;
+}
+
+/// How much the inbox keeps, and for how long it tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes on disk, at least [`Limits::LEAST_SIZE`]. What does not fit is not acknowledged.
+    pub max_size: u64,
+    /// Events that were not taken for longer become dead ones.
+    pub max_age: Duration,
+}
+
+impl Limits {
+    /// What the files take when nothing is in them, and some room for what is.
+    pub const LEAST_SIZE: u64 = LEAST_BYTES.next_power_of_two();
+
+    fn max_age_ms(&self) -> u64 {
+        u64::try_from(self.max_age.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Default for Limits {
+    /// 256 MiB are 100,000 usual messages and 1,500 of the largest, and a part of the smallest SD card that a host is
+    /// run from. 72 hours last from the evening of one working day over a weekend to the morning of the next.
+    fn default() -> Self {
+        Self { max_size: 256 << 20, max_age: Duration::from_secs(72 * 3_600) }
+    }
 }
 
 /// An open inbox. A handle: clones are the same inbox, which ends with [`Inbox::stop`] or with the last of them.
@@ -86,9 +117,9 @@ impl Inbox {
     /// # Errors
     ///
     /// If another host has it, the directory or the store cannot be used, or the store is damaged or newer.
-    pub fn open(dir: &Path, clock: Clock) -> Result<Self, InboxError> {
+    pub fn open(dir: &Path, clock: Clock, limits: Limits) -> Result<Self, InboxError> {
         let lock = lock(dir)?;
-        let store = Store::create(dir)?;
+        let store = Store::create(dir, limits)?;
         let (closing, closed) = watch::channel(());
         let writer = Writer::start(store, lock, closing, dir)?;
         let (desk, late) = Desk::new();
@@ -153,7 +184,9 @@ impl Inbox {
             Stored::Dead(seq) => Accepted { seq, is_repeated: true, result: Pending::Known(None) },
             Stored::Delivered(seq, reply) => Accepted { seq, is_repeated: true, result: Pending::Known(reply) },
         };
-        self.writer()?.run(move |store| store.insert(&event, now), then).await
+        let bytes =
+            event.data.len() + event.metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        self.writer()?.insert(bytes, move |store| store.insert(&event, now), then).await
     }
 
     /// How many events wait, and how many are dead.
@@ -222,275 +255,6 @@ impl Accepted {
             Pending::Known(reply) => reply,
         }
     }
-}
-
-/// The store as the operator sees it, also while a host has it.
-pub struct Operator {
-    store: Store,
-    clock: Clock,
-}
-
-impl fmt::Debug for Operator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("inbox")
-    }
-}
-
-impl Operator {
-    /// Opens the store in `dir`.
-    ///
-    /// # Errors
-    ///
-    /// If there is none, or it cannot be used.
-    pub fn open(dir: &Path, clock: Clock) -> Result<Self, InboxError> {
-        Ok(Self { store: Store::open(dir)?, clock })
-    }
-
-    /// Shows events to `each`, in order. An error of `each` ends that, and is the inner result.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be read.
-    pub fn list(
-        &self,
-        listing: &Listing,
-        each: impl FnMut(Entry) -> io::Result<()>,
-    ) -> Result<io::Result<()>, InboxError> {
-        self.store.list(listing, each)
-    }
-
-    /// Puts dead events back to their places in their conversations, due at once. A running host notices within
-    /// seconds. Returns how many.
-    ///
-    /// # Errors
-    ///
-    /// If one is not there or not dead; then nothing is changed.
-    pub fn retry(&self, selection: &Selection) -> Result<usize, InboxError> {
-        let now = (self.clock)();
-        self.store.transaction(|store| store.retry(selection, now))
-    }
-
-    /// Gives up dead events, and pending ones that are named. A repetition of them is not accepted. A delivery under
-    /// way is not interrupted. Returns how many.
-    ///
-    /// # Errors
-    ///
-    /// If one is not there or delivered; then nothing is changed.
-    pub fn drop_events(&self, selection: &Selection) -> Result<usize, InboxError> {
-        let now = (self.clock)();
-        self.store.transaction(|store| store.drop_events(selection, now))
-    }
-}
-
-/// Which events to show.
-#[derive(Debug, Clone)]
-pub struct Listing {
-    /// Those in one of these states.
-    pub states: Vec<State>,
-    /// Those of this binding only.
-    pub binding: Option<String>,
-    /// Whether to show what people wrote.
-    pub content: bool,
-}
-
-/// Which events to change.
-#[derive(Debug, Clone)]
-pub enum Selection {
-    /// Every dead one.
-    All,
-    /// These.
-    Seqs(Vec<i64>),
-}
-
-/// What has become of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// It will be delivered.
-    Pending,
-    /// The application has refused it for good.
-    Dead,
-    /// The application has taken it, or the operator has dropped it.
-    Delivered,
-}
-
-impl State {
-    /// As the command line writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Dead => "dead",
-            Self::Delivered => "delivered",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// An event in the store. Times are in milliseconds since the Unix epoch.
-pub struct Entry {
-    /// Its number: the order of acceptance.
-    pub seq: i64,
-    /// The binding that received it.
-    pub binding: String,
-    /// What has become of it.
-    pub state: State,
-    /// How often the application has not taken it.
-    pub attempts: u32,
-    /// When it was stored.
-    pub accepted_at: u64,
-    /// When it was delivered, dropped or refused for good.
-    pub finished_at: Option<u64>,
-    /// When it will be tried; only for the first pending one of its conversation.
-    pub next_attempt_at: Option<u64>,
-    /// The event of its conversation that comes first.
-    pub waits_for: Option<i64>,
-    /// Why it was not taken the last time.
-    pub last_error: Option<String>,
-    /// DingTalk's identifier.
-    pub msg_id: Option<String>,
-    /// DingTalk's identifier of the conversation.
-    pub conversation_id: Option<String>,
-    /// Bytes of data.
-    pub size: u64,
-    /// If asked for.
-    pub metadata: Option<Vec<(String, String)>>,
-    /// If asked for.
-    pub data: Option<Bytes>,
-}
-
-impl fmt::Debug for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} event {} of {:?}", self.state, self.seq, self.binding)
-    }
-}
-
-/// How full the inbox is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    /// Events to deliver.
-    pub pending: u64,
-    /// Events that wait for the operator.
-    pub dead: u64,
-}
-
-/// What is wrong with the inbox. No text contains anything of an event.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InboxError {
-    /// Another process delivers from it.
-    #[error("the inbox {} is in use by another host; stop that one, or name another directory", dir.display())]
-    InUse {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// The directory cannot be used.
-    #[error("the inbox {} {reason}", dir.display())]
-    Directory {
-        /// The directory.
-        dir: PathBuf,
-        /// What is wrong and what to do; follows the path.
-        reason: String,
-    },
-    /// There is no store.
-    #[error("there is no inbox {}; name the directory that the host was given with --inbox", file.display())]
-    Missing {
-        /// Where it was looked for.
-        file: PathBuf,
-    },
-    /// The store is damaged.
-    #[error(
-        "the inbox {} is damaged ({reason}); restore it, or move it away together with the files beside it that have \
-         its name and \"-wal\" or \"-shm\" at the end: what it has not delivered is in there",
-        file.display()
-    )]
-    Corrupt {
-        /// The store.
-        file: PathBuf,
-        /// SQLite's finding.
-        reason: String,
-    },
-    /// A newer host has written it.
-    #[error(
-        "the inbox {} has schema {found}, and this host knows {known}; use the host that wrote it, or a newer one",
-        file.display()
-    )]
-    Newer {
-        /// The store.
-        file: PathBuf,
-        /// Its schema.
-        found: i64,
-        /// The newest schema that is known.
-        known: i64,
-    },
-    /// No space is left.
-    #[error(
-        "the inbox {} cannot be written because no space is left; free some: until then, DingTalk is not told that a \
-         message was taken",
-        file.display()
-    )]
-    Full {
-        /// The store.
-        file: PathBuf,
-    },
-    /// It may not be written.
-    #[error(
-        "the inbox {} cannot be opened or written; let this user write to the file and its directory, and check that \
-         the disk is not read-only: until then, DingTalk is not told that a message was taken",
-        file.display()
-    )]
-    ReadOnly {
-        /// The store.
-        file: PathBuf,
-    },
-    /// Another process writes for too long.
-    #[error(
-        "the inbox {} is locked by another process for more than 10 s; find out which one has it open and end it",
-        file.display()
-    )]
-    Busy {
-        /// The store.
-        file: PathBuf,
-    },
-    /// The disk, or SQLite, fails otherwise.
-    #[error(
-        "the inbox {} {reason}; check the disk: until it works, DingTalk is not told that a message was taken",
-        file.display()
-    )]
-    Io {
-        /// The store.
-        file: PathBuf,
-        /// What is wrong; follows the path.
-        reason: String,
-    },
-    /// The host is being stopped.
-    #[error("the inbox is closed because the host stops; DingTalk is not told that the message was taken")]
-    Stopped,
-    /// A number that is not in the store.
-    #[error("the inbox {} has no event {seq}; see `inbox list --state all`; nothing was changed", file.display())]
-    NoSuchEvent {
-        /// The store.
-        file: PathBuf,
-        /// The number.
-        seq: i64,
-    },
-    /// An event to which this cannot be done.
-    #[error(
-        "event {seq} of the inbox {} is {state}: there is nothing to {action}; nothing was changed",
-        file.display()
-    )]
-    WrongState {
-        /// The store.
-        file: PathBuf,
-        /// The number.
-        seq: i64,
-        /// Its state.
-        state: State,
-        /// `retry` or `drop`.
-        action: &'static str,
-    },
 }
 
 /// Creates the directory, and keeps other hosts out of it for as long as the file is open.

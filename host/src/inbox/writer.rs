@@ -29,6 +29,8 @@ enum Message {
 }
 
 trait Job: Send {
+    /// The bytes of the event that it stores.
+    fn bytes(&self) -> Option<usize>;
     /// Can run again, after a rollback.
     fn run(&mut self, store: &Store) -> Result<(), InboxError>;
     /// After the commit, or after what prevented it.
@@ -36,6 +38,7 @@ trait Job: Send {
 }
 
 struct Task<T, R, W, F> {
+    bytes: Option<usize>,
     work: W,
     result: Option<T>,
     then: F,
@@ -49,6 +52,10 @@ where
     W: FnMut(&Store) -> Result<T, InboxError> + Send,
     F: FnOnce(T) -> R + Send,
 {
+    fn bytes(&self) -> Option<usize> {
+        self.bytes
+    }
+
     fn run(&mut self, store: &Store) -> Result<(), InboxError> {
         self.result = Some((self.work)(store)?);
         Ok(())
@@ -80,7 +87,9 @@ impl Writer {
             .name("inbox".into())
             .spawn(move || {
                 work(&store, receiver);
-                drop(store);
+                if let Err(error) = store.close() {
+                    tracing::warn!(%error, "the inbox could not be tidied up; the next start does it");
+                }
                 drop(guard);
                 drop(closed);
             })
@@ -106,8 +115,35 @@ impl Writer {
         T: Send + 'static,
         R: Send + 'static,
     {
+        self.queue(None, work, then).await
+    }
+
+    /// As [`Self::run`], for work that stores an event of so many bytes: room is made for it before.
+    pub(super) async fn insert<T, R>(
+        &self,
+        bytes: usize,
+        work: impl FnMut(&Store) -> Result<T, InboxError> + Send + 'static,
+        then: impl FnOnce(T) -> R + Send + 'static,
+    ) -> Result<R, InboxError>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+    {
+        self.queue(Some(bytes), work, then).await
+    }
+
+    async fn queue<T, R>(
+        &self,
+        bytes: Option<usize>,
+        work: impl FnMut(&Store) -> Result<T, InboxError> + Send + 'static,
+        then: impl FnOnce(T) -> R + Send + 'static,
+    ) -> Result<R, InboxError>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Task { work, result: None, then, reply });
+        let job = Box::new(Task { bytes, work, result: None, then, reply });
         self.jobs.send(Message::Job(job)).await.map_err(|_| InboxError::Stopped)?;
         answer.await.map_err(|_| InboxError::Stopped)?
     }
@@ -140,13 +176,13 @@ fn work(store: &Store, mut messages: mpsc::Receiver<Message>) {
         if batch.is_empty() {
             continue;
         }
-        match store.transaction(|store| batch.iter_mut().try_for_each(|job| job.run(store))) {
+        match transaction(store, &mut batch) {
             Ok(()) => batch.into_iter().for_each(|job| job.finish(Ok(()))),
             // One that fails must not take the others with it: a delivered mark may fit where a large message
             // does not.
             Err(_) if batch.len() > 1 => {
                 for mut job in batch {
-                    let result = store.transaction(|store| job.run(store));
+                    let result = transaction(store, std::slice::from_mut(&mut job));
                     job.finish(result);
                 }
             }
@@ -157,4 +193,14 @@ fn work(store: &Store, mut messages: mpsc::Receiver<Message>) {
             }
         }
     }
+}
+
+/// All of the jobs, or none.
+fn transaction(store: &Store, batch: &mut [Box<dyn Job>]) -> Result<(), InboxError> {
+    // A kibibyte more for each: names, numbers and what stands between them.
+    let bytes: Vec<u64> = batch.iter().filter_map(|job| job.bytes()).map(|bytes| bytes as u64 + 1_024).collect();
+    if !bytes.is_empty() {
+        store.prepare(bytes.iter().sum());
+    }
+    store.transaction(|store| batch.iter_mut().try_for_each(|job| job.run(store)))
 }

@@ -7,6 +7,7 @@
 //! when it comes.
 
 mod answer;
+mod ids;
 mod repeats;
 mod signatures;
 
@@ -23,10 +24,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::bindings::{Binding, Bindings, InvokeError};
-use crate::event::{Answer, Application, BoxFuture, Event, TRACE, Undelivered};
+use crate::event::{Answer, Application, BoxFuture, Digest, Event, TRACE, Undelivered};
 use crate::inbox::{Consumer, Inbox, InboxError};
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response};
 use answer::{Concurrency, Forward, Wish};
+use ids::Ids;
 use repeats::Repeats;
 use signatures::Signatures;
 
@@ -44,6 +46,8 @@ struct Inner {
     inbox: Option<Inbox>,
     /// By binding. Made at a binding's first message: most never receive any.
     memories: Mutex<HashMap<String, Arc<Memory>>>,
+    /// By key: a callback that was seen on its way to one robot of an app would be signed for all of them.
+    signatures: Mutex<HashMap<Digest, Arc<Signatures>>>,
     callback_timeout: Duration,
     tasks: TaskTracker,
 }
@@ -53,10 +57,21 @@ struct Inner {
 /// messages pile up in memory.
 const DELIVERIES: usize = 256;
 
+/// Messages of one binding that are remembered, and as many signatures: for the two hours in which a callback can be
+/// repeated by default, seven a second. Should they come faster, those that come last are remembered.
+const REMEMBERED: u64 = 50_000;
+
+/// More than the longest time from a callback's arrival to the moment at which it is remembered: its body, its turn
+/// and its verification have limits, which are shorter in all. What is to be remembered as long as its signature is
+/// good is remembered for that much longer.
+const DELAY: Duration = Duration::from_secs(60);
+
 /// What is remembered of the messages of one binding.
 struct Memory {
+    /// Where callbacks have any: a token is the same for every message.
+    signatures: Option<Arc<Signatures>>,
+    ids: Ids,
     repeats: Repeats,
-    signatures: Signatures,
     deliveries: Semaphore,
 }
 
@@ -75,8 +90,8 @@ impl Input {
     /// Over `bindings`; events go to `app`, through `inbox` if there is one. DingTalk is answered within
     /// `callback_timeout`.
     pub fn new(bindings: Bindings, app: Option<App>, inbox: Option<Inbox>, callback_timeout: Duration) -> Self {
-        let (memories, tasks) = (Mutex::default(), TaskTracker::new());
-        let input = Self(Arc::new(Inner { bindings, app, inbox, memories, callback_timeout, tasks }));
+        let (memories, signatures, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
+        let input = Self(Arc::new(Inner { bindings, app, inbox, memories, signatures, callback_timeout, tasks }));
         if let Some(inbox) = &input.0.inbox {
             inbox.start(Arc::new(Deliveries(Arc::downgrade(&input.0))));
         }
@@ -119,7 +134,7 @@ impl Input {
         let binding = binding.ok_or_else(|| CallbackError::NotFound(name.to_owned()))?;
         let timestamp = callback.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("timestamp"));
         let timestamp = timestamp.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).unwrap_or_default();
-        let way = Way::Callback { deadline: Instant::now() + limit, timestamp };
+        let way = Way::Callback { arrived: callback.arrived.instant, deadline: Instant::now() + limit, timestamp };
         let reader = self.reader(name, trace, way);
         Ok(self.0.bindings.receive(binding, callback, reader, limit).await?)
     }
@@ -146,6 +161,7 @@ enum Way {
     Direct,
     /// From DingTalk.
     Callback {
+        arrived: Instant,
         /// DingTalk waits until then.
         deadline: Instant,
         /// The header, which the signature belongs to.
@@ -171,15 +187,16 @@ impl Handler for Reader {
         let is_trace = |(name, _): &(String, String)| TRACE.contains(&name.as_str());
         let (own, metadata) = metadata.into_iter().partition(is_trace);
         let trace = if matches!(self.way, Way::Direct) { own } else { self.trace.clone() };
-        let event = Event { binding: self.binding.clone(), data: data.into(), metadata, trace };
+        let mut event = Event { binding: self.binding.clone(), data: data.into(), metadata, trace };
         Box::pin(async move {
             let answer = match &self.way {
                 Way::Direct => self.direct(&event).await?,
-                Way::Callback { deadline, timestamp } => {
-                    self.inner.check_signature(&event, timestamp)?;
+                Way::Callback { arrived, deadline, timestamp } => {
+                    event.keep_usable_id();
+                    let message = self.inner.recognise(&event, timestamp, *arrived)?;
                     match &self.inner.inbox {
-                        Some(inbox) => self.through(inbox, event, *deadline).await?,
-                        None => self.at_once(event, *deadline).await?,
+                        Some(inbox) => self.through(inbox, event, message, *deadline).await?,
+                        None => self.at_once(event, message, *deadline).await?,
                     }
                 }
             };
@@ -206,9 +223,9 @@ impl Reader {
     }
 
     /// Delivers now. The delivery goes on when DingTalk's time is up, for the copy that DingTalk sends then.
-    async fn at_once(&self, event: Event, deadline: Instant) -> Result<Answer, Error> {
+    async fn at_once(&self, event: Event, message: Digest, deadline: Instant) -> Result<Answer, Error> {
         let inner = Arc::clone(&self.inner);
-        let delivery = self.inner.tasks.spawn(async move { inner.deliver_once(&event).await });
+        let delivery = self.inner.tasks.spawn(async move { inner.deliver_once(&event, message).await });
         match tokio::time::timeout_at(deadline.into(), delivery).await {
             Ok(Ok(reply)) => reply.map_err(|error| self.failure(&error)),
             Ok(Err(_)) => Err(Error::HandlerFailed("the delivery broke off".into())),
@@ -217,14 +234,24 @@ impl Reader {
     }
 
     /// Stores, then waits for the delivery as long as DingTalk waits.
-    async fn through(&self, inbox: &Inbox, event: Event, deadline: Instant) -> Result<Answer, Error> {
-        match tokio::time::timeout_at(deadline.into(), inbox.accept(event)).await {
-            Ok(Ok(accepted)) => Ok(accepted.reply(deadline).await),
-            Ok(Err(error)) => {
-                tracing::error!(binding = self.binding, %error, "a message was not taken");
-                Err(Error::HandlerFailed(error.to_string()))
+    async fn through(&self, inbox: &Inbox, event: Event, message: Digest, deadline: Instant) -> Result<Answer, Error> {
+        let has_id = event.metadata("msgId").is_some();
+        let stored = async {
+            match tokio::time::timeout_at(deadline.into(), inbox.accept(event)).await {
+                Ok(Ok(accepted)) => Ok(accepted.reply(deadline).await),
+                // The inbox remembers what this process has forgotten, or an earlier one knew.
+                Ok(Err(InboxError::OtherBody { .. })) => Err(Error::CallbackRefused(Refusal::Reused)),
+                Ok(Err(error)) => {
+                    tracing::error!(binding = self.binding, %error, "a message was not taken");
+                    Err(Error::HandlerFailed(error.to_string()))
+                }
+                Err(_) => Err(too_slow("the inbox has not stored it", self.inner.callback_timeout)),
             }
-            Err(_) => Err(too_slow("the inbox has not stored it", self.inner.callback_timeout)),
+        };
+        match self.inner.memory(&self.binding) {
+            // The inbox knows copies by their identifier alone.
+            Some(memory) if !has_id => memory.repeats.once(message, stored).await,
+            _ => stored.await,
         }
     }
 
@@ -241,50 +268,59 @@ fn too_slow(what: &str, limit: Duration) -> Error {
 }
 
 impl Inner {
-    /// Refuses a message whose signature belongs to another one.
-    fn check_signature(&self, event: &Event, timestamp: &str) -> Result<(), Error> {
-        let Some(binding) = self.bindings.get(&event.binding).filter(|binding| binding.is_signed()) else {
-            return Ok(());
-        };
-        // A message without an identifier is known by its bytes.
-        let message = event.metadata("msgId").map_or(event.data.as_ref(), str::as_bytes);
-        let allowed = self.memory(&event.binding, binding).signatures.allow(timestamp, message, Instant::now());
-        if allowed { Ok(()) } else { Err(Error::CallbackRefused(Refusal::Reused)) }
+    /// What a message is known by; refuses one whose signature or identifier belongs to another one.
+    fn recognise(&self, event: &Event, timestamp: &str, arrived: Instant) -> Result<Digest, Error> {
+        let message = event.digest();
+        let Some(memory) = self.memory(&event.binding) else { return Ok(message) };
+        // Signatures first, so that nobody fills the memory of identifiers with the help of one of them.
+        let allowed = memory.signatures.as_ref().is_none_or(|known| known.allow(timestamp, message, arrived))
+            && event.metadata("msgId").is_none_or(|id| memory.ids.allow(id, message));
+        if allowed { Ok(message) } else { Err(Error::CallbackRefused(Refusal::Reused)) }
     }
 
     /// Delivers an event unless a copy of it is being delivered, or has been. The reply, if there is one.
-    async fn deliver_once(self: Arc<Self>, event: &Event) -> repeats::Outcome {
-        let Some(binding) = self.bindings.get(&event.binding) else { return self.deliver(event).await };
-        let memory = self.memory(&event.binding, binding);
+    async fn deliver_once(self: Arc<Self>, event: &Event, message: Digest) -> Result<Answer, Undelivered> {
+        let Some(memory) = self.memory(&event.binding) else { return self.deliver(event).await };
         let delivery = async {
             let _waits = memory.deliveries.try_acquire().map_err(|_| {
                 Undelivered::Unreachable(format!("{DELIVERIES} messages of this binding are waiting for its answer"))
             })?;
             // Here, because nobody may be left to tell: DingTalk's patience can be over.
             self.deliver(event).await.inspect_err(|error| {
-                tracing::warn!(binding = event.binding, msg_id = event.metadata("msgId"), %error, "not delivered");
+                tracing::warn!(binding = event.binding, msg_id = event.logged_id(), %error, "not delivered");
             })
         };
-        match event.metadata("msgId") {
-            Some(message) => memory.repeats.once(message.to_owned(), delivery).await,
-            // Nothing to know a copy by.
-            None => delivery.await,
-        }
+        memory.repeats.once(message, delivery).await
     }
 
-    fn memory(&self, name: &str, binding: &Binding) -> Arc<Memory> {
+    /// That of the binding called `name`.
+    fn memory(&self, name: &str) -> Option<Arc<Memory>> {
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(memory) = memories.get(name) {
-            return Arc::clone(memory);
+            return Some(Arc::clone(memory));
         }
-        let lifetime = binding.repeat_window();
+        let binding = self.bindings.get(name)?;
+        let lifetime = binding.repeat_window() + DELAY;
         let memory = Arc::new(Memory {
+            signatures: binding.key().map(|key| self.signatures(key)),
+            ids: Ids::new(lifetime),
             repeats: Repeats::new(lifetime),
-            signatures: Signatures::new(lifetime),
             deliveries: Semaphore::new(DELIVERIES),
         });
         memories.insert(name.to_owned(), Arc::clone(&memory));
-        memory
+        Some(memory)
+    }
+
+    /// Those by one key, remembered for as long as the binding with the widest window takes them.
+    fn signatures(&self, key: Digest) -> Arc<Signatures> {
+        let mut signatures = self.signatures.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = signatures.entry(key).or_insert_with(|| {
+            let bindings =
+                self.bindings.iter().map(|(_, binding)| binding).filter(|binding| binding.key() == Some(key));
+            let window = bindings.map(Binding::repeat_window).max().unwrap_or_default();
+            Arc::new(Signatures::new(window + DELAY))
+        });
+        Arc::clone(known)
     }
 
     /// Hands an event to the application and does what the answer asks for. The reply, if there is one.
@@ -306,7 +342,7 @@ impl Inner {
                 None
             }
             Err(reason) => {
-                tracing::error!(binding = event.binding, msg_id = event.metadata("msgId"), reason, "wrong answer");
+                tracing::error!(binding = event.binding, msg_id = event.logged_id(), reason, "wrong answer");
                 None
             }
         }
@@ -354,12 +390,7 @@ impl Inner {
             session_webhook_expired_time: Option<Box<RawValue>>,
         }
         let failed = |reason: &str| {
-            tracing::error!(
-                binding = event.binding,
-                msg_id = event.metadata("msgId"),
-                reason,
-                "a late reply was not posted"
-            );
+            tracing::error!(binding = event.binding, msg_id = event.logged_id(), reason, "a late reply was not posted");
         };
         let Ok(session) = serde_json::from_slice::<Session>(&event.data) else {
             return failed("the message names no sessionWebhook");

@@ -3,50 +3,70 @@
 //! DingTalk repeats a callback that was not answered in its time, and whoever saw one can send it again. Copies
 //! that come while the first is being delivered wait for its result; later ones get the same result. Only success
 //! is remembered: what failed is delivered when it is sent again.
+//!
+//! That a message was delivered is remembered apart from its reply, which is larger: long replies push out each
+//! other, and no message. A copy whose reply is gone is acknowledged without one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use moka::future::Cache;
 use moka::policy::EvictionPolicy;
+use moka::{future, sync};
 
-use crate::event::{Answer, Undelivered};
+use super::REMEMBERED;
+use crate::event::{Answer, Digest};
 
-/// Memory for the messages of one binding. An entry has an identifier and a reply, 100 bytes to 20 KB: some
-/// 10,000 messages, which is 90 minutes of two a second.
-const CAPACITY_BYTES: u64 = 4 << 20;
+/// Memory for the replies of one binding. One has 100 bytes to 20 KB, and is wanted by a copy of its message,
+/// seconds later: the longest ones of the last 200 messages, and the usual ones of 10,000.
+const REPLY_BYTES: u64 = 4 << 20;
 
-/// What an entry takes beside its texts, roughly.
+/// What a reply takes beside its text, roughly.
 const ENTRY_BYTES: usize = 256;
 
-/// What a delivery ended with: the reply, if any.
-pub(super) type Outcome = Result<Answer, Undelivered>;
-
 /// The messages of one binding that were delivered lately.
-pub(super) struct Repeats(Cache<String, Answer>);
+pub(super) struct Repeats {
+    delivered: future::Cache<Digest, ()>,
+    replies: sync::Cache<Digest, Bytes>,
+}
 
 impl Repeats {
     /// Remembers a message for `lifetime`.
     pub(super) fn new(lifetime: Duration) -> Self {
-        Self::within(CAPACITY_BYTES, lifetime)
+        Self::within(REMEMBERED, REPLY_BYTES, lifetime)
     }
 
-    fn within(capacity: u64, lifetime: Duration) -> Self {
-        let cache = Cache::builder()
-            .max_capacity(capacity)
-            .weigher(|message: &String, reply: &Answer| {
-                let bytes = ENTRY_BYTES + message.len() + reply.as_ref().map_or(0, Bytes::len);
-                u32::try_from(bytes).unwrap_or(u32::MAX)
-            })
-            // The newest is the one that is about to be repeated; the default policy might not take it in.
-            .eviction_policy(EvictionPolicy::lru())
-            .time_to_live(lifetime);
-        Self(cache.build())
+    /// Both keep the newest, which are about to be repeated; moka's default policy might not take them in.
+    fn within(messages: u64, reply_bytes: u64, lifetime: Duration) -> Self {
+        let delivered = future::Cache::builder().max_capacity(messages).eviction_policy(EvictionPolicy::lru());
+        let replies = sync::Cache::builder()
+            .max_capacity(reply_bytes)
+            .weigher(|_: &Digest, reply: &Bytes| u32::try_from(ENTRY_BYTES + reply.len()).unwrap_or(u32::MAX))
+            .eviction_policy(EvictionPolicy::lru());
+        Self { delivered: delivered.time_to_live(lifetime).build(), replies: replies.time_to_live(lifetime).build() }
     }
 
     /// Runs `deliver` unless this message is being delivered, or has been.
-    pub(super) async fn once(&self, message: String, deliver: impl Future<Output = Outcome>) -> Outcome {
-        self.0.try_get_with(message, deliver).await.map_err(|error| error.as_ref().clone())
+    pub(super) async fn once<E>(
+        &self,
+        message: Digest,
+        deliver: impl Future<Output = Result<Answer, E>>,
+    ) -> Result<Answer, E>
+    where
+        E: Clone + Send + Sync + 'static,
+    {
+        let mut own = None;
+        let delivery = async {
+            let reply = deliver.await?;
+            // Before the message counts as delivered: from then on copies look for it.
+            if let Some(reply) = &reply {
+                self.replies.insert(message, reply.clone());
+            }
+            own = Some(reply);
+            Ok(())
+        };
+        self.delivered.try_get_with(message, delivery).await.map_err(|error: Arc<E>| E::clone(&error))?;
+        Ok(own.unwrap_or_else(|| self.replies.get(&message)))
     }
 }
 
@@ -55,17 +75,26 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::event::{Undelivered, digest};
 
     const HOUR: Duration = Duration::from_secs(3600);
+
+    async fn answered(reply: Answer) -> Result<Answer, Undelivered> {
+        Ok(reply)
+    }
+
+    fn message(number: u32) -> Digest {
+        digest(&number.to_be_bytes())
+    }
 
     #[tokio::test]
     async fn copies_at_once_are_one_delivery_with_one_result() {
         let (repeats, delivered) = (Repeats::new(HOUR), AtomicUsize::new(0));
         let copy = || {
-            repeats.once("m".into(), async {
+            repeats.once(message(1), async {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 let number = delivered.fetch_add(1, Ordering::SeqCst);
-                Ok(Some(Bytes::from(format!("reply {number}"))))
+                answered(Some(Bytes::from(format!("reply {number}")))).await
             })
         };
         let (a, b, c) = tokio::join!(copy(), copy(), copy());
@@ -76,30 +105,59 @@ mod tests {
     #[tokio::test]
     async fn a_failed_delivery_may_be_tried_again() {
         let repeats = Repeats::new(HOUR);
-        let failed = repeats.once("m".into(), async { Err(Undelivered::Unhealthy) }).await;
+        let failed = repeats.once(message(1), async { Err(Undelivered::Unhealthy) }).await;
         assert_eq!(failed, Err(Undelivered::Unhealthy));
-        assert_eq!(repeats.once("m".into(), async { Ok(None) }).await, Ok(None));
-        assert_eq!(repeats.once("m".into(), async { Err(Undelivered::Unhealthy) }).await, Ok(None));
+        assert_eq!(repeats.once(message(1), answered(None)).await, Ok(None));
+        assert_eq!(repeats.once(message(1), async { Err(Undelivered::Unhealthy) }).await, Ok(None));
     }
 
     #[tokio::test]
-    async fn memory_is_bounded_and_the_newest_stay() {
-        let repeats = Repeats::within(100 * 1024, HOUR);
-        for number in 0..1_000 {
-            let reply = Some(Bytes::from(vec![0; 1024]));
-            repeats.once(format!("m{number}"), async { Ok(reply) }).await.unwrap();
-            repeats.0.run_pending_tasks().await;
+    async fn long_replies_push_out_each_other_and_no_message() {
+        let repeats = Repeats::within(1_000, 100 * 1024, HOUR);
+        let mut delivered = 0;
+        for round in ["first", "copy"] {
+            for number in 0..900 {
+                let reply = Bytes::from(vec![0; 1024]);
+                let answer = repeats.once(message(number), async {
+                    delivered += 1;
+                    answered(Some(reply.clone())).await
+                });
+                let answer = answer.await.unwrap();
+                // The sender of the first has its reply in any case.
+                assert!(round == "copy" || answer == Some(reply), "{number}");
+                repeats.replies.run_pending_tasks();
+            }
         }
-        let Repeats(cache) = repeats;
-        assert!(cache.weighted_size() <= 100 * 1024, "{}", cache.weighted_size());
-        assert!(cache.contains_key("m999") && cache.contains_key("m990") && !cache.contains_key("m0"));
+        assert_eq!(delivered, 900, "a message was delivered twice because of another one's reply");
+        assert!(repeats.replies.weighted_size() <= 100 * 1024, "{}", repeats.replies.weighted_size());
+    }
+
+    #[tokio::test]
+    async fn a_copy_whose_reply_is_gone_is_answered_without_one() {
+        let repeats = Repeats::within(10, 1024, HOUR);
+        let long = Bytes::from(vec![0; 2048]);
+        assert_eq!(repeats.once(message(1), answered(Some(long.clone()))).await, Ok(Some(long)));
+        repeats.replies.run_pending_tasks();
+        assert_eq!(repeats.once(message(1), async { Err(Undelivered::Unhealthy) }).await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn messages_are_bounded_and_the_newest_stay() {
+        let repeats = Repeats::within(100, 1024, HOUR);
+        for number in 0..1_000 {
+            repeats.once(message(number), answered(None)).await.unwrap();
+            repeats.delivered.run_pending_tasks().await;
+        }
+        assert!(repeats.delivered.entry_count() <= 100, "{}", repeats.delivered.entry_count());
+        let known = |number| repeats.delivered.contains_key(&message(number));
+        assert!(known(999) && known(950) && !known(0));
     }
 
     #[tokio::test]
     async fn a_message_is_forgotten_in_the_end() {
         let repeats = Repeats::new(Duration::from_millis(1));
-        let _ = repeats.once("m".into(), async { Ok(Some("1".into())) }).await;
+        let _ = repeats.once(message(1), answered(Some("1".into()))).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(repeats.once("m".into(), async { Ok(None) }).await, Ok(None));
+        assert_eq!(repeats.once(message(1), answered(None)).await, Ok(None));
     }
 }

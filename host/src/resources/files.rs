@@ -1,6 +1,6 @@
 //! Reading a file whole, but never more of it than a configuration can need.
 
-use std::fs::{File, Metadata};
+use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::Read;
 use std::path::Path;
 
@@ -10,10 +10,10 @@ pub(super) const MAX_BYTES: u64 = 4 * 1024 * 1024;
 /// Reads `path`. The error is meant to follow the file's name and repeats nothing of its content.
 pub(super) fn read(path: &Path) -> Result<(String, Metadata), String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
-    let file = File::open(path).map_err(cannot)?;
+    let file = open(path).map_err(cannot)?;
     let metadata = file.metadata().map_err(cannot)?;
-    if metadata.is_dir() {
-        return Err("is a directory; name a file".into());
+    if let Some(kind) = other_kind(metadata.file_type()) {
+        return Err(format!("is {kind}, not a regular file; name a file"));
     }
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
@@ -22,6 +22,37 @@ pub(super) fn read(path: &Path) -> Result<(String, Metadata), String> {
     }
     let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text; save it as UTF-8".to_owned())?;
     Ok((text, metadata))
+}
+
+/// Opening a named pipe waits for whoever writes into it, unless it is opened so.
+#[cfg(unix)]
+fn open(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = rustix::fs::OFlags::NONBLOCK.bits();
+    OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)
+}
+
+#[cfg(not(unix))]
+fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).open(path)
+}
+
+/// What a file is that is not a regular one.
+#[cfg(unix)]
+fn other_kind(kind: FileType) -> Option<&'static str> {
+    use std::os::unix::fs::FileTypeExt;
+    match kind {
+        _ if kind.is_file() => None,
+        _ if kind.is_dir() => Some("a directory"),
+        _ if kind.is_fifo() => Some("a named pipe"),
+        _ if kind.is_char_device() || kind.is_block_device() => Some("a device"),
+        _ => Some("something else"),
+    }
+}
+
+#[cfg(not(unix))]
+fn other_kind(kind: FileType) -> Option<&'static str> {
+    (!kind.is_file()).then_some(if kind.is_dir() { "a directory" } else { "something else" })
 }
 
 #[cfg(test)]
@@ -40,6 +71,16 @@ mod tests {
         assert_eq!(refused(), "is larger than 4 MiB; split it or name the right file");
         std::fs::write(&path, b"S3CR3T\xff").unwrap();
         assert_eq!(refused(), "is not UTF-8 text; save it as UTF-8");
-        assert_eq!(read(dir.path()).unwrap_err(), "is a directory; name a file");
+        assert_eq!(read(dir.path()).unwrap_err(), "is a directory, not a regular file; name a file");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert_eq!(read(&path).unwrap_err(), "is a named pipe, not a regular file; name a file");
+        assert_eq!(read(Path::new("/dev/null")).unwrap_err(), "is a device, not a regular file; name a file");
     }
 }

@@ -1,6 +1,7 @@
 //! A document's tree → a [`Component`], with Kubernetes' and Go's leniency: unknown keys are ignored, keys are
 //! matched exactly first and without regard to case then (`secretStore` and `secretstore` both occur).
 
+use dingtalk_binding::json;
 use dingtalk_binding::secret::Secret;
 
 use super::yaml::{Kind, Mistake, Node};
@@ -155,11 +156,11 @@ fn refuse_name(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The value of `key`: in this spelling, or else in the first one that differs in case only.
+/// The value of `key`: in this spelling, or else in the first one that Go would take for it.
 fn field<'n, 'a>(node: &'n Node<'a>, key: &str) -> Option<&'n Node<'a>> {
     let Kind::Map(entries) = &node.kind else { return None };
     let exact = entries.iter().find(|(name, _)| name == key);
-    exact.or_else(|| entries.iter().find(|(name, _)| name.eq_ignore_ascii_case(key))).map(|(_, value)| value)
+    exact.or_else(|| entries.iter().find(|(name, _)| json::folds_to(name, key))).map(|(_, value)| value)
 }
 
 fn scalar(node: &Node<'_>, what: &str) -> Result<Option<String>, Mistake> {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use dingtalk_binding::error::{AnswerError, Error, Outcome, Refusal, Rejection, RejectionClass, SecurityCheck};
 
+use crate::clock::Arrival;
+
 #[allow(missing_docs, unreachable_pub, reason = "generated from wit/, where the documentation is")]
 mod generated {
     wasmtime::component::bindgen!({
@@ -44,12 +46,14 @@ pub struct Response {
 }
 
 /// One HTTP request from DingTalk, as it arrived. Its `Debug` output shows sizes alone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Callback {
     /// Every header in order, repeated ones included.
     pub headers: Vec<(String, Vec<u8>)>,
     /// The body.
     pub body: Vec<u8>,
+    /// When it arrived: the time by which it is verified.
+    pub arrived: Arrival,
 }
 
 impl fmt::Debug for Callback {
@@ -71,7 +75,7 @@ pub struct Reply {
 
 impl From<Callback> for wit::Callback {
     fn from(callback: Callback) -> Self {
-        let Callback { headers, body } = callback;
+        let Callback { headers, body, .. } = callback;
         Self { headers, body }
     }
 }

@@ -18,7 +18,7 @@ use wasmtime_wasi_http::p2::bindings::http::{outgoing_handler, types};
 use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView};
 use wasmtime_wasi_io::IoView;
 
-use crate::clock::Clock;
+use crate::clock::{Arrival, Clock};
 use crate::egress::{Egress, Exit, Reach};
 use crate::event::BoxFuture;
 
@@ -149,11 +149,9 @@ pub struct Tenant {
 /// What kind of call it is: which slots it takes, how far it reaches, how long it may take.
 struct Call<'a> {
     slots: &'a Semaphore,
-    reach: Reach,
+    exit: Exit,
     reader: Option<Arc<dyn Handler>>,
     limit: Duration,
-    /// What it means for the message if a limit ends the call.
-    stopped: Outcome,
 }
 
 impl Sandbox {
@@ -170,6 +168,11 @@ impl Sandbox {
         })
     }
 
+    /// For what arrives now.
+    pub fn arrival(&self) -> Arrival {
+        Arrival::now(&self.clock)
+    }
+
     /// A tenant with these properties. `timeout` is the binding's own time limit for one call.
     pub fn tenant(&self, properties: Vec<(String, String)>, egress: Egress, timeout: Duration) -> Tenant {
         let slots = || Semaphore::new(self.limits.instances_per_binding);
@@ -181,10 +184,9 @@ impl Sandbox {
     pub async fn operations(&self, tenant: &Tenant) -> Result<Vec<String>, CallError> {
         let call = Call {
             slots: &tenant.operations,
-            reach: Reach::Nowhere,
+            exit: tenant.egress.exit(Reach::Nowhere),
             reader: None,
             limit: tenant.timeout,
-            stopped: Outcome::NotSent,
         };
         self.limited(tenant, call, async |instance| {
             let Instance { store, binding } = instance;
@@ -201,12 +203,13 @@ impl Sandbox {
         request: Request,
         reader: Option<Arc<dyn Handler>>,
     ) -> Result<Response, CallError> {
-        let (reach, stopped) = match request.operation.as_str() {
-            "get" => (Reach::Nowhere, Outcome::NotSent),
-            "reply" => (Reach::Sessions, Outcome::Unknown),
-            _ => (Reach::Robot, Outcome::Unknown),
+        let reach = match request.operation.as_str() {
+            "get" => Reach::Nowhere,
+            "reply" => Reach::Sessions,
+            _ => Reach::Robot,
         };
-        let call = Call { slots: &tenant.operations, reach, reader, limit: tenant.timeout, stopped };
+        let exit = tenant.egress.exit(reach);
+        let call = Call { slots: &tenant.operations, exit, reader, limit: tenant.timeout };
         let request = request.into();
         self.limited(tenant, call, async |instance| instance.invoke(&request).await).await.map(Into::into)
     }
@@ -220,10 +223,16 @@ impl Sandbox {
         reader: Option<Arc<dyn Handler>>,
         limit: Duration,
     ) -> Result<Reply, CallError> {
-        let (slots, reach, stopped) = (&tenant.callbacks, Reach::Nowhere, Outcome::NotSent);
+        let (slots, exit) = (&tenant.callbacks, tenant.egress.exit(Reach::Nowhere));
+        // A callback that waited for a slot must not be too old because of that.
+        let arrived = callback.arrived.time;
         let callback = callback.into();
-        let call = Call { slots, reach, reader, limit, stopped };
-        self.limited(tenant, call, async |instance| instance.receive(&callback).await).await.map(Into::into)
+        let call = Call { slots, exit, reader, limit };
+        let receive = async |instance: &mut Instance| {
+            instance.store.data_mut().clock = CallClock(Arc::new(move || arrived));
+            instance.receive(&callback).await
+        };
+        self.limited(tenant, call, receive).await.map(Into::into)
     }
 
     /// Makes `call` in a fresh, initialised instance, within every limit.
@@ -233,12 +242,12 @@ impl Sandbox {
         call: Call<'_>,
         run: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<Result<T, wit::Error>>,
     ) -> Result<T, CallError> {
-        let Call { slots, reach, reader, limit, stopped } = call;
+        let Call { slots, exit, reader, limit } = call;
         let _slots = self.slots(slots, limit.min(self.limits.queue)).await?;
         let wall = limit + self.limits.grace;
         let reads = reader.is_some();
         let run = async {
-            let mut instance = self.instantiate(tenant, reach, reader).await?;
+            let mut instance = self.instantiate(exit.clone(), reader).await?;
             if let Err(error) = instance.init(tenant).await? {
                 return Ok(Err(error));
             }
@@ -248,16 +257,16 @@ impl Sandbox {
             run(&mut instance).await
         };
         match tokio::time::timeout(wall, run).await {
-            Ok(Ok(answer)) => answer.map_err(|error| CallError::Binding(error.into())),
+            Ok(Ok(answer)) => answer.map_err(|error| CallError::Binding(known(error.into(), &exit))),
             Ok(Err(trap)) => {
                 let reason = explain(&trap);
                 // The trap's own text is wasmtime's: function names and offsets, nothing of the message.
                 tracing::error!(reason, trap = %trap.root_cause(), "the component was stopped");
-                Err(CallError::Stopped { reason, outcome: stopped })
+                Err(CallError::Stopped { reason, outcome: exit.close() })
             }
             Err(_) => {
                 let reason = format!("it did not end within {} ms", wall.as_millis());
-                Err(CallError::Stopped { reason, outcome: stopped })
+                Err(CallError::Stopped { reason, outcome: exit.close() })
             }
         }
     }
@@ -279,13 +288,8 @@ impl Sandbox {
     }
 
     /// A fresh instance with every limit but those of time and number, which [`Sandbox::limited`] adds.
-    async fn instantiate(
-        &self,
-        tenant: &Tenant,
-        reach: Reach,
-        reader: Option<Arc<dyn Handler>>,
-    ) -> wasmtime::Result<Instance> {
-        let mut store = self.store(tenant, reach, reader)?;
+    async fn instantiate(&self, exit: Exit, reader: Option<Arc<dyn Handler>>) -> wasmtime::Result<Instance> {
+        let mut store = self.store(exit, reader)?;
         let binding = self.binding.instantiate_async(&mut store).await?;
         Ok(Instance { store, binding })
     }
@@ -296,7 +300,7 @@ impl Sandbox {
     pub async fn phases(&self, tenant: &Tenant, request: Request) -> Result<[Duration; 4], PrepareError> {
         let request = request.into();
         let start = Instant::now();
-        let mut instance = self.instantiate(tenant, Reach::Robot, None).await?;
+        let mut instance = self.instantiate(tenant.egress.exit(Reach::Robot), None).await?;
         let made = start.elapsed();
         let _ = instance.init(tenant).await?;
         let initialised = start.elapsed();
@@ -307,14 +311,14 @@ impl Sandbox {
         Ok([made, initialised - made, invoked - initialised, dropped - invoked])
     }
 
-    fn store(&self, tenant: &Tenant, reach: Reach, reader: Option<Arc<dyn Handler>>) -> wasmtime::Result<Store<State>> {
+    fn store(&self, exit: Exit, reader: Option<Arc<dyn Handler>>) -> wasmtime::Result<Store<State>> {
         let limits = &self.limits;
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
         let state = State {
             table,
             http: WasiHttpCtx::new(),
-            exit: tenant.egress.exit(reach),
+            exit,
             reader,
             clock: CallClock(Arc::clone(&self.clock)),
             limits: StoreLimitsBuilder::new().memory_size(limits.memory).trap_on_grow_failure(true).build(),
@@ -353,6 +357,19 @@ impl Instance {
 
     async fn receive(&mut self, callback: &wit::Callback) -> wasmtime::Result<Result<wit::Reply, wit::Error>> {
         self.binding.dingtalk_binding_read().call_receive(&mut self.store, callback).await
+    }
+}
+
+/// Adds to the component's error what only the way out knows: whether anything left, and why an address was refused.
+fn known(error: Error, exit: &Exit) -> Error {
+    match error {
+        Error::Unreachable { mut reason, .. } => {
+            if let Some(refusal) = exit.refusal() {
+                reason = format!("{reason}: {refusal}");
+            }
+            Error::Unreachable { reason, outcome: exit.close() }
+        }
+        other => other,
     }
 }
 
@@ -488,7 +505,7 @@ mod tests {
         let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system()).unwrap();
         let good = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1"), ("secret", "SEC")]);
         let bad = tenant(&sandbox, &[("id", "two")]);
-        let mut instance = sandbox.instantiate(&good, Reach::Robot, None).await.unwrap();
+        let mut instance = sandbox.instantiate(good.egress.exit(Reach::Robot), None).await.unwrap();
         let get = Request { operation: "get".into(), ..Request::default() }.into();
 
         let before = instance.invoke(&request("Hi")).await.unwrap();
@@ -529,6 +546,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_callback_is_as_old_as_it_was_when_it_arrived() {
+        let now = 1_700_000_000_000;
+        // Five seconds pass between the arrival and the verification.
+        let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), Arc::new(move || now + 5_000));
+        let sandbox = sandbox.unwrap();
+        let properties = [("id", "x"), ("url", "http://127.0.0.1:1"), ("secret", "SEC"), ("callbackMaxSkew", "1s")];
+        let tenant = tenant(&sandbox, &properties);
+        let sign = dingtalk_binding::signature::sign("SEC", now);
+        let headers = [("Content-Type", "application/json"), ("timestamp", &now.to_string()), ("sign", &sign)];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
+        let received = async |arrived| {
+            let arrived = Arrival { instant: Instant::now(), time: arrived };
+            let callback = Callback { headers: headers.clone(), body: b"{}".to_vec(), arrived };
+            sandbox.receive(&tenant, callback, Some(Arc::new(Echo)), Duration::from_secs(60)).await
+        };
+        for arrived in [now, now + 1_000, now - 1_000] {
+            assert_eq!(received(arrived).await.unwrap().status, 200, "{arrived}");
+        }
+        for arrived in [now + 1_001, now - 1_001, sandbox.arrival().time] {
+            let refused = received(arrived).await.unwrap_err();
+            assert!(matches!(refused, CallError::Binding(Error::CallbackRefused(Refusal::Expired))), "{refused:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn an_instance_hands_on_from_read_to_close() {
         const REPLY: &str = r#"{"msgtype":"text","text":{"content":"x"}}"#;
         let now = 1_700_000_000_000;
@@ -539,9 +581,9 @@ mod tests {
         let sign = dingtalk_binding::signature::sign("SEC", now);
         let headers = [("Content-Type", "application/json"), ("timestamp", &now.to_string()), ("sign", &sign)];
         let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
-        let genuine: wit::Callback = Callback { headers, body: REPLY.into() }.into();
-        let forged: wit::Callback = Callback { headers: genuine.headers[..1].to_vec(), body: REPLY.into() }.into();
-        let mut instance = sandbox.instantiate(&tenant, Reach::Nowhere, Some(Arc::new(Echo))).await.unwrap();
+        let genuine = wit::Callback { headers, body: REPLY.into() };
+        let forged = wit::Callback { headers: genuine.headers[..1].to_vec(), body: REPLY.into() };
+        let mut instance = sandbox.instantiate(tenant.egress.exit(Reach::Nowhere), Some(Arc::new(Echo))).await.unwrap();
 
         assert!(matches!(instance.read().await.unwrap(), Err(wit::Error::NotInitialized)));
         assert!(matches!(instance.receive(&genuine).await.unwrap(), Err(wit::Error::NotInitialized)));

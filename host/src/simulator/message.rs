@@ -281,14 +281,24 @@ fn optional<'a>(object: &'a Map<String, Value>, name: &str, path: &str) -> Resul
     }
 }
 
-/// The card's switches are texts, "0" and "1"; that DingTalk refuses a number is not confirmed.
+/// The card's switches are documented as texts, "0" and "1". Clients also send numbers, and an empty text where
+/// nothing was set. What DingTalk does with those is not confirmed; here they are taken.
 fn switch(card: &Map<String, Value>, name: &str) -> Result<bool, Reason> {
-    let path = format!("actionCard->{name}");
-    match optional(card, name, &path)? {
-        None | Some("0") => Ok(false),
-        Some("1") => Ok(true),
-        Some(_) => Err(Reason::Invalid(path)),
-    }
+    let on = match present(card, name) {
+        None => Some(false),
+        Some(Value::String(text)) => match text.as_str() {
+            "" | "0" => Some(false),
+            "1" => Some(true),
+            _ => None,
+        },
+        Some(Value::Number(number)) => match number.as_u64() {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            _ => None,
+        },
+        Some(_) => None,
+    };
+    on.ok_or_else(|| Reason::Invalid(format!("actionCard->{name}")))
 }
 
 #[cfg(test)]
@@ -422,7 +432,11 @@ mod tests {
         assert_eq!(card(json!({})), absent("actionCard->btns"));
         assert_eq!(card(json!({"btns": {}})), invalid("actionCard->btns"));
         assert_eq!(card(json!({"btns": [1]})), invalid("actionCard->btns[0]"));
-        for wrong in [json!(0), json!(1), json!("2"), json!(""), json!(true)] {
+        // As numbers too, as DingtalkChatbot and dingtalk-robot-sender send them, and empty, as Go's structs are.
+        assert_eq!(buttons(json!({"btns": two, "btnOrientation": "", "hideAvatar": ""})), ("a,b".into(), false, false));
+        assert_eq!(buttons(json!({"btns": two, "btnOrientation": 1, "hideAvatar": 0})), ("a,b".into(), true, false));
+        assert_eq!(buttons(json!({"btns": two, "btnOrientation": 0, "hideAvatar": 1})), ("a,b".into(), false, true));
+        for wrong in [json!(2), json!(-1), json!(1.0), json!("2"), json!(" "), json!(true), json!([])] {
             let extra = json!({"btns": two, "btnOrientation": wrong});
             assert_eq!(card(extra), invalid("actionCard->btnOrientation"), "{wrong}");
             let extra = json!({"btns": two, "hideAvatar": wrong});

@@ -1,0 +1,168 @@
+//! What one port may hold: connections, requests, bytes. Strangers that fill it leave the other ports, the way out and
+//! the inbox what they need, and a newcomer takes the place of whoever has been silent for longest.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use super::body::Budget;
+use super::connection::Activity;
+use super::server::Surface;
+
+/// A connection is not ended for a newcomer before it has had this time to say something.
+const CHANCE: Duration = Duration::from_secs(1);
+
+/// Until a full port is looked through again for somebody silent.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Of the process's file descriptors, one in so many is a port's: with both ports full, half are left for the way
+/// out, the application and the inbox.
+const DESCRIPTORS: u64 = 4;
+
+/// What a port may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Connections at once. Each costs a file descriptor, up to 16 KiB for a head, and a task.
+    pub connections: usize,
+    /// How long a client is waited for: for its request, for the next one, or for it to take its answer.
+    pub patience: Duration,
+    /// Requests at once, with 16 KiB for a head and 8 KiB for a short body each.
+    pub requests: usize,
+    /// Bytes of longer bodies at once.
+    pub bytes: usize,
+    /// How long a body waits for its share of them.
+    pub bytes_timeout: Duration,
+}
+
+impl Policy {
+    /// For a process that may have so many descriptors.
+    pub fn of(surface: Surface, descriptors: u64) -> Self {
+        let connections = |most: usize| usize::try_from(descriptors / DESCRIPTORS).unwrap_or(most).clamp(1, most);
+        match surface {
+            // Above the 90 s for which Go's clients keep idle connections: a client that writes into a connection
+            // which is being closed cannot know whether its message was posted. The bytes are more than the longest
+            // body, 16 MiB.
+            Surface::Everything => Self {
+                connections: connections(512),
+                patience: Duration::from_secs(120),
+                requests: 1_024,
+                bytes: 24 << 20,
+                // A burst of long messages is worked off rather than refused.
+                bytes_timeout: Duration::from_secs(30),
+            },
+            // Whoever is on the internet can open these. A callback has at most 128 KiB, and DingTalk sends each at
+            // once.
+            Surface::Callbacks => Self {
+                connections: connections(1_024),
+                patience: Duration::from_secs(30),
+                requests: 1_024,
+                bytes: 8 << 20,
+                bytes_timeout: Duration::from_secs(5),
+            },
+        }
+    }
+}
+
+/// A port in use.
+pub(super) struct Port {
+    pub(super) surface: Surface,
+    pub(super) policy: Policy,
+    pub(super) budget: Budget,
+    places: Arc<Semaphore>,
+    requests: Semaphore,
+    connections: Mutex<Vec<Weak<Activity>>>,
+}
+
+impl Port {
+    pub(super) fn new(surface: Surface, policy: Policy) -> Self {
+        Self {
+            surface,
+            policy,
+            budget: Budget::of(policy.bytes, policy.bytes_timeout),
+            places: Arc::new(Semaphore::new(policy.connections)),
+            requests: Semaphore::new(policy.requests),
+            connections: Mutex::default(),
+        }
+    }
+
+    /// A place for a connection that has been accepted, sooner or later.
+    pub(super) async fn place(&self) -> OwnedSemaphorePermit {
+        loop {
+            let place = Arc::clone(&self.places);
+            if let Ok(place) = Arc::clone(&place).try_acquire_owned() {
+                return place;
+            }
+            self.evict();
+            if let Ok(Ok(place)) = tokio::time::timeout(PAUSE, place.acquire_owned()).await {
+                return place;
+            }
+        }
+    }
+
+    /// A connection that has its place.
+    pub(super) fn enter(&self) -> Arc<Activity> {
+        let activity = Arc::new(Activity::new());
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that have ended are forgotten once they are as many as can be open.
+        if connections.len() >= 2 * self.policy.connections {
+            connections.retain(|known| known.strong_count() > 0);
+        }
+        connections.push(Arc::downgrade(&activity));
+        activity
+    }
+
+    /// Leave to work on one more request.
+    pub(super) fn request(&self) -> Option<SemaphorePermit<'_>> {
+        self.requests.try_acquire().ok()
+    }
+
+    /// Ends the connection whose client has been waited for longest, if any has had its chance.
+    fn evict(&self) {
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = connections.iter().filter_map(Weak::upgrade).filter_map(|one| Some((one.waiting()?, one)));
+        let longest = waiting.max_by_key(|(waiting, _)| *waiting);
+        if let Some((_, one)) = longest.filter(|(waiting, _)| *waiting >= CHANCE) {
+            one.evict();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ports_leave_half_of_the_descriptors_to_others() {
+        for descriptors in [16, 256, 1_024, 4_096, 1 << 20, u64::MAX] {
+            let of = |surface| Policy::of(surface, descriptors).connections as u64;
+            let (everything, callbacks) = (of(Surface::Everything), of(Surface::Callbacks));
+            assert!(everything + callbacks <= descriptors / 2, "{descriptors}: {everything} + {callbacks}");
+            assert!(everything >= 1 && callbacks >= 1);
+        }
+        assert_eq!(Policy::of(Surface::Everything, 0).connections, 1);
+    }
+
+    #[tokio::test]
+    async fn a_newcomer_takes_the_place_of_whoever_has_been_silent_for_longest() {
+        let policy = Policy { connections: 2, ..Policy::of(Surface::Callbacks, 1_024) };
+        let port = Port::new(Surface::Callbacks, policy);
+        let places = [port.place().await, port.place().await];
+        let working = port.enter();
+        working.call();
+        let silent = port.enter();
+        let newcomer = port.place();
+        let ended = async {
+            while silent.waiting().is_some() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            // As its task does.
+            drop(places);
+        };
+        let start = tokio::time::Instant::now();
+        let (_place, ()) = tokio::join!(newcomer, ended);
+        assert!(start.elapsed() >= CHANCE, "{:?}", start.elapsed());
+        working.called();
+        assert!(working.waiting().is_some(), "who has a call running keeps its place");
+    }
+}

@@ -1,0 +1,341 @@
+//! The inbox on disk. Nothing outside this directory knows SQL, and everything here blocks.
+
+mod operate;
+mod queue;
+mod schema;
+mod space;
+
+use std::cell::{OnceCell, RefCell};
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+#[cfg(test)]
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row};
+
+use super::{InboxError, Limits, State};
+pub(super) use queue::{Due, Head, Lane, Room, Stored};
+#[cfg(test)]
+pub(super) const FIRST_SCHEMA: &str = schema::STEPS[0];
+pub(super) use space::LEAST_BYTES;
+
+/// Name of the store in the directory.
+const FILE: &str = "inbox.sqlite";
+
+/// SQLite's name for the journal beside it.
+const JOURNAL: &str = "inbox.sqlite-wal";
+
+/// How long to wait for another process that writes. The `inbox` command writes for less than a second at a time,
+/// even if it puts 100,000 events back.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pause after the file could not grow: a full disk is not emptied within milliseconds, and each attempt writes
+/// a mebibyte.
+const GROW_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a delivered event's `msgId` is kept. DingTalk repeats a message within minutes if at all; a day also
+/// covers a queue between it and the host.
+pub(super) const KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// An open store.
+pub(super) struct Store {
+    connection: Connection,
+    file: PathBuf,
+    limits: Limits,
+    /// Why the file could not grow the last time, and when that was.
+    scarce: RefCell<Option<(InboxError, Instant)>>,
+    /// What SQLite has found to be damaged since the store was opened.
+    damage: OnceCell<InboxError>,
+    /// Commits that changed something.
+    #[cfg(test)]
+    pub(super) commits: Arc<std::sync::atomic::AtomicU64>,
+}
+
+fn stored(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+fn read(ms: i64) -> u64 {
+    u64::try_from(ms).unwrap_or(0)
+}
+
+impl Store {
+    /// Opens the store in `dir`, creates it if there is none, checks it, and reserves the space that it needs.
+    pub(super) fn create(dir: &Path, limits: Limits) -> Result<Self, InboxError> {
+        let file = dir.join(FILE);
+        private_file(&file)
+            .map_err(|error| InboxError::Io { file: file.clone(), reason: format!("cannot be created: {error}") })?;
+        let store = Self::connect(file, limits)?;
+        let version = store.version()?;
+        if version == 0 {
+            // Before the journal mode, which writes the first page and thereby settles it.
+            store.batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")?;
+        } else {
+            // What is damaged is not written to.
+            store.check()?;
+        }
+        store.bring_up_to_date(version)?;
+        if let Err(error) = store.reserve_journal().and_then(|()| store.end_growth()) {
+            tracing::error!(%error, "no space can be reserved for noting what was delivered; it may be delivered again");
+        }
+        store.prepare(0);
+        Ok(store)
+    }
+
+    /// Takes the steps that the store has not had.
+    fn bring_up_to_date(&self, version: i64) -> Result<(), InboxError> {
+        if version == schema::VERSION {
+            return Ok(());
+        }
+        self.transaction(|store| {
+            for step in schema::STEPS.iter().skip(usize::try_from(version).unwrap_or(0)) {
+                store.batch(step)?;
+            }
+            store.batch(&format!("PRAGMA user_version = {}", schema::VERSION))
+        })
+    }
+
+    /// Makes room for so many bytes of events that are about to be stored. Without it, they are refused one by one.
+    pub(super) fn prepare(&self, bytes: u64) {
+        if self.scarce.borrow().as_ref().is_some_and(|(_, since)| since.elapsed() < GROW_AGAIN) {
+            return;
+        }
+        let error = self.make_room(bytes).err();
+        self.scarce.replace(error.map(|error| (error, Instant::now())));
+    }
+
+    /// Why nothing more is stored, if it is so: the file cannot grow.
+    fn no_room(&self) -> InboxError {
+        let known = self.scarce.borrow().as_ref().map(|(error, _)| error.clone());
+        known.unwrap_or(InboxError::Full { file: self.file.clone() })
+    }
+
+    /// Opens the store in `dir` beside a host that may be running.
+    pub(super) fn open(dir: &Path) -> Result<Self, InboxError> {
+        let file = dir.join(FILE);
+        let missing = || InboxError::Missing { file: file.clone() };
+        match fs::metadata(&file) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
+            Err(error) => {
+                return Err(InboxError::Io { reason: format!("cannot be read: {error}"), file });
+            }
+        }
+        let store = Self::connect(file.clone(), Limits::default())?;
+        match store.version()? {
+            0 => Err(missing()),
+            schema::VERSION => Ok(store),
+            _ => Err(InboxError::Older { file }),
+        }
+    }
+
+    fn connect(file: PathBuf, limits: Limits) -> Result<Self, InboxError> {
+        if is_empty(&file) && !is_empty(&file.with_file_name(JOURNAL)) {
+            // SQLite would take the journal for a left-over and remove it.
+            return Err(InboxError::Corrupt { file, reason: format!("it is empty, but {JOURNAL} is not") });
+        }
+        // Not SQLITE_OPEN_URI: a directory may have any name.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&file, flags).map_err(|error| explain(&file, &error))?;
+        let store = Self {
+            connection,
+            file,
+            limits,
+            scarce: RefCell::default(),
+            damage: OnceCell::new(),
+            #[cfg(test)]
+            commits: Arc::default(),
+        };
+        store.connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| store.error(&error))?;
+        // SQLite would otherwise remove the journal at the end, and with it the space that is reserved there; and it
+        // would do so although the store may be damaged.
+        let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        store.connection.set_db_config(config, true).map_err(|error| store.error(&error))?;
+        // FULL: on disk at every commit, also when the power fails. What is deleted is overwritten: people wrote it.
+        // No temporary file: there may be no space for one.
+        store.batch(&format!(
+            "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA temp_store = MEMORY;
+             PRAGMA journal_size_limit = {}; PRAGMA wal_autocheckpoint = {};",
+            space::JOURNAL_BYTES,
+            space::CHECKPOINT,
+        ))?;
+        Ok(store)
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.file.with_file_name(JOURNAL)
+    }
+
+    fn version(&self) -> Result<i64, InboxError> {
+        let found: i64 = self
+            .connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(|error| self.error(&error))?;
+        if !(0..=schema::VERSION).contains(&found) {
+            return Err(InboxError::Newer { file: self.file.clone(), found, known: schema::VERSION });
+        }
+        Ok(found)
+    }
+
+    fn check(&self) -> Result<(), InboxError> {
+        let said: String = self
+            .connection
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+            .map_err(|error| self.error(&error))?;
+        if said == "ok" {
+            return Ok(());
+        }
+        Err(InboxError::Corrupt { file: self.file.clone(), reason: one_line(&said) })
+    }
+
+    fn error(&self, error: &rusqlite::Error) -> InboxError {
+        let error = explain(&self.file, error);
+        if matches!(error, InboxError::Corrupt { .. }) && self.damage.set(error.clone()).is_ok() {
+            tracing::error!(%error, "the inbox takes no more messages; it delivers those that it can read");
+        }
+        error
+    }
+
+    /// What is damaged, if that has been found: nothing may be acknowledged that is stored there.
+    pub(super) fn damage(&self) -> Option<&InboxError> {
+        self.damage.get()
+    }
+
+    fn batch(&self, sql: &str) -> Result<(), InboxError> {
+        self.connection.execute_batch(sql).map_err(|error| self.error(&error))
+    }
+
+    fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Result<usize, InboxError> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(|error| self.error(&error))?;
+        statement.execute(values).map_err(|error| self.error(&error))
+    }
+
+    /// The first row, if there is one.
+    fn first<T>(
+        &self,
+        sql: &str,
+        values: impl rusqlite::Params,
+        map: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>, InboxError> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(|error| self.error(&error))?;
+        statement.query_row(values, map).optional().map_err(|error| self.error(&error))
+    }
+
+    fn all<T>(
+        &self,
+        sql: &str,
+        values: impl rusqlite::Params,
+        map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, InboxError> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(|error| self.error(&error))?;
+        let rows = statement.query_map(values, map).map_err(|error| self.error(&error))?;
+        rows.collect::<Result<_, _>>().map_err(|error| self.error(&error))
+    }
+
+    /// Everything that `work` does, or nothing of it.
+    pub(super) fn transaction<T>(&self, work: impl FnOnce(&Self) -> Result<T, InboxError>) -> Result<T, InboxError> {
+        #[cfg(test)]
+        let before = self.connection.total_changes();
+        // IMMEDIATE: a transaction that starts by reading could not go on to write after another process did.
+        self.batch("BEGIN IMMEDIATE")?;
+        let result = work(self).and_then(|result| self.batch("COMMIT").map(|()| result));
+        // Some failures, a full disk among them, end the transaction by themselves.
+        if result.is_err()
+            && !self.connection.is_autocommit()
+            && let Err(error) = self.batch("ROLLBACK")
+        {
+            tracing::error!(%error, "the inbox cannot roll back");
+        }
+        #[cfg(test)]
+        if result.is_ok() && self.connection.total_changes() != before {
+            self.commits.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+        result
+    }
+
+    /// Removes some of what has been kept long enough, and gives some free space back. Returns whether there is
+    /// more of either.
+    pub(super) fn purge(&self, now: u64) -> Result<bool, InboxError> {
+        let old = self.sizes("state = 'delivered' AND finished_at < ?1", stored(now.saturating_sub(KEPT_MS)))?;
+        let removed = Self::first_fitting(old);
+        for seq in &removed {
+            self.execute("DELETE FROM events WHERE seq = ?1", [seq])?;
+        }
+        let is_spare = self.give_some_back()?;
+        Ok(is_spare || !removed.is_empty())
+    }
+
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, more: Option<i64>) -> Result<(), InboxError> {
+        let pages: i64 = self.first("PRAGMA page_count", [], |row| row.get(0))?.unwrap();
+        let limit = more.map_or(1_000_000, |more| pages + more);
+        self.all(&format!("PRAGMA max_page_count = {limit}"), [], |_| Ok(()))?;
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn batch_for_test(&self, sql: &str) -> Result<(), InboxError> {
+        self.batch(sql)
+    }
+
+    #[cfg(test)]
+    pub(super) fn number_for_test(&self, sql: &str) -> Result<i64, InboxError> {
+        Ok(self.first(sql, [], |row| row.get(0))?.unwrap())
+    }
+}
+
+fn state(row: &Row<'_>, index: usize) -> rusqlite::Result<State> {
+    // The table's CHECK knows no others.
+    Ok(match row.get_ref(index)?.as_str()? {
+        "dead" => State::Dead,
+        "delivered" => State::Delivered,
+        _ => State::Pending,
+    })
+}
+
+/// Whether there is nothing in the file, or no file.
+fn is_empty(path: &Path) -> bool {
+    fs::metadata(path).map_or(true, |metadata| metadata.len() == 0)
+}
+
+/// Creates the file if it is not there, and keeps others out of it. SQLite gives its journal the same mode.
+fn private_file(path: &Path) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path)?;
+    keep_private(&file)
+}
+
+#[cfg(unix)]
+fn keep_private(file: &File) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = file.metadata()?.permissions().mode();
+    if mode & 0o077 == 0 { Ok(()) } else { file.set_permissions(fs::Permissions::from_mode(0o600)) }
+}
+
+#[cfg(not(unix))]
+fn keep_private(_: &File) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// SQLite's failures in terms of what to do. Its texts name tables and columns, never values.
+fn explain(file: &Path, error: &rusqlite::Error) -> InboxError {
+    let file = file.to_owned();
+    let reason = one_line(&error.to_string());
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => InboxError::Full { file },
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => InboxError::ReadOnly { file },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => InboxError::Corrupt { file, reason },
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => InboxError::Busy { file },
+        _ => InboxError::Io { file, reason: format!("cannot be used: {reason}") },
+    }
+}
+
+/// SQLite puts several findings on several lines.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

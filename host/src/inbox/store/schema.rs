@@ -1,0 +1,51 @@
+//! The tables, and how an older store gets them.
+
+/// The steps that make the tables. A store's `user_version` says how many it has had; each adds to what is there
+/// and rewrites no row, so that a step needs as good as no space and no time.
+pub(super) const STEPS: [&str; 2] = [
+    "
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    binding TEXT NOT NULL,
+    msg_id TEXT,
+    -- Empty for events without a conversation, and after delivery.
+    conversation TEXT NOT NULL,
+    accepted_at INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'dead', 'delivered')),
+    attempts INTEGER NOT NULL DEFAULT 0,
+    last_error TEXT,
+    finished_at INTEGER,
+    reply BLOB,
+    metadata TEXT NOT NULL,
+    trace TEXT NOT NULL,
+    data BLOB NOT NULL
+);
+CREATE UNIQUE INDEX events_msg_id ON events (binding, msg_id) WHERE msg_id IS NOT NULL;
+CREATE INDEX events_pending ON events (binding, conversation, seq) WHERE state = 'pending';
+CREATE INDEX events_dead ON events (seq) WHERE state = 'dead';
+CREATE INDEX events_delivered ON events (finished_at) WHERE state = 'delivered';
+CREATE TABLE lanes (
+    id INTEGER PRIMARY KEY,
+    binding TEXT NOT NULL,
+    conversation TEXT NOT NULL,
+    -- When the first event may be tried.
+    due INTEGER NOT NULL,
+    -- Whether it waits only because the application was not there.
+    suffers INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (binding, conversation)
+);
+CREATE INDEX lanes_due ON lanes (binding, due);
+",
+    "
+-- SHA-256 of the data, which outlives them; NULL in rows that are older than this column.
+ALTER TABLE events ADD COLUMN digest BLOB;
+-- When the operator put it back; its age counts from then.
+ALTER TABLE events ADD COLUMN retried_at INTEGER;
+CREATE INDEX events_waiting ON events (ifnull(retried_at, accepted_at)) WHERE state = 'pending';
+-- Holds pages while the store grows, and is empty otherwise.
+CREATE TABLE growth (data BLOB NOT NULL);
+",
+];
+
+/// A store that has had every step. A file of a newer host has had more.
+pub(super) const VERSION: i64 = STEPS.len() as i64;

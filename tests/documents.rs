@@ -1,0 +1,339 @@
+//! The documents say what the code has: every flag, variable, property and dependency, and none that it has not.
+//! The code is asked: clap for the flags, the sources and the manifests for everything else.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+type Names = BTreeSet<String>;
+
+/// Said once, above the tables of flags.
+const EVERYWHERE: [&str; 2] = ["log-level", "log-as-json"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Names {
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// Fails with the difference, so that the mend is clear.
+fn same(document: &str, what: &str, documented: &Names, code: &Names) {
+    assert!(!code.is_empty(), "no {what} found in the code");
+    let missing: Vec<_> = code.difference(documented).collect();
+    let unknown: Vec<_> = documented.difference(code).collect();
+    assert!(
+        missing.is_empty() && unknown.is_empty(),
+        "{document}, {what}: missing {missing:?}, not in the code {unknown:?}"
+    );
+}
+
+/// The part of `text` from `start` up to `end`, or to its own end.
+fn section<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
+    let (_, rest) = text.split_once(start).unwrap_or_else(|| panic!("{start:?} is missing"));
+    rest.split_once(end).map_or(rest, |(section, _)| section)
+}
+
+/// The code spans of `text`.
+fn code_spans(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+/// The code spans in the first cells of the tables' rows.
+fn rows(text: &str) -> impl Iterator<Item = &str> {
+    let cells = text.lines().filter_map(|line| line.strip_prefix('|')?.split('|').next());
+    cells.flat_map(code_spans)
+}
+
+/// The long flag that a code span begins with, or names after a short one.
+fn flag(span: &str) -> Option<String> {
+    let name = span.strip_prefix("--")?;
+    let end = name.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(name.len());
+    Some(name[..end].to_owned()).filter(|name| !name.is_empty())
+}
+
+fn flags<'a>(spans: impl Iterator<Item = &'a str>) -> Names {
+    spans.filter_map(flag).collect()
+}
+
+/// The subcommand behind these names.
+fn subcommand(path: &[&str]) -> clap::Command {
+    path.iter().fold(dingtalk_host::cli::command(), |command, name| command.find_subcommand(name).unwrap().clone())
+}
+
+fn long_flags(command: &clap::Command) -> Names {
+    command.get_arguments().filter_map(|argument| argument.get_long()).map(str::to_owned).collect()
+}
+
+/// Without those that are documented for all at once.
+fn own_flags(path: &[&str]) -> Names {
+    let mut flags = long_flags(&subcommand(path));
+    flags.retain(|flag| !EVERYWHERE.contains(&flag.as_str()));
+    flags
+}
+
+/// Every command that can be run, by the names that lead to it.
+fn commands() -> Vec<Vec<String>> {
+    fn below(command: &clap::Command, path: &[String], found: &mut Vec<Vec<String>>) {
+        for sub in command.get_subcommands() {
+            let path = [path, &[sub.get_name().to_owned()]].concat();
+            if sub.has_subcommands() {
+                below(sub, &path, found);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    below(&dingtalk_host::cli::command(), &[], &mut found);
+    found
+}
+
+#[test]
+fn every_flag_is_documented_and_every_documented_one_exists() {
+    let document = read("docs/commands.md");
+    for path in commands() {
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        let command = path.join(" ");
+        let (file, documented) = if command == "simulate" {
+            let simulator = read("docs/simulator.md");
+            let mut documented = flags(rows(section(&simulator, "\n## Flags\n", "\n## ")));
+            documented.retain(|flag| !EVERYWHERE.contains(&flag.as_str()));
+            ("docs/simulator.md", documented)
+        } else {
+            let start = format!("\n**`dingtalk-host {command}`**");
+            let section = section(&document, &start, "\n**`dingtalk-host ").split("\n## ").next().unwrap();
+            // With few flags a sentence is enough.
+            let has_table = section.contains("\n| flag |");
+            ("docs/commands.md", if has_table { flags(rows(section)) } else { flags(code_spans(section)) })
+        };
+        same(file, &format!("flags of {command}"), &documented, &own_flags(&path));
+    }
+}
+
+#[test]
+fn the_flags_that_are_documented_for_all_commands_exist_where_the_document_says() {
+    let document = read("docs/commands.md");
+    let introduction = document.split("\n**`").next().unwrap();
+    let exceptions = section(introduction, "exist for all but ", ".");
+    let exceptions: Names = code_spans(exceptions).map(str::to_owned).collect();
+    for path in commands() {
+        let flags = long_flags(&subcommand(&path.iter().map(String::as_str).collect::<Vec<_>>()));
+        for flag in EVERYWHERE {
+            assert!(introduction.contains(&format!("`--{flag}`")), "--{flag}");
+            assert_eq!(flags.contains(flag), !exceptions.contains(&path[0]), "{path:?} --{flag}");
+        }
+    }
+}
+
+#[test]
+fn a_flag_that_a_document_mentions_exists() {
+    let mut known = names(["help", "version"]);
+    for path in commands() {
+        known.extend(long_flags(&subcommand(&path.iter().map(String::as_str).collect::<Vec<_>>())));
+    }
+    for file in ["commands", "dapr", "errors", "hosts", "properties", "receiving", "security", "simulator"] {
+        let file = format!("docs/{file}.md");
+        for line in read(&file).lines() {
+            // daprd's own flags stand in the left column of the table of differences.
+            let text = if file == "docs/dapr.md" { line.split('|').nth(2).unwrap_or_default() } else { line };
+            for flag in flags(code_spans(text)) {
+                assert!(known.contains(&flag), "{file}: --{flag} does not exist: {line}");
+            }
+        }
+    }
+}
+
+/// The sources of the host without their tests.
+fn sources() -> Vec<String> {
+    fn below(folder: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                below(&path, found);
+            } else if path.extension().is_some_and(|end| end == "rs") && !path.to_str().unwrap().ends_with("tests.rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push(text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned());
+            }
+        }
+    }
+    let mut found = Vec::new();
+    below(&root().join("host/src"), &mut found);
+    found
+}
+
+/// What `text` has between `"` and `"`.
+fn strings(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).flat_map(|line| line.split('"').skip(1).step_by(2))
+}
+
+/// The names in the sources that look like a variable's. Those that are something else are named here.
+fn variables() -> Names {
+    const OTHER: [&str; 5] = [
+        "INPUT_BINDING",
+        "OUTPUT_BINDING",
+        // Its version, when it is built.
+        "CARGO_PKG_VERSION",
+        // Libraries read these; an operator here has no use for them.
+        "REQUEST_METHOD",
+        "TOKIO_WORKER_THREADS",
+    ];
+    // hyper-util reads these; in small letters too.
+    let mut found = names(["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"]);
+    // The library that reads the system's authorities has this one too.
+    found.insert("SSL_CERT_DIR".to_owned());
+    for text in sources() {
+        found.extend(
+            // NAMESPACE is the only one of a single word.
+            strings(&text)
+                .filter(|name| *name == "NAMESPACE" || name.contains('_'))
+                .filter(|name| name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_'))
+                .filter(|name| {
+                    name.starts_with(|c: char| c.is_ascii_uppercase())
+                        && !name.starts_with("ERR_")
+                        && !name.ends_with('_')
+                })
+                .filter(|name| !OTHER.contains(name))
+                .map(str::to_owned),
+        );
+    }
+    found
+}
+
+#[test]
+fn every_variable_is_documented_and_every_documented_one_is_read() {
+    let document = read("docs/commands.md");
+    let documented = names(rows(section(&document, "\n## Environment variables\n", "\n## ")));
+    same("docs/commands.md", "variables", &documented, &variables());
+    let of_flags = commands().into_iter().flat_map(|path| {
+        let command = subcommand(&path.iter().map(String::as_str).collect::<Vec<_>>());
+        command.get_arguments().filter_map(|a| Some(a.get_env()?.to_str()?.to_owned())).collect::<Vec<_>>()
+    });
+    let missing: Vec<_> = of_flags.filter(|variable| !documented.contains(variable)).collect();
+    assert!(missing.is_empty(), "docs/commands.md does not name {missing:?}");
+}
+
+#[test]
+fn every_property_is_documented_and_every_documented_one_is_read() {
+    let component = read("src/settings.rs");
+    let mut code = names(strings(section(&component, "const PROPERTIES", "];")));
+    assert!(code.contains("url"), "{code:?}");
+    // The host reads more of the same list.
+    let host = read("host/src/bindings.rs");
+    code.extend(host.split("property(\"").skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned));
+    let document = read("docs/properties.md");
+    let documented = names(rows(section(&document, "\n## Properties\n", "\n## ")));
+    same("docs/properties.md", "properties", &documented, &code);
+    let contract = read("wit/init.wit");
+    let missing: Vec<_> =
+        strings(section(&component, "const PROPERTIES", "];")).filter(|p| !contract.contains(p)).collect();
+    assert!(missing.is_empty(), "wit/init.wit does not name {missing:?}");
+}
+
+/// The crates that a manifest names, but for those of this repository.
+fn crates(manifest: &str) -> Names {
+    let mut found = Names::new();
+    let mut in_dependencies = false;
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            in_dependencies = line.ends_with("dependencies]");
+        } else if in_dependencies
+            && line.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && let Some((name, value)) = line.split_once('=')
+            && !value.contains("path = ")
+        {
+            let name = name.trim().trim_end_matches(".workspace");
+            let renamed = value.split_once("package = \"").and_then(|(_, rest)| rest.split('"').next());
+            found.insert(renamed.unwrap_or(name).to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn every_dependency_is_documented_and_every_documented_one_is_needed() {
+    let manifests = ["Cargo.toml", "host/Cargo.toml", "host/component/Cargo.toml", "fuzz/Cargo.toml"];
+    let code: Names = manifests.iter().flat_map(|manifest| crates(&read(manifest))).collect();
+    assert!(code.contains("wasmtime") && code.contains("wasip2") && code.contains("http"), "{code:?}");
+    let document = read("docs/dependencies.md");
+    let cells = document.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    let crates = cells.filter(|cell| !cell.starts_with("**") && *cell != "crate").flat_map(|cell| cell.split(", "));
+    same("docs/dependencies.md", "dependencies", &names(crates), &code);
+}
+
+#[test]
+fn the_readme_can_be_read_in_one_go() {
+    let lines = read("README.md").lines().count();
+    assert!(lines <= 200, "README.md has {lines} lines, more than 200: move a table to docs/");
+}
+
+/// The documents, from the top of the repository.
+fn documents() -> Vec<String> {
+    let mut found = Vec::new();
+    for folder in ["", "docs", "fuzz", "tests/peers"] {
+        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".md") {
+                found.push(Path::new(folder).join(name).to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// The lines that are no code.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut fenced = false;
+    text.lines().filter(move |line| {
+        let is_fence = line.trim_start().starts_with("```");
+        fenced ^= is_fence;
+        !fenced && !is_fence
+    })
+}
+
+/// The anchors of the headings, as the forges make them: letters, digits, `-` and `_` in lower case, `-` for blanks.
+fn anchors(text: &str) -> Names {
+    let mut found = Names::new();
+    for line in prose(text).filter(|line| line.starts_with('#')) {
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
+        let again = (1..).map(|n| format!("{anchor}-{n}"));
+        let free = std::iter::once(anchor.clone()).chain(again).find(|anchor| !found.contains(anchor));
+        found.extend(free);
+    }
+    found
+}
+
+#[test]
+fn every_link_to_a_file_or_a_heading_leads_there() {
+    let documents = documents();
+    for expected in ["README.md", "CONTRIBUTING.md", "docs/simulator.md", "fuzz/README.md"] {
+        assert!(documents.iter().any(|document| document == expected), "{expected} is not among {documents:?}");
+    }
+    let mut links = 0;
+    for document in documents {
+        let text = read(&document);
+        for line in prose(&text) {
+            for target in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                if target.contains(':') {
+                    continue;
+                }
+                links += 1;
+                let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+                let file =
+                    if path.is_empty() { PathBuf::from(&document) } else { Path::new(&document).with_file_name(path) };
+                assert!(root().join(&file).exists(), "{document}: {target} does not exist");
+                if !anchor.is_empty() {
+                    let anchors = anchors(&read(file.to_str().unwrap()));
+                    assert!(anchors.contains(anchor), "{document}: {target} names no heading; there are {anchors:?}");
+                }
+            }
+        }
+    }
+    assert!(links > 50, "{links} links found");
+}
