@@ -1,109 +1,102 @@
 //! A line of CommonMark → its text, without the marks that stand in it: emphasis, code, links, images, escapes.
 //!
-//! In one pass, with a stack of what is open. Emphasis that opens and closes with runs of different length, titles of
-//! links, and tags are left as they stand: the specification's algorithm is five times as large as all of this.
+//! In one pass, and small: what a component costs is paid at every start. Read are pairs of equally many `*`, `_`, `` ` ``
+//! or two `~` around text that touches them, links and images with an address, and escapes of punctuation. Everything
+//! else stays as it is written: pairs that cross each other, brackets in and titles of links, links by reference, tags, entities.
 
 use alloc::vec::Vec;
 
-use crate::markdown::run;
+/// Stand for a mark that was taken away, and for the backslash of an escape. UTF-8 has neither.
+const TAKEN: u8 = 0xff;
+const ESCAPE: u8 = 0xfe;
 
-/// How many marks may be open: what a line costs would grow with the square of its length.
-const MAX_OPEN: usize = 64;
-
-/// Stands for a mark that was taken away; no text has it.
-const TAKEN: u8 = 0;
-
-/// The text of a line.
+/// The text of a line. A mark's partner is searched to the line's end, so whoever calls this bounds the line.
 pub(crate) fn text(line: &[u8]) -> Vec<u8> {
     let mut text = line.to_vec();
-    // Where marks stand that may open something, and how many.
-    let mut open: Vec<(usize, usize)> = Vec::new();
     let mut at = 0;
-    while at < line.len() {
-        let mark = byte(line, at);
-        let marks = run(line, at);
-        let next = byte(line, at + 1);
-        let mut length = 1;
-        let mut opens = mark == b'[';
+    while at < text.len() {
+        let mark = byte(&text, at);
+        // Where the mark ends, and where its partner begins.
+        let mut next = at + 1;
         match mark {
-            b'\\' if next.is_ascii_punctuation() => {
-                take(&mut text, at, 1);
-                length = 2;
+            b'\\' if byte(&text, next).is_ascii_punctuation() => {
+                fill(&mut text, at, next, ESCAPE);
+                next += 1;
             }
-            b'!' if next == b'[' => (length, opens) = (2, true),
-            b'`' => {
-                length = marks;
-                let mut end = at + marks;
-                while end < line.len() {
-                    let more = run(line, end);
-                    if more == marks && byte(line, end) == mark {
-                        take(&mut text, at, marks);
-                        take(&mut text, end, marks);
-                        length = end + marks - at;
-                        break;
+            b'*' | b'_' | b'~' | b'`' => {
+                next = at + run(&text, at);
+                let mut end = next;
+                // Emphasis touches its text on both sides, and `_` nothing else; code is whatever is between.
+                let touches = |text: &[u8], outside, inside| {
+                    mark == b'`' || (beside(text, inside) > 0 && (mark != b'_' || beside(text, outside) < 2))
+                };
+                if touches(&text, at.wrapping_sub(1), next) && (mark != b'~' || next == at + 2) {
+                    while end < text.len() {
+                        let more = end + run(&text, end);
+                        let here = byte(&text, end);
+                        if here == mark && more - end == next - at && touches(&text, more, end - 1) {
+                            fill(&mut text, at, next, TAKEN);
+                            fill(&mut text, end, more, TAKEN);
+                            if mark == b'`' {
+                                next = end;
+                            }
+                            break;
+                        }
+                        end = if here == b'\\' && mark != b'`' { end + 2 } else { more };
                     }
-                    end += more;
                 }
             }
-            b'*' | b'_' => {
-                length = marks;
-                let before = beside(byte(line, at.wrapping_sub(1)));
-                let after = beside(byte(line, at + marks));
-                let word = if mark == b'_' { 2 } else { 3 };
-                // Emphasis begins before a letter and ends behind one; `_` does neither inside of a word.
-                opens = after > 0 && (after > 1 || before < 2) && before < word;
-                let closes = before > 0 && (before > 1 || after < 2) && after < word;
-                let same = |start: usize, length| length == marks && byte(line, start) == mark;
-                if closes && let Some(index) = open.iter().rposition(|(start, length)| same(*start, *length)) {
-                    end(&mut text, &mut open, index);
-                    take(&mut text, at, marks);
-                    opens = false;
+            b']' if byte(&text, next) == b'(' => {
+                let mut end = next;
+                while !matches!(byte(&text, end), b' ' | b')') {
+                    end += 1;
                 }
-            }
-            b']' => {
-                if let Some(index) = open.iter().rposition(|(start, length)| byte(line, start + length - 1) == b'[') {
-                    let address =
-                        line.iter().skip(at).position(|byte| *byte == b' ' || *byte == b')').unwrap_or_default();
-                    if next == b'(' && byte(line, at + address) == b')' {
-                        length = address + 1;
-                        take(&mut text, at, length);
-                        end(&mut text, &mut open, index);
-                    } else {
-                        open.remove(index);
-                    }
+                let mut start = at;
+                while start > 0 && (byte(&text, start) != b'[' || byte(&text, start - 1) == ESCAPE) {
+                    start -= 1;
+                }
+                if byte(&text, end) == b')' && byte(&text, start) == b'[' {
+                    next = end + 1;
+                    fill(&mut text, at, next, TAKEN);
+                    let image =
+                        byte(&text, start.wrapping_sub(1)) == b'!' && byte(&text, start.wrapping_sub(2)) != ESCAPE;
+                    fill(&mut text, start - usize::from(image), start + 1, TAKEN);
                 }
             }
             _ => {}
         }
-        if opens && open.len() < MAX_OPEN {
-            open.push((at, length));
-        }
-        at += length;
+        at = next;
     }
-    text.retain(|byte| *byte != TAKEN);
+    text.retain(|byte| *byte < ESCAPE);
     text
 }
 
-/// Takes an opening mark away, and forgets what was opened behind it.
-fn end(text: &mut [u8], open: &mut Vec<(usize, usize)>, index: usize) {
-    if let Some((at, marks)) = open.get(index) {
-        take(text, *at, *marks);
-    }
-    open.truncate(index);
+/// How often the byte at this place stands there in a row.
+#[inline(never)]
+pub(crate) fn run(text: &[u8], at: usize) -> usize {
+    let text = text.get(at..).unwrap_or_default();
+    text.iter().take_while(|byte| text.first() == Some(byte)).count()
 }
 
 #[inline(never)]
-fn take(text: &mut [u8], at: usize, length: usize) {
-    text.iter_mut().skip(at).take(length).for_each(|byte| *byte = TAKEN);
+fn fill(text: &mut [u8], from: usize, to: usize, with: u8) {
+    if let Some(marks) = text.get_mut(from..to) {
+        marks.fill(with);
+    }
 }
 
 /// A blank where there is none.
 #[inline(never)]
-fn byte(text: &[u8], at: usize) -> u8 {
+pub(crate) fn byte(text: &[u8], at: usize) -> u8 {
     text.get(at).copied().unwrap_or(b' ')
 }
 
-/// What stands beside emphasis: 0 is a blank, 1 punctuation, 2 a letter.
-fn beside(byte: u8) -> u8 {
-    if byte.is_ascii_whitespace() { 0 } else { 2 - u8::from(byte.is_ascii_punctuation()) }
+/// What stands beside emphasis: 0 is a blank, 1 punctuation or another mark, 2 a letter, as is everything outside ASCII.
+#[inline(never)]
+fn beside(text: &[u8], at: usize) -> u8 {
+    match byte(text, at) {
+        b' ' | b'\t' => 0,
+        TAKEN | ESCAPE => 1,
+        byte => 2 - u8::from(byte.is_ascii_punctuation()),
+    }
 }

@@ -6,39 +6,46 @@
 //! `**注意：**请` for no mark.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
-use crate::inline;
+use crate::inline::{self, byte, run};
 
 /// In characters, about what a notification shows.
 const LONGEST: usize = 64;
 
-/// The title of a text: the first line that has text, without marks. Empty only if the text is blank.
-pub(crate) fn title(text: &str) -> String {
-    let mut title = without_marks(text);
-    if title.is_empty() {
-        // Nothing but marks.
-        title = String::from(text.trim().split(['\n', '\r']).next().unwrap_or_default());
-    }
-    if let Some((end, _)) = title.char_indices().nth(LONGEST) {
-        title.truncate(end);
-        title.push('…');
-    }
-    title
-}
+/// How much of a line is read, in bytes: reading costs the square of it at worst. An address in a link has room.
+const READ: usize = 1024;
 
-fn without_marks(text: &str) -> String {
+/// The title of a text: the first line that has text, without marks; of a block of code, its first line as it is
+/// written. Empty only if the text is blank.
+pub(crate) fn title(text: &str) -> String {
+    // Stands for a text of nothing but marks.
+    let mut first = "";
     // The mark of the code that a line stands in.
     let mut fence = 0;
-    for line in text.as_bytes().split(|byte| matches!(byte, b'\n' | b'\r')) {
-        let (text, is_code) = block(line, &mut fence);
-        let text = if is_code { text.to_vec() } else { inline::text(text) };
-        let text = String::from_utf8(text).unwrap_or_default();
-        let text = text.trim();
-        if !text.is_empty() {
-            return text.into();
+    let mut title = String::new();
+    for line in text.split(['\n', '\r']) {
+        let line = line.get(..line.floor_char_boundary(READ)).unwrap_or_default();
+        title = String::from_utf8(without_marks(line.as_bytes(), &mut fence)).unwrap_or_default();
+        if !title.trim().is_empty() {
+            break;
+        }
+        if first.is_empty() {
+            first = line.trim();
         }
     }
-    String::new()
+    let title = match title.trim() {
+        "" => first,
+        title => title,
+    };
+    match title.char_indices().nth(LONGEST) {
+        Some((end, _)) => {
+            let mut cut = String::from(title.get(..end).unwrap_or_default());
+            cut.push('…');
+            cut
+        }
+        None => title.into(),
+    }
 }
 
 /// Whether the last block of a text may go on after a blank line, as code in fences and HTML do where their end is
@@ -48,76 +55,98 @@ pub(crate) fn ends_open(text: &str) -> bool {
     text.contains(&b'<') || text.windows(3).any(|marks| marks == b"```" || marks == b"~~~")
 }
 
-/// The text of a line without what makes it a heading, a quote or an item of a list, and whether it is code.
-fn block<'a>(mut line: &'a [u8], fence: &mut u8) -> (&'a [u8], bool) {
+/// A line without what makes it a heading, a quote or an item of a list, and without the marks in it. Empty if it is a
+/// fence or a break.
+fn without_marks(line: &[u8], fence: &mut u8) -> Vec<u8> {
+    let mut at = 0;
     loop {
-        let indent = line.iter().take_while(|byte| **byte == b' ').count();
-        let text = line.get(indent..).unwrap_or_default();
-        let mark = text.first().copied().unwrap_or_default();
-        let marks = run(text, 0);
-        let rest = text.get(marks..).unwrap_or_default();
-        if marks >= 3 && indent <= 3 && matches!(mark, b'`' | b'~') {
-            if *fence == 0 && (mark == b'~' || !rest.contains(&mark)) {
-                *fence = mark;
-                return (&[], true);
-            } else if *fence == mark && rest.trim_ascii().is_empty() {
-                *fence = 0;
-                return (&[], true);
-            }
+        let start = at;
+        while at < line.len() && is_blank(line, at) {
+            at += 1;
         }
-        let is_break = || text.iter().all(|byte| *byte == mark || *byte == b' ') && text.len() >= 3;
+        let is_indented = at > start + 3;
+        let mark = byte(line, at);
+        let marks = run(line, at);
+        let mut text = line.get(at..).unwrap_or_default();
         let mut length = 1;
         match mark {
-            b'>' if indent <= 3 => {}
-            _ if *fence != 0 || indent > 3 || mark == b'\t' => return (text, true),
-            b'*' | b'-' | b'_' if is_break() => return (&[], false),
+            b'>' if !is_indented => {
+                at += 1 + usize::from(is_blank(line, at + 1));
+                continue;
+            }
+            b'`' | b'~' if marks >= 3 && !is_indented && (*fence == mark || *fence == 0) => {
+                let is_fence = if *fence == 0 {
+                    mark == b'~' || !text.iter().skip(marks).any(|byte| *byte == mark)
+                } else {
+                    text.iter().skip(marks).all(|byte| *byte == b' ')
+                };
+                if is_fence {
+                    *fence ^= mark;
+                    return Vec::new();
+                }
+            }
+            _ => {}
+        }
+        if is_indented || *fence != 0 {
+            return text.to_vec();
+        }
+        match mark {
+            b'*' | b'-' | b'_' if text.len() >= 3 && text.iter().all(|byte| *byte == mark || *byte == b' ') => {
+                return Vec::new();
+            }
             b'*' | b'-' | b'+' => {}
             b'#' if marks <= 6 => length = marks,
             b'0'..=b'9' => {
-                length = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(10) + 1;
-                if length > 10 || !matches!(text.get(length - 1), Some(b'.' | b')')) {
-                    return (text, false);
+                while byte(text, length).is_ascii_digit() {
+                    length += 1;
+                }
+                length += usize::from(length < 10 && matches!(byte(text, length), b'.' | b')'));
+                if byte(text, length - 1).is_ascii_digit() {
+                    length = 0;
                 }
             }
-            _ => return (text, false),
+            _ => length = 0,
         }
-        line = text.get(length..).unwrap_or_default();
-        if mark != b'>' && !matches!(line.first(), None | Some(b' ' | b'\t')) {
-            return (text, false);
+        if length == 0 || !is_blank(text, length) {
+            return inline::text(text);
         }
+        at += length + 1;
         if mark == b'#' {
-            return (without_end(line), false);
+            text = line.get(at..).unwrap_or_default().trim_ascii_end();
+            let mut end = text.len();
+            while byte(text, end.wrapping_sub(1)) == b'#' {
+                end -= 1;
+            }
+            if is_blank(text, end.wrapping_sub(1)) {
+                text = text.get(..end).unwrap_or_default();
+            }
+            return inline::text(text);
         }
-        line = line.strip_prefix(b" ").or(line.strip_prefix(b"\t")).unwrap_or(line);
     }
 }
 
-/// A heading without the `#` at its end.
-fn without_end(heading: &[u8]) -> &[u8] {
-    let mut text = heading.trim_ascii_end();
-    while let [start @ .., b'#'] = text {
-        text = start;
-    }
-    if let [.., b' ' | b'\t'] | [] = text { text } else { heading }
-}
-
-/// How often the byte at this place stands there in a row.
-#[inline(never)]
-pub(crate) fn run(text: &[u8], at: usize) -> usize {
-    let text = text.get(at..).unwrap_or_default();
-    text.iter().take_while(|byte| text.first() == Some(byte)).count()
+/// The end of a line counts as one.
+fn is_blank(line: &[u8], at: usize) -> bool {
+    matches!(byte(line, at), b' ' | b'\t')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use pulldown_cmark::{Event, Parser, Tag, TagEnd};
+    use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
+
+    /// The first line of text, by the module.
+    fn read(text: &str) -> String {
+        let mut fence = 0;
+        let lines = text.lines().map(|line| String::from_utf8(without_marks(line.as_bytes(), &mut fence)).unwrap());
+        lines.map(|line| line.trim().to_owned()).find(|line| !line.is_empty()).unwrap_or_default()
+    }
 
     /// The first line of text, by another parser.
     fn first_text(text: &str) -> String {
         let mut line = String::new();
-        for event in Parser::new(text) {
+        for event in Parser::new_ext(text, Options::ENABLE_STRIKETHROUGH) {
             match &event {
                 Event::Text(text) | Event::Code(text) => line.push_str(text),
                 Event::SoftBreak | Event::HardBreak | Event::End(_) => {}
@@ -177,6 +206,8 @@ mod tests {
             ("snake_case_name 2*3*4", "snake_case_name 234"),
             ("2 * 3 * 4", "2 * 3 * 4"),
             ("**open", "**open"),
+            ("~~done~~ ~5 ~~~", "done ~5 ~~~"),
+            ("[![build](b.svg)](u) ok", "build ok"),
             ("\\*no\\* \\# C:\\Dir", "*no* # C:\\Dir"),
             ("`*code*` ``x`y``", "*code* x`y"),
             ("`open", "`open"),
@@ -201,6 +232,20 @@ mod tests {
     }
 
     #[test]
+    fn reading_a_line_costs_the_same_however_long_it_is() {
+        // What is behind the first kilobyte is neither read nor searched for a partner.
+        for part in ["[](", "* ", "> ", "- ", " *a", "`a``b", "]( ", "\\", "1. "] {
+            let line = part.repeat(2_000_000);
+            let start = std::time::Instant::now();
+            title(&line);
+            // Without the limit, every mark's partner would be searched through megabytes.
+            assert!(start.elapsed() < std::time::Duration::from_secs(20), "{part:?}");
+        }
+        let far = format!("**{}** x", "a".repeat(READ));
+        assert_eq!(title(&far), format!("**{}…", "a".repeat(LONGEST - 2)));
+    }
+
+    #[test]
     fn an_end_is_open_where_a_fence_or_html_may_go_on() {
         for text in ["```\ncode", "~~~\ncode", "- a\n\n  ```\n  code\n```", "<!-- comment"] {
             assert!(ends_open(text), "{text:?}");
@@ -210,7 +255,7 @@ mod tests {
         }
     }
 
-    /// Lines of marks and words. Without what the module's introduction leaves out.
+    /// Lines of what is read: marks around whole words, at most one pair in another.
     fn line() -> impl Strategy<Value = String> {
         let start = prop::collection::vec(
             prop::sample::select(vec![
@@ -219,21 +264,24 @@ mod tests {
             ]),
             0..3,
         );
-        // Runs of one length in a line, and none beside another.
-        let marks = prop::sample::select(vec![["*", "_", "`"], ["**", "__", "``"], ["***", "_", "`"]]);
-        marks.prop_flat_map(move |[star, low, tick]| {
-            let part = prop_oneof![
-                3 => "[a-z0-9]{1,3}",
-                1 => prop::sample::select(vec!["长", "é"]).prop_map(str::to_owned),
-                3 => prop::sample::select(vec![star, low, tick]).prop_map(str::to_owned),
-                3 => prop::sample::select(vec![" ", "[", "](u)", "![", "\\[", "\\+", ".", "(", ")", "-", "+", "#", "]", "!", ": ", " > "])
-                    .prop_map(str::to_owned),
-            ];
-            (start.clone(), prop::collection::vec(part, 0..12)).prop_map(|(start, mut parts)| {
-                parts.dedup_by(|a, b| a.starts_with(['*', '_', '`']) && b.starts_with(['*', '_', '`']));
-                start.concat() + &parts.concat()
-            })
-        })
+        let text = || {
+            prop_oneof![
+                4 => "[a-z0-9]{1,3}( [a-z0-9]{1,3}|_[a-z]|-[0-9]|\\\\[*_`\\[\\]#+-]| [*-] x)?",
+                1 => prop::sample::select(vec!["长", "é", "x 注意：", "[ALERT]", "C#", "a\\b"]).prop_map(str::to_owned),
+            ]
+        };
+        let pair = prop::sample::select(vec!["*", "**", "***", "_", "__", "~~"]);
+        let part = prop_oneof![
+            3 => text(),
+            2 => (pair, text()).prop_map(|(mark, text)| [mark, &text, mark].concat()),
+            1 => (prop::sample::select(vec!["*", "**", "_"]), text())
+                .prop_map(|(mark, text)| [mark, "~~", &text, "~~", mark].concat()),
+            1 => (prop::sample::select(vec!["`", "``"]), "[a-z*_\\[\\\\]{1,6}").prop_map(|(mark, text)| [mark, &text, "x", mark].concat()),
+            1 => (prop::sample::select(vec!["", "!", "\\!"]), text().prop_filter("brackets in a link", |text| !text.contains("[A")), "[a-z]{1,4}(_x_|\\*)?")
+                .prop_map(|(mark, text, address)| [mark, "[", &text, "](", &address, ")"].concat()),
+            1 => prop::sample::select(vec!["x_y_z", "* x", "-5 °C", "+86138", "#1234", "(x)", "2 * 3", "!"]).prop_map(str::to_owned),
+        ];
+        (start, prop::collection::vec(part, 0..5)).prop_map(|(start, parts)| start.concat() + &parts.join(" "))
     }
 
     proptest! {
@@ -241,9 +289,21 @@ mod tests {
 
         #[test]
         fn a_line_reads_as_in_another_parser(line in line()) {
-            let bare = |text: String| text.replace(' ', "");
+            let bare = |text: &str| text.replace(' ', "");
             // The blanks inside of code's marks stay.
-            prop_assert_eq!(bare(without_marks(&line)), bare(first_text(&line)), "{:?}", line);
+            prop_assert_eq!(bare(&read(&line)), bare(&first_text(&line)), "{:?}", line);
+        }
+
+        #[test]
+        fn of_any_line_nothing_but_marks_is_taken(line in "([*_`~\\[\\]()!\\\\ ]|a|长|\u{0}){0,60}") {
+            let text = String::from_utf8(inline::text(line.as_bytes())).unwrap();
+            let mut rest = line.chars();
+            for c in text.chars() {
+                prop_assert!(rest.any(|other| other == c), "{:?} of {:?}", text, line);
+            }
+            if !line.contains(['*', '_', '`', '~', '[', '\\']) {
+                prop_assert_eq!(text, line);
+            }
         }
 
         #[test]
@@ -252,7 +312,7 @@ mod tests {
             lines in prop::collection::vec("(```|~~~|  ```|    ```|``` x|#* [a-z]{0,2})", 0..6),
         ) {
             let text: String = lines.iter().map(|line| [quote, line, "\n"].concat()).collect();
-            prop_assert_eq!(without_marks(&text), first_text(&text), "{:?}", text);
+            prop_assert_eq!(read(&text), first_text(&text), "{:?}", text);
         }
 
         #[test]

@@ -6,21 +6,27 @@
 
 /// Whether `@person` stands in the text as a whole. "@1801" and "@180.x" do not mention 180, and neither does the
 /// address ops@180.com.
-#[inline(never)]
 pub fn stands_in(text: &str, person: &str) -> bool {
-    let text = text.as_bytes();
-    let found = |(at, mark): (usize, &u8)| {
-        *mark == b'@'
-            && !text.get(..at).and_then(<[_]>::last).is_some_and(|before| in_id(*before) || b".%+".contains(before))
-            && text.get(at + 1..).and_then(|after| after.strip_prefix(person.as_bytes())).is_some_and(|rest| match rest
-            {
-                [b'.', next, ..] => !in_id(*next),
-                // Chinese follows a number without a space, but may go on with a Chinese name.
-                [next, ..] => !in_id(*next) && (next.is_ascii() || person.as_bytes().last().is_some_and(u8::is_ascii)),
-                [] => true,
-            })
-    };
-    !person.is_empty() && text.iter().enumerate().any(found)
+    let (text, person) = (text.as_bytes(), person.as_bytes());
+    let mut before = b' ';
+    for (at, byte) in text.iter().enumerate() {
+        let is_apart = !in_id(before) && !matches!(before, b'.' | b'%' | b'+');
+        before = *byte;
+        if before == b'@'
+            && is_apart
+            && let Some(rest) = text.get(at + 1..).and_then(|after| after.strip_prefix(person))
+        {
+            let next = match rest {
+                [b'.', next, ..] | [next, ..] => *next,
+                [] => b' ',
+            };
+            // Chinese follows a number without a space, but may go on with a Chinese name.
+            if !in_id(next) && (next.is_ascii() || person.last().is_some_and(u8::is_ascii)) {
+                return !person.is_empty();
+            }
+        }
+    }
+    false
 }
 
 /// What a number, an id or a host name goes on with.

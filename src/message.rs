@@ -272,14 +272,17 @@ fn with_mentions(text: &str, start: &str, kind: Kind, at: &At) -> String {
             missing.push_str(person);
         }
     }
-    let paragraph = missing.trim_start();
-    match kind {
-        _ if missing.is_empty() => text.to_owned(),
-        Kind::Text => [text, &missing].concat(),
+    let paragraph = missing.trim_ascii_start();
+    let parts = match kind {
+        _ if missing.is_empty() => [text, "", ""],
+        Kind::Text => [text, " ", paragraph],
         // Code without an end would take it in.
-        Kind::Markdown if markdown::ends_open(text) => [paragraph, "\n\n", text].concat(),
-        Kind::Markdown => [text, "\n\n", paragraph].concat(),
-    }
+        Kind::Markdown if markdown::ends_open(text) => [paragraph, "\n\n", text],
+        Kind::Markdown => [text, "\n\n", paragraph],
+    };
+    let mut written = String::with_capacity(text.len() + missing.len() + 2);
+    parts.iter().for_each(|part| written.push_str(part));
+    written
 }
 
 #[cfg(test)]
