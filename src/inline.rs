@@ -26,15 +26,11 @@ pub(crate) fn text(line: &[u8]) -> Vec<u8> {
             b'*' | b'_' | b'~' | b'`' => {
                 next = at + run(&text, at);
                 let mut end = next;
-                // Emphasis touches its text on both sides, and `_` nothing else; code is whatever is between.
-                let touches = |text: &[u8], outside, inside| {
-                    mark == b'`' || (beside(text, inside) > 0 && (mark != b'_' || beside(text, outside) < 2))
-                };
-                if touches(&text, at.wrapping_sub(1), next) && (mark != b'~' || next == at + 2) {
+                if touches(&text, mark, at.wrapping_sub(1), next) && (mark != b'~' || next == at + 2) {
                     while end < text.len() {
                         let more = end + run(&text, end);
                         let here = byte(&text, end);
-                        if here == mark && more - end == next - at && touches(&text, more, end - 1) {
+                        if here == mark && more - end == next - at && touches(&text, mark, more, end - 1) {
                             fill(&mut text, at, next, TAKEN);
                             fill(&mut text, end, more, TAKEN);
                             if mark == b'`' {
@@ -71,6 +67,12 @@ pub(crate) fn text(line: &[u8]) -> Vec<u8> {
     text
 }
 
+/// Emphasis touches its text on both sides, and `_` nothing else; code is whatever is between its marks.
+#[inline(never)]
+fn touches(text: &[u8], mark: u8, outside: usize, inside: usize) -> bool {
+    mark == b'`' || (beside(text, inside) > 0 && (mark != b'_' || beside(text, outside) < 2))
+}
+
 /// How often the byte at this place stands there in a row.
 #[inline(never)]
 pub(crate) fn run(text: &[u8], at: usize) -> usize {
@@ -92,7 +94,6 @@ pub(crate) fn byte(text: &[u8], at: usize) -> u8 {
 }
 
 /// What stands beside emphasis: 0 is a blank, 1 punctuation or another mark, 2 a letter, as is everything outside ASCII.
-#[inline(never)]
 fn beside(text: &[u8], at: usize) -> u8 {
     match byte(text, at) {
         b' ' | b'\t' => 0,

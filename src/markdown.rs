@@ -24,7 +24,7 @@ pub(crate) fn title(text: &str) -> String {
     // The mark of the code that a line stands in.
     let mut fence = 0;
     let mut title = String::new();
-    for line in text.split(['\n', '\r']) {
+    for line in text.split(|c| c == '\n' || c == '\r') {
         let line = line.get(..line.floor_char_boundary(READ)).unwrap_or_default();
         title = String::from_utf8(without_marks(line.as_bytes(), &mut fence)).unwrap_or_default();
         if !title.trim().is_empty() {
@@ -38,14 +38,12 @@ pub(crate) fn title(text: &str) -> String {
         "" => first,
         title => title,
     };
-    match title.char_indices().nth(LONGEST) {
-        Some((end, _)) => {
-            let mut cut = String::from(title.get(..end).unwrap_or_default());
-            cut.push('…');
-            cut
-        }
-        None => title.into(),
+    let mut cut = String::from(title);
+    if let Some((end, _)) = title.char_indices().nth(LONGEST) {
+        cut.truncate(end);
+        cut.push_str("…");
     }
+    cut
 }
 
 /// Whether the last block of a text may go on after a blank line, as code in fences and HTML do where their end is
@@ -126,6 +124,7 @@ fn without_marks(line: &[u8], fence: &mut u8) -> Vec<u8> {
 }
 
 /// The end of a line counts as one.
+#[inline(never)]
 fn is_blank(line: &[u8], at: usize) -> bool {
     matches!(byte(line, at), b' ' | b'\t')
 }

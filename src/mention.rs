@@ -6,6 +6,7 @@
 
 /// Whether `@person` stands in the text as a whole. "@1801" and "@180.x" do not mention 180, and neither does the
 /// address ops@180.com.
+#[inline(never)]
 pub fn stands_in(text: &str, person: &str) -> bool {
     let (text, person) = (text.as_bytes(), person.as_bytes());
     let mut before = b' ';
