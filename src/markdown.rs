@@ -24,7 +24,7 @@ pub(crate) fn title(text: &str) -> String {
     // The mark of the code that a line stands in.
     let mut fence = 0;
     let mut title = String::new();
-    for line in text.split(|c| c == '\n' || c == '\r') {
+    for line in text.split(ends_line) {
         let line = line.get(..line.floor_char_boundary(READ)).unwrap_or_default();
         title = String::from_utf8(without_marks(line.as_bytes(), &mut fence)).unwrap_or_default();
         if !title.trim().is_empty() {
@@ -41,7 +41,7 @@ pub(crate) fn title(text: &str) -> String {
     let mut cut = String::from(title);
     if let Some((end, _)) = title.char_indices().nth(LONGEST) {
         cut.truncate(end);
-        cut.push_str("…");
+        cut.push('…');
     }
     cut
 }
@@ -65,7 +65,7 @@ fn without_marks(line: &[u8], fence: &mut u8) -> Vec<u8> {
         let is_indented = at > start + 3;
         let mark = byte(line, at);
         let marks = run(line, at);
-        let mut text = line.get(at..).unwrap_or_default();
+        let mut text = line.get(at..).unwrap_or_default().trim_ascii_end();
         let mut length = 1;
         match mark {
             b'>' if !is_indented => {
@@ -121,6 +121,10 @@ fn without_marks(line: &[u8], fence: &mut u8) -> Vec<u8> {
             return inline::text(text);
         }
     }
+}
+
+fn ends_line(c: char) -> bool {
+    c == '\n' || c == '\r'
 }
 
 /// The end of a line counts as one.
@@ -193,6 +197,7 @@ mod tests {
             ("> > - 1. # deep", "deep"),
             ("---\n\n* * *\n___\nafter", "after"),
             ("--\nx", "--"),
+            ("-- \nx", "--"),
             ("Title\n===", "Title"),
             ("[text](https://example.com/a_b) and ![alt](p.png)", "text and alt"),
             ("[a *b* `c`](u)", "a b c"),
