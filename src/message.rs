@@ -6,7 +6,6 @@
 //! specification's example sends, and text. Everything else is refused here, before anything is sent,
 //! because DingTalk's answer to it (40035) does not say what is wrong.
 
-use alloc::borrow::Cow;
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -16,6 +15,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::json::{self, quoted};
+use crate::{markdown, mention};
 
 /// What request metadata says about a message. Names are compared without regard to case, because gRPC
 /// clients cannot send capitals; names that mean nothing here are ignored, because runtimes add their own.
@@ -115,15 +115,22 @@ fn parse_kind(value: &str) -> Result<Option<Kind>, String> {
     }
 }
 
+/// How many people each of `atMobiles` and `atUserIds` may name: DingTalk's limit for user ids, taken for numbers too.
+const MAX_PEOPLE: usize = 50;
+
 fn parse_list(name: &str, value: &str, what: &str, allowed: impl Fn(char) -> bool) -> Result<Vec<String>, String> {
     let mut list: Vec<String> = Vec::new();
     for (index, item) in value.split(',').map(str::trim).enumerate().filter(|(_, item)| !item.is_empty()) {
         if !item.chars().all(&allowed) {
             return Err(format!("metadata {name}: item {} is not {what}; separate items with commas", index + 1));
         }
-        if !list.iter().any(|known| known == item) {
-            list.push(item.to_owned());
+        if list.iter().any(|known| known == item) {
+            continue;
         }
+        if list.len() == MAX_PEOPLE {
+            return Err(format!("metadata {name} names more than {MAX_PEOPLE} people; name fewer, or use isAtAll"));
+        }
+        list.push(item.to_owned());
     }
     Ok(list)
 }
@@ -206,13 +213,17 @@ fn starting_with(uuid: &str, rest: usize) -> Result<Vec<u8>, String> {
     Ok(body)
 }
 
+/// How much of a text is searched for mentions and for a title, in bytes. DingTalk takes 20,000; what a hundred people
+/// cost in 4 MiB would be more instructions than a call has.
+const SEARCHED: usize = 64 * 1024;
+
 #[derive(Serialize)]
 struct Message<'a> {
     msgtype: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<Text>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    markdown: Option<Markdown<'a>>,
+    markdown: Option<Markdown>,
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<&'a At>,
     #[serde(rename = "msgUuid", skip_serializing_if = "Option::is_none")]
@@ -225,8 +236,8 @@ struct Text {
 }
 
 #[derive(Serialize)]
-struct Markdown<'a> {
-    title: Cow<'a, str>,
+struct Markdown {
+    title: String,
     text: String,
 }
 
@@ -235,13 +246,15 @@ fn shape_text(text: &str, options: &Options) -> Result<Vec<u8>, String> {
         return Err("the text of the message is empty".into());
     }
     let TextOptions { kind, title, at } = options.text.as_ref().map_err(Clone::clone)?;
-    let written = with_mentions(text, at);
+    let kind = kind.unwrap_or(Kind::Text);
+    let start = text.get(..text.floor_char_boundary(SEARCHED)).unwrap_or(text);
+    let written = with_mentions(text, start, kind, at);
     let at = Some(at).filter(|at| **at != At::default());
     let msg_uuid = options.msg_uuid.as_deref();
-    let message = match kind.unwrap_or(Kind::Text) {
+    let message = match kind {
         Kind::Text => Message { msgtype: "text", text: Some(Text { content: written }), markdown: None, at, msg_uuid },
         Kind::Markdown => {
-            let title = title.as_deref().map_or_else(|| title_of(text), Cow::Borrowed);
+            let title = title.clone().unwrap_or_else(|| markdown::title(start));
             let markdown = Some(Markdown { title, text: written });
             Message { msgtype: "markdown", text: None, markdown, at, msg_uuid }
         }
@@ -249,41 +262,27 @@ fn shape_text(text: &str, options: &Options) -> Result<Vec<u8>, String> {
     serde_json::to_vec(&message).map_err(|error| error.to_string())
 }
 
-/// DingTalk notifies a person only if `@mobile` or `@userId` also stands in the text.
-fn with_mentions(text: &str, at: &At) -> String {
-    let mut written = text.to_owned();
+/// DingTalk notifies a person only if `@mobile` or `@userId` also stands in the text. In markdown, what is missing is a
+/// paragraph of its own: at the end of a table, a heading or code it would be part of that.
+fn with_mentions(text: &str, start: &str, kind: Kind, at: &At) -> String {
+    let mut missing = String::new();
     for person in at.at_mobiles.iter().chain(&at.at_user_ids) {
-        if !mentions(&written, person) {
-            written.push_str(" @");
-            written.push_str(person);
+        if !mention::stands_in(start, person) && !mention::stands_in(&missing, person) {
+            missing.push_str(" @");
+            missing.push_str(person);
         }
     }
+    let paragraph = missing.trim_ascii_start();
+    let parts = match kind {
+        _ if missing.is_empty() => [text, "", ""],
+        Kind::Text => [text, " ", paragraph],
+        // Code without an end would take it in.
+        Kind::Markdown if markdown::ends_open(text) => [paragraph, "\n\n", text],
+        Kind::Markdown => [text, "\n\n", paragraph],
+    };
+    let mut written = String::with_capacity(text.len() + missing.len() + 2);
+    parts.iter().for_each(|part| written.push_str(part));
     written
-}
-
-/// Whether `@person` stands in the text as a whole: "@180" does not mention 18.
-fn mentions(text: &str, person: &str) -> bool {
-    text.split('@').skip(1).any(|after| {
-        after
-            .strip_prefix(person)
-            .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_'))
-    })
-}
-
-/// A markdown message needs a title, which the chat list and notifications show. Without one, the first line
-/// with any text stands for it.
-fn title_of(text: &str) -> Cow<'_, str> {
-    /// About what a notification shows.
-    const LONGEST: usize = 64;
-    let first = text
-        .lines()
-        .map(|line| line.trim().trim_start_matches(['#', '>', '*', '-', '+', ' ']).trim_end())
-        .find(|line| !line.is_empty())
-        .unwrap_or_else(|| text.trim());
-    match first.char_indices().nth(LONGEST) {
-        Some((end, _)) => Cow::Owned(format!("{}…", first.get(..end).unwrap_or(first))),
-        None => Cow::Borrowed(first),
-    }
 }
 
 #[cfg(test)]
@@ -359,7 +358,7 @@ mod tests {
         );
         assert_eq!(
             message("# Build\n\nfailed", &[("msgtype", "markdown"), ("atMobiles", "18")]),
-            json!({"msgtype": "markdown", "markdown": {"title": "Build", "text": "# Build\n\nfailed @18"},
+            json!({"msgtype": "markdown", "markdown": {"title": "Build", "text": "# Build\n\nfailed\n\n@18"},
                    "at": {"atMobiles": ["18"]}}),
         );
         assert_eq!(message("x", &[("msgtype", "markdown"), ("title", " T ")])["markdown"]["title"], "T");
@@ -392,6 +391,7 @@ mod tests {
 
     #[test]
     fn what_cannot_become_a_message() {
+        let many = (0..60_000).map(|id| format!("{id},")).collect::<String>();
         for (data, metadata, reason) in [
             ("", &[][..], "data is empty"),
             (" \n", &[], "data is empty"),
@@ -411,6 +411,8 @@ mod tests {
             ("Hi", &[("msgtype", "link")], "metadata msgtype \"link\""),
             ("Hi", &[("atMobiles", "138, 1 3 8")], "metadata atMobiles: item 2 is not a phone number"),
             ("Hi", &[("atUserIds", "@me")], "metadata atUserIds: item 1 is not a user id"),
+            ("Hi", &[("atUserIds", many.as_str())], "metadata atUserIds names more than 50 people"),
+            ("Hi", &[("atMobiles", many.as_str())], "metadata atMobiles names more than 50 people"),
             ("Hi", &[("isAtAll", "maybe")], "metadata isAtAll \"maybe\""),
             ("{}", &[("msgUuid", " ")], "metadata msgUuid is empty"),
         ] {
@@ -445,7 +447,7 @@ mod tests {
             let written = message(&content, &[("atMobiles", &people.join(","))]);
             let written = written["text"]["content"].as_str().unwrap();
             prop_assert!(written.starts_with(&content));
-            for person in people { prop_assert!(mentions(written, &person)); }
+            for person in people { prop_assert!(mention::stands_in(written, &person)); }
         }
     }
 }

@@ -1,5 +1,5 @@
 //! [`message::shape`] makes a JSON object of everything that it lets pass, and leaves an object as it was
-//! written.
+//! written, half surrogate pairs aside.
 
 #![no_main]
 
@@ -117,7 +117,7 @@ fuzz_target!(|input: Input<'_>| {
     }
 });
 
-/// Whether a message has this text, which mentions may follow.
+/// Whether a message has this text, which mentions may follow, or in markdown be before.
 fn assert_text(message: &Object, written: &str) {
     let msgtype = last(message, "msgtype").and_then(text).expect("a type");
     let payload = last(message, msgtype).and_then(object).expect("the member of the type");
@@ -127,7 +127,8 @@ fn assert_text(message: &Object, written: &str) {
         other => panic!("a short form became {other}"),
     };
     let content = last(payload, member).and_then(text).expect("a text");
-    assert!(content.starts_with(written), "{content:?} for {written:?}");
+    let is_whole = content.starts_with(written) || (msgtype == "markdown" && content.ends_with(written));
+    assert!(is_whole, "{content:?} for {written:?}");
     if msgtype == "markdown" {
         assert!(last(payload, "title").and_then(text).is_some_and(|title| !title.trim().is_empty()), "no title");
     }

@@ -26,16 +26,18 @@ fn kind(answer: &Object, length: usize) -> Kind {
     let filled = |name: &str| {
         payload.and_then(|payload| last(payload, name)).and_then(text).is_some_and(|text| !text.trim().is_empty())
     };
-    let has =
-        |name: &str| payload.is_some_and(|payload| last(payload, name).is_some_and(|value| *value != Value::Null));
+    let has_items = |name: &str| match payload.and_then(|payload| last(payload, name)) {
+        Some(Value::Array(items)) => items.first().is_some_and(|item| object(item).is_some()),
+        _ => false,
+    };
     let complete = match msgtype {
         "text" => filled("content"),
         "markdown" => filled("title") && filled("text"),
-        "actionCard" => filled("title") && filled("text") && (has("btns") || (has("singleTitle") && has("singleURL"))),
-        "feedCard" => match payload.and_then(|payload| last(payload, "links")) {
-            Some(Value::Array(links)) => links.first().is_some_and(|link| object(link).is_some()),
-            _ => false,
-        },
+        "actionCard" => {
+            let single = filled("singleTitle") && filled("singleURL");
+            filled("title") && filled("text") && (has_items("btns") || single)
+        }
+        "feedCard" => has_items("links"),
         _ => false,
     };
     if complete && length <= 20_000 { Kind::Reply } else { Kind::Mistake }

@@ -8,6 +8,8 @@
 
 use std::fmt::Write;
 
+use dingtalk_binding::mention;
+
 use super::message::{Content, Mentions};
 
 /// One or more lines, without a line break at the end. The first names robot and type, the others are
@@ -93,7 +95,7 @@ impl Lines {
     /// whether the text must say so is not confirmed.
     fn mentions(&mut self, text: &str, mentions: &Mentions) {
         let everybody = mentions.mobiles.iter().chain(&mentions.user_ids).map(String::as_str);
-        let (shown, unseen): (Vec<&str>, Vec<&str>) = everybody.partition(|name| names(text, name));
+        let (shown, unseen): (Vec<&str>, Vec<&str>) = everybody.partition(|name| mention::stands_in(text, name));
         let list = |names: &[&str]| names.iter().map(|name| format!("@{}", escape(name))).collect::<Vec<_>>();
         let mut mentioned = list(&shown);
         if mentions.all {
@@ -106,15 +108,6 @@ impl Lines {
             self.line(&format!("does not mention, because the text does not say it: {}", list(&unseen).join(", ")));
         }
     }
-}
-
-/// Whether the text says `@name`, not as the beginning of a longer name.
-fn names(text: &str, name: &str) -> bool {
-    !name.is_empty()
-        && text.match_indices('@').filter_map(|(at, _)| text.get(at + 1..)?.strip_prefix(name)).any(|rest| {
-            // Chinese text follows a name without a space; only ASCII continues a number or an identifier.
-            !rest.starts_with(|c: char| c.is_ascii_alphanumeric())
-        })
 }
 
 /// On one line, and with everything visible that a terminal would obey instead of showing.
