@@ -573,6 +573,31 @@ fn a_damaged_store_stops_the_start_and_is_left_as_it_is() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_store_that_is_damaged_while_the_host_runs_acknowledges_nothing_more_and_what_is_readable_is_delivered() {
+    use std::os::unix::fs::FileExt;
+    let bench = Bench::new(App::absent());
+    let host = bench.serve(&[]);
+    // More than SQLite remembers of the file and keeps in the journal: the first one is in the store alone.
+    for number in 0..80 {
+        let mut message = message(&format!("m{number}"), &format!("c{number}"));
+        message["text"]["content"] = json!(if number == 0 { "a" } else { "x" }.repeat(60_000));
+        taken(&host, &message);
+    }
+    let bytes = std::fs::read(bench.store()).unwrap();
+    let page = bytes.chunks(4_096).position(|page| page[4..].iter().all(|byte| *byte == b'a')).unwrap();
+    let file = std::fs::File::options().write(true).open(bench.store()).unwrap();
+    file.write_all_at(&[0xA5; 4_096], page as u64 * 4_096).unwrap();
+    bench.app.up();
+    until_counts(&host, 1, 0);
+    assert!(!bench.app.taken_ids().contains(&"m0".to_owned()));
+    let reply = post(host.address(), &message("new", "c1"));
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")), "{reply:?}");
+    let log = host.log();
+    assert!(log.contains("the inbox takes no more messages; it delivers those that it can read"), "{}", tail(&log));
+}
+
 #[test]
 fn a_second_host_is_kept_out_of_the_inbox() {
     let bench = Bench::new(App::start());

@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 
 use crate::support::held::Held;
 use crate::support::{
-    Connection, Host, PATIENCE, Resources, Robot, command, finish, pause, send, signal, stderr, wait,
+    Connection, Host, PATIENCE, Resources, Robot, command, finish, forget_peak, pause, peak, send, signal, stderr, wait,
 };
 
 const CREATE: &str = r#"{"operation":"create","data":{"message":"Hi"}}"#;
@@ -286,17 +286,6 @@ fn pages_in_a_browser_cannot_call_without_a_token() {
     }
 }
 
-/// What the process has had in memory at most, in MiB, since `forget`.
-fn peak(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
-}
-
-fn forget(pid: u32) {
-    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
-}
-
 /// Connections on each of which `bytes` were written, as far as the server takes them within a moment.
 fn flood(address: SocketAddr, connections: usize, bytes: &[u8]) -> Vec<TcpStream> {
     let mut streams: Vec<(TcpStream, usize)> = (0..connections)
@@ -343,7 +332,7 @@ fn no_flood_costs_more_than_64_mib() {
     for (name, connections, bytes) in
         [("streams", 20, &streams), ("bodies", 400, &bodies), ("heads", 400, &heads), ("chunks", 100, &chunks)]
     {
-        forget(pid);
+        forget_peak(pid);
         let before = peak(pid);
         let flood = flood(host.address(), connections, bytes);
         // It is served meanwhile.

@@ -36,6 +36,52 @@ impl Quiet {
     }
 }
 
+/// What `work` logs on this thread, one line for each event.
+#[cfg(test)]
+pub(crate) fn logged<T>(work: impl FnOnce() -> T) -> String {
+    let (log, guard) = log();
+    let _ = work();
+    drop(guard);
+    log.text()
+}
+
+/// Takes what is logged on this thread until the guard is dropped.
+#[cfg(test)]
+pub(crate) fn log() -> (Log, tracing::subscriber::DefaultGuard) {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    (log, tracing::subscriber::set_default(subscriber))
+}
+
+/// Lines of a log, in memory.
+#[cfg(test)]
+#[derive(Clone, Default)]
+pub(crate) struct Log(std::sync::Arc<Mutex<Vec<u8>>>);
+
+#[cfg(test)]
+impl Log {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// The lines that contain `text`.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        self.text().lines().filter(|line| line.contains(text)).count()
+    }
+}
+
+#[cfg(test)]
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -478,3 +478,14 @@ fn parse(raw: &[u8]) -> Reply {
         .collect();
     Reply { status, headers, body: String::from_utf8(raw[end + 4..].to_vec()).unwrap() }
 }
+
+/// What the process has had in memory at most, in MiB, since [`forget_peak`].
+pub fn peak(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+pub fn forget_peak(pid: u32) {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+}

@@ -33,6 +33,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::{Request, Response};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use crate::quiet::Quiet;
 pub use address::{Kind, Network};
 use client::Client;
 pub use client::Proxies;
@@ -58,6 +59,8 @@ struct Inner {
     proxies: Proxies,
     policy: Policy,
     refused: AtomicU64,
+    /// Lines of which a call each could cause one.
+    quiet: Quiet,
 }
 
 /// How far one call may reach.
@@ -133,6 +136,7 @@ impl Egress {
             proxies: proxies.clone(),
             policy: policy.clone(),
             refused: AtomicU64::new(0),
+            quiet: Quiet::default(),
         })))
     }
 
@@ -167,7 +171,7 @@ impl Exit {
     }
 
     fn check(&self, uri: &hyper::Uri) -> Result<&Destination, Error> {
-        let Inner { binding, robot, sessions, refused, .. } = &*self.egress.0;
+        let Inner { binding, robot, sessions, refused, quiet, .. } = &*self.egress.0;
         let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?.as_str();
         let allowed = match self.reach {
             Reach::Nowhere => &[],
@@ -179,8 +183,10 @@ impl Exit {
             return Ok(destination);
         }
         refused.fetch_add(1, Ordering::Relaxed);
-        let destination = uri.host().unwrap_or_default();
-        tracing::warn!(binding, destination, reach = ?self.reach, "egress refused");
+        if let Some(more) = quiet.count("refused") {
+            let destination = uri.host().unwrap_or_default();
+            tracing::warn!(binding, destination, reach = ?self.reach, more, "egress refused");
+        }
         Err(Error::HttpRequestDenied)
     }
 
@@ -188,9 +194,11 @@ impl Exit {
         if let Some(client) = destination.client.get() {
             return Ok(Arc::clone(client));
         }
-        let Inner { binding, connect_timeout, proxies, policy, .. } = &*self.egress.0;
+        let Inner { binding, connect_timeout, proxies, policy, quiet, .. } = &*self.egress.0;
         let client = Client::new(&destination.origin, *connect_timeout, proxies, policy).map_err(|reason| {
-            tracing::warn!(binding, reason, "no way to the session's host");
+            if let Some(more) = quiet.count("no way") {
+                tracing::warn!(binding, reason, more, "no way to the session's host");
+            }
             Error::DestinationUnavailable
         })?;
         Ok(Arc::clone(destination.client.get_or_init(|| Arc::new(client))))
@@ -309,6 +317,7 @@ impl Body for Received {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quiet::logged;
 
     fn egress(url: &str) -> Egress {
         let settings = Settings::parse([("id", "x"), ("url", url)]).unwrap();
@@ -341,6 +350,18 @@ mod tests {
         }
         assert_eq!(egress.refused(), refused.len() as u64);
         assert!(exit.check(&"/path".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_thousand_refusals_are_one_line_in_the_log() {
+        let egress = egress("https://oapi.dingtalk.com/robot/send?access_token=T");
+        let log = logged(|| {
+            for _ in 0..1_000 {
+                let _ = egress.exit(Reach::Robot).check(&"https://evil.com/".parse().unwrap()).map(drop);
+            }
+        });
+        assert_eq!((log.lines().count(), egress.refused()), (1, 1_000), "{log}");
+        assert!(log.contains("evil.com") && log.contains("more=0"), "{log}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::store::{Due, Head, Lane, Room, Store};
 use super::writer::Writer;
 use super::{Consumer, InboxError};
 use crate::clock::Clock;
+use crate::quiet::Quiet;
 
 /// Deliveries at once for one binding: enough that some conversations that hang do not stop the others, and no more
 /// than a small application can bear after an hour of being down.
@@ -50,6 +51,8 @@ pub(super) struct Shared {
     /// True, or without a sender: nothing new is begun.
     pub(super) stopping: watch::Receiver<bool>,
     pub(super) gates: Mutex<Gates>,
+    /// Lines of which each attempt to use a store that fails could cause one.
+    pub(super) quiet: Quiet,
 }
 
 /// A delivery under way.
@@ -168,7 +171,13 @@ async fn begin(shared: &Arc<Shared>, tasks: &mut JoinSet<()>, running: &mut Deli
         Ok(due) => due,
         Err(InboxError::Stopped) => Due::default(),
         Err(error) => {
-            tracing::error!(%error, "the inbox cannot tell what is to be delivered; trying again");
+            let put_off = shared.writer.run(move |store| store.put_unreadable_off(now), |put_off| put_off).await;
+            if put_off == Ok(true) {
+                return Duration::ZERO;
+            }
+            if let Some(more) = shared.quiet.count("due") {
+                tracing::error!(%error, more, "the inbox cannot tell what is to be delivered; trying again");
+            }
             return STORE_AGAIN;
         }
     };
@@ -280,7 +289,11 @@ impl Shared {
                     tracing::error!(seq, %error, "the result of a delivery is lost; the event will be delivered again");
                     return;
                 }
-                Err(error) => tracing::error!(seq, %error, "the result of a delivery cannot be stored; trying again"),
+                Err(error) => {
+                    if let Some(more) = self.quiet.count("result") {
+                        tracing::error!(seq, %error, more, "the result of a delivery cannot be stored; trying again");
+                    }
+                }
             }
             tokio::select! {
                 () = sleep(STORE_AGAIN) => {}

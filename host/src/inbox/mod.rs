@@ -39,6 +39,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::event::{Answer, BoxFuture, Event, Undelivered};
+use crate::quiet::Quiet;
 pub use error::InboxError;
 pub use operator::{Counts, Entry, Listing, Operator, Selection, State};
 
@@ -154,6 +155,7 @@ impl Inbox {
             wake: Arc::clone(&inner.wake),
             stopping: inner.stopping.subscribe(),
             gates: Mutex::default(),
+            quiet: Quiet::default(),
         };
         *dispatcher = Some(tokio::spawn(dispatcher::run(shared, late)));
     }

@@ -27,6 +27,7 @@ use crate::app::App;
 use crate::bindings::{Binding, Bindings, InvokeError};
 use crate::event::{Answer, Application, BoxFuture, Digest, Event, TRACE, Undelivered};
 use crate::inbox::{Consumer, Inbox, InboxError};
+use crate::quiet::Quiet;
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Rule, Slots};
 use answer::{Concurrency, Forward, Wish};
 use ids::Ids;
@@ -52,6 +53,8 @@ struct Inner {
     callback_timeout: Duration,
     forwards: Slots,
     tasks: TaskTracker,
+    /// Lines of which a callback each could cause one.
+    quiet: Quiet,
 }
 
 /// Deliveries of one binding that wait for the application at once. DingTalk's callbacks end after a moment, while
@@ -97,7 +100,8 @@ impl Input {
     pub fn new(bindings: Bindings, app: Option<App>, inbox: Option<Inbox>, callback_timeout: Duration) -> Self {
         let (memories, signatures, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
         let forwards = Slots::new(FORWARDS);
-        let inner = Inner { bindings, app, inbox, memories, signatures, callback_timeout, forwards, tasks };
+        let quiet = Quiet::default();
+        let inner = Inner { bindings, app, inbox, memories, signatures, callback_timeout, forwards, tasks, quiet };
         let input = Self(Arc::new(inner));
         if let Some(inbox) = &input.0.inbox {
             inbox.start(Arc::new(Deliveries(Arc::downgrade(&input.0))));
@@ -248,11 +252,15 @@ impl Reader {
                 Ok(Ok(accepted)) => Ok(accepted.reply(deadline).await),
                 // The inbox remembers what this process has forgotten, or an earlier one knew.
                 Ok(Err(error @ InboxError::OtherBody { .. })) => {
-                    tracing::warn!(binding = self.binding, %error, "a message was refused");
+                    if let Some(more) = self.inner.quiet.count(&format!("refused {}", self.binding)) {
+                        tracing::warn!(binding = self.binding, %error, more, "a message was refused");
+                    }
                     Err(Error::CallbackRefused(Refusal::Reused))
                 }
                 Ok(Err(error)) => {
-                    tracing::error!(binding = self.binding, %error, "a message was not taken");
+                    if let Some(more) = self.inner.quiet.count(&format!("untaken {}", self.binding)) {
+                        tracing::error!(binding = self.binding, %error, more, "a message was not taken");
+                    }
                     Err(Error::HandlerFailed(error.to_string()))
                 }
                 Err(_) => Err(too_slow("the inbox has not stored it", self.inner.callback_timeout)),

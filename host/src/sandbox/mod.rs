@@ -25,6 +25,7 @@ use wasmtime_wasi_io::IoView;
 use crate::clock::{Arrival, Clock};
 use crate::egress::{Egress, Exit, Reach, Sending};
 use crate::event::BoxFuture;
+use crate::quiet::Quiet;
 
 mod admission;
 mod contract;
@@ -162,6 +163,8 @@ pub struct Tenant {
     egress: Egress,
     timeout: Duration,
     share: Share,
+    /// Lines of which a call each could cause one.
+    quiet: Quiet,
 }
 
 impl Tenant {
@@ -203,7 +206,7 @@ impl Sandbox {
 
     /// A tenant with these properties. `timeout` is the binding's own time limit for one call.
     pub fn tenant(&self, properties: Vec<(String, String)>, egress: Egress, timeout: Duration) -> Tenant {
-        Tenant { properties, egress, timeout, share: self.processor.tenant() }
+        Tenant { properties, egress, timeout, share: self.processor.tenant(), quiet: Quiet::default() }
     }
 
     /// Initialises an instance for `tenant` and asks for its operations: what a host does once when it loads
@@ -302,7 +305,9 @@ impl Sandbox {
             Ok(Err(trap)) => {
                 let reason = explain(&trap);
                 // The trap's own text is wasmtime's: function names and offsets, nothing of the message.
-                tracing::error!(reason, trap = %trap.root_cause(), "the component was stopped");
+                if let Some(more) = tenant.quiet.count(&reason) {
+                    tracing::error!(reason, trap = %trap.root_cause(), more, "the component was stopped");
+                }
                 Err(CallError::Stopped { reason, outcome: exit.close() })
             }
             Err(_) => {

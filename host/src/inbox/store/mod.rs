@@ -48,6 +48,8 @@ pub(super) struct Store {
     scarce: RefCell<Option<(InboxError, Instant)>>,
     /// What SQLite has found to be damaged since the store was opened.
     damage: OnceCell<InboxError>,
+    /// The conversation whose first event could not be read because of that.
+    unreadable: RefCell<Option<Lane>>,
     /// Commits that changed something.
     #[cfg(test)]
     pub(super) commits: Arc<std::sync::atomic::AtomicU64>,
@@ -145,6 +147,7 @@ impl Store {
             limits,
             scarce: RefCell::default(),
             damage: OnceCell::new(),
+            unreadable: RefCell::default(),
             #[cfg(test)]
             commits: Arc::default(),
         };

@@ -231,15 +231,25 @@ impl Store {
                     tracing::error!(binding, seq, UNREADABLE);
                     self.set_aside(seq, UNREADABLE, now)?;
                 }
-                // A damaged page cannot be noted in the row that needs it. The others must not wait for this one.
-                Err(error @ InboxError::Corrupt { .. }) => {
-                    tracing::error!(binding, seq, %error, "an event cannot be read, and its conversation waits");
-                    self.settle(binding, &conversation, now.saturating_add(LONGEST_MS), false)?;
+                Err(error) => {
+                    if matches!(error, InboxError::Corrupt { .. }) {
+                        tracing::error!(binding, seq, %error, "an event cannot be read, and its conversation waits");
+                        self.unreadable.replace(Some((binding.to_owned(), conversation)));
+                    }
+                    return Err(error);
                 }
-                Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Puts the conversation off whose first event [`Self::due`] found on a damaged page: the others must not wait for
+    /// it. In a transaction of its own, because SQLite writes nothing more in one that has met damage, and later
+    /// rather than never, because that cannot be noted in a row that cannot be read. Returns whether there was one.
+    pub(in crate::inbox) fn put_unreadable_off(&self, now: u64) -> Result<bool, InboxError> {
+        let Some((binding, conversation)) = self.unreadable.take() else { return Ok(false) };
+        self.settle(&binding, &conversation, now.saturating_add(LONGEST_MS), false)?;
+        Ok(true)
     }
 
     /// A pending event; `None` if it does not make sense.

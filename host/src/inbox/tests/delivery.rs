@@ -353,3 +353,24 @@ async fn stopping_waits_for_what_is_under_way_and_begins_nothing() {
     let inbox = open(&dir);
     assert_eq!((app.taken().as_slice(), inbox.counts().await.unwrap().pending), (&["1".to_owned()][..], 1));
 }
+
+#[tokio::test]
+async fn a_store_that_cannot_be_read_or_written_is_one_line_in_the_log_whatever_is_tried() {
+    let (log, _guard) = crate::quiet::log();
+    let dir = TempDir::new().unwrap();
+    let inbox = open(&dir);
+    inbox.accept(event("m", "c")).await.unwrap();
+    let app = App::echo();
+    let break_it = "CREATE TRIGGER broken BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'broken'); END";
+    inbox.writer().unwrap().run(move |store| store.batch_for_test(break_it), |()| ()).await.unwrap();
+    inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
+    until("it is delivered", || app.seen() == 1).await;
+    let gone = "ALTER TABLE lanes RENAME TO gone";
+    inbox.writer().unwrap().run(move |store| store.batch_for_test(gone), |()| ()).await.unwrap();
+    for _ in 0..20 {
+        inbox.inner.wake.notify_one();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((log.count("what is to be delivered"), log.count("cannot be stored")), (1, 1));
+    inbox.stop().await;
+}

@@ -202,6 +202,44 @@ async fn rows_that_make_no_sense_are_set_aside_and_the_others_delivered() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_found_to_be_damaged_takes_nothing_more_and_delivers_what_it_can_read() {
+    let dir = TempDir::new().unwrap();
+    let inbox = open(&dir);
+    inbox.accept(large(1)).await.unwrap();
+    for number in 2..5 {
+        inbox.accept(event(&number.to_string(), &number.to_string())).await.unwrap();
+    }
+    inbox.stop().await;
+    let inbox = open(&dir);
+    // The data of the first event are in pages of their own; the middle of that chain is destroyed.
+    let file = dir.path().join("inbox.sqlite");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let pages: Vec<usize> = (0..bytes.len() / 4_096)
+        .filter(|page| bytes[page * 4_096 + 4..][..4_000].iter().all(|byte| *byte == b'0'))
+        .collect();
+    let middle = pages[pages.len() / 2] * 4_096;
+    bytes[middle..middle + 4_096].fill(0xA5);
+    std::fs::write(&file, &bytes).unwrap();
+    // The check at the start has read the pages, and SQLite would go on with what it remembers.
+    change(&inbox, "PRAGMA shrink_memory").await;
+    inbox.accept(event("before it is found", "5")).await.unwrap();
+    let app = App::echo();
+    inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
+    until_counts(&inbox, 1, 0).await;
+    let mut taken = app.taken();
+    taken.sort();
+    assert_eq!(taken, ["2", "3", "4", "before it is found"]);
+    for data in ["new", "2"] {
+        let error = inbox.accept(event(data, "c")).await.unwrap_err();
+        assert!(matches!(error, InboxError::Corrupt { .. }), "{error}");
+    }
+    // Its conversation is the only one that waits.
+    assert_eq!(number(&inbox, "SELECT count(*) FROM lanes").await, 1);
+    inbox.stop().await;
+    assert!(matches!(Inbox::open(dir.path(), clock::system(), Limits::default()), Err(InboxError::Corrupt { .. })));
+}
+
+#[tokio::test]
 async fn a_known_id_with_another_body_is_another_message_also_after_delivery_and_a_restart() {
     let dir = TempDir::new().unwrap();
     let inbox = open(&dir);
