@@ -200,7 +200,7 @@ fn what_is_no_message_is_refused_before_anything_is_sent() {
         let output = setup.invoke_file(data, &["--output", "json"]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let json: Value = serde_json::from_str(&support::stdout(&output)).unwrap();
-        assert_eq!(json["metadata"], json!({"error": "invalid-message"}));
+        assert_eq!(json["metadata"], json!({"error": "invalid-message", "outcome": "not-sent"}));
         assert!(json["error"].as_str().unwrap().contains(text), "{json}");
     }
     let stats = setup.robot.stats();
