@@ -17,7 +17,7 @@ use crate::sandbox;
 /// A client that sends its body slower than this holds a connection for nothing.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// From here on, decoding takes longer than other requests should wait for the thread: 16 MiB take 30 ms.
+/// From here on, a body is decoded where no other request waits for the thread.
 const LONG_BODY: usize = 256 << 10;
 
 impl Api {
