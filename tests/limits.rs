@@ -11,11 +11,14 @@ use dingtalk_host::clock;
 use dingtalk_host::egress::{Egress, Proxies};
 use dingtalk_host::sandbox::{CallError, Callback, Limits, Overload, Request, Sandbox, Tenant};
 use dingtalk_host::simulator::fault::{Fault, Times};
+use serde_json::json;
 use tokio::runtime::Runtime;
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
 use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve};
 
-use crate::support::{Robot, SECRET};
+use crate::support::app::{Act, App};
+use crate::support::held::Held;
+use crate::support::{Host, Resources, Robot, SECRET, component, forget_peak, peak};
 
 /// A component that exports what our world does, imports `imports` and does `body` in every function, the
 /// allocation function included.
@@ -242,4 +245,46 @@ fn robots_that_hang_with_all_the_calls_they_may_make_stop_no_other_binding_and_n
         assert!(refused.iter().all(|refused| refused.starts_with(&text)), "{refused:?}");
     });
     assert_eq!(quick.messages().len(), 1);
+}
+
+/// An application that has a large answer sent on to many robots which hang, as often as it is asked.
+#[cfg(target_os = "linux")]
+#[test]
+fn answers_that_are_sent_on_to_robots_that_hang_cost_no_more_than_their_share() {
+    let held = Held::start();
+    let names: Vec<String> = (0..16).map(|number| format!("r{number}")).collect();
+    let mut resources = Resources::new();
+    for name in ["team", "other"].into_iter().chain(names.iter().map(String::as_str)) {
+        let properties = [("id", name), ("url", &held.url()), ("timeout", "30s")];
+        resources = resources.with(&format!("{name}.yaml"), &component(name, &properties));
+    }
+    let app = App::start();
+    let content = "x".repeat(700_000);
+    let answer = json!({"to": names, "concurrency": "parallel",
+        "data": {"msgtype": "text", "text": {"content": content}}});
+    app.answer(Act::ok(&answer.to_string()));
+    let host = Host::serve_with(&resources, &["--app-port", &app.port()], &[]);
+    assert_eq!(host.post("team", r#"{"operation":"get"}"#).status, 200, "{}", host.log());
+    held.receive();
+    forget_peak(host.pid());
+    let before = peak(host.pid());
+    std::thread::scope(|scope| {
+        for binding in ["team", "other"] {
+            for _ in 0..4 {
+                let host = &host;
+                scope.spawn(move || {
+                    for _ in 0..8 {
+                        assert_eq!(host.post(binding, r#"{"operation":"get"}"#).status, 200);
+                    }
+                });
+            }
+        }
+    });
+    // What can begin has begun.
+    std::thread::sleep(Duration::from_secs(3));
+    let cost = peak(host.pid()) - before;
+    println!("{cost} MiB");
+    // Of 32 answers: their data once (22 MiB), what calls of two bindings are sending six times (48 MiB), and of eight
+    // at a time what "get" itself holds (34 MiB).
+    assert!(cost <= 150, "{cost} MiB");
 }

@@ -74,6 +74,11 @@ const DELAY: Duration = Duration::from_secs(60);
 /// that it is for.
 const FORWARDS: Rule = Rule { all: 64, each: 16 };
 
+/// Bytes of the answers of one binding that calls are sending at once; the others wait, without a copy. A call holds
+/// its data several times: without a limit, two bindings whose answers of 700 KB went to 16 robots that hung took
+/// 316 MiB. 200 times what DingTalk takes as one message.
+const SENDING: usize = 4 << 20;
+
 /// What is remembered of the messages of one binding.
 struct Memory {
     /// Where callbacks have any: a token is the same for every message.
@@ -81,6 +86,8 @@ struct Memory {
     ids: Ids,
     repeats: Repeats,
     deliveries: Semaphore,
+    /// Bytes of answers that calls may take.
+    sending: Semaphore,
 }
 
 /// Why a callback is not acknowledged.
@@ -324,6 +331,7 @@ impl Inner {
             ids: Ids::new(lifetime),
             repeats: Repeats::new(lifetime),
             deliveries: Semaphore::new(DELIVERIES),
+            sending: Semaphore::new(SENDING),
         });
         memories.insert(name.to_owned(), Arc::clone(&memory));
         Some(memory)
@@ -404,6 +412,12 @@ impl Inner {
     }
 
     async fn send_on(&self, from: &str, to: &str, data: &Bytes) -> bool {
+        let memory = self.memory(from);
+        let bytes = u32::try_from(data.len().min(SENDING)).unwrap_or(u32::MAX);
+        let _share = match &memory {
+            Some(memory) => memory.sending.acquire_many(bytes).await.ok(),
+            None => None,
+        };
         let sent = self.bindings.create(to, data).await;
         if let Err(error) = &sent {
             tracing::error!(binding = from, to, %error, "an answer was not sent on");

@@ -148,3 +148,17 @@ async fn a_call_that_waits_for_a_slot_has_no_copy_of_its_message() {
     assert!(matches!(sent, CallError::Binding(Error::Unreachable { .. })), "{sent:?}");
     assert_eq!(copies.get(), 1);
 }
+
+#[tokio::test]
+async fn calls_that_are_stopped_are_one_line_in_the_log() {
+    let limits = Limits { fuel: 1_000, ..Limits::default() };
+    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system()).unwrap();
+    let tenant = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1")]);
+    let (log, _guard) = crate::quiet::log();
+    for _ in 0..20 {
+        let request = Request { operation: "create".into(), data: "Hi".into(), metadata: Vec::new() };
+        let stopped = sandbox.invoke(&tenant, request, None).await;
+        assert!(matches!(stopped, Err(CallError::Stopped { .. })), "{stopped:?}");
+    }
+    assert_eq!(log.count("the component was stopped"), 1);
+}

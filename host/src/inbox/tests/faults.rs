@@ -174,12 +174,12 @@ async fn check_calls(kind: &str, first: usize, step: usize) -> usize {
 async fn nothing_acknowledged_is_lost_where_a_call_to_the_disk_fails() {
     for kind in KINDS {
         // A prime, so that every kind of call has its turn, and another beginning each time: run after run, every
-        // call has its turn too. About seven lives of each kind, together 15 s, or 25 s on busy cores.
-        let step = 263;
+        // call has its turn too. Five or more lives of each kind, some 25 s on busy cores.
+        let step = 331;
         let first = 1 + fastrand::usize(0..step);
         let lives = check_calls(kind, first, step).await;
         println!("{kind}: {lives} lives, from call {first} on");
-        assert!(lives >= 5, "{kind}: {lives}");
+        assert!(lives >= 4, "{kind}: {lives}");
     }
 }
 
