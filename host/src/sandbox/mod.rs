@@ -47,7 +47,7 @@ pub struct Limits {
     /// in the memory pool, which costs address space, and start-up time: reserving 1,000 took 3 ms more than
     /// reserving 128.
     pub instances: u32,
-    /// Of them, those of one binding; fewer while other bindings need them, see [`admission`].
+    /// Of them, those of one binding; fewer while other bindings need them.
     pub instances_per_binding: usize,
     /// Linear memory of one call; see [`Limits::for_messages_of`].
     pub memory: usize,
