@@ -32,8 +32,8 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(outcome, Err(Error::UnexpectedAnswer(AnswerError::Status(status))));
         return;
     }
-    // A byte order mark in front is no part of the answer.
-    let marked_off = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    // A byte order mark in front, and what surrounds the answer, are no part of it.
+    let marked_off = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii();
     let document = Document::read(marked_off).filter(|_| complete && body.len() <= 64 * 1024);
     let Some(result) = document.as_ref().and_then(Document::object) else {
         assert!(matches!(outcome, Err(Error::UnexpectedAnswer(_))), "{outcome:?}");
