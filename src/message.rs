@@ -391,7 +391,11 @@ mod tests {
 
     #[test]
     fn what_cannot_become_a_message() {
-        let many = (0..60_000).map(|id| format!("{id},")).collect::<String>();
+        let people = |count: usize| (0..count).map(|id| format!("{id},")).collect::<String>();
+        let (most, many) = (people(50), people(51));
+        for name in ["atUserIds", "atMobiles"] {
+            assert!(shaped("Hi", &[(name, &most)]).is_ok(), "{name}");
+        }
         for (data, metadata, reason) in [
             ("", &[][..], "data is empty"),
             (" \n", &[], "data is empty"),

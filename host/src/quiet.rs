@@ -48,6 +48,13 @@ pub(crate) fn logged<T>(work: impl FnOnce() -> T) -> String {
 /// Takes what is logged on this thread until the guard is dropped.
 #[cfg(test)]
 pub(crate) fn log() -> (Log, tracing::subscriber::DefaultGuard) {
+    // While one log is the only subscriber, the first thread to write a line decides for all whether anybody wants it:
+    // that of another test, which has no subscriber, would switch it off. Beside a second one, each thread is asked.
+    static NOWHERE: std::sync::Once = std::sync::Once::new();
+    NOWHERE.call_once(|| {
+        let nowhere = tracing_subscriber::fmt().with_writer(std::io::sink).finish();
+        tracing::subscriber::set_global_default(nowhere).unwrap();
+    });
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();

@@ -162,3 +162,23 @@ async fn calls_that_are_stopped_are_one_line_in_the_log() {
     }
     assert_eq!(log.count("the component was stopped"), 1);
 }
+
+/// Says whether it runs in another task than this one.
+struct Apart(Option<tokio::task::Id>);
+
+impl Handler for Apart {
+    fn handle(&self, _: Vec<u8>, _: Vec<(String, String)>) -> BoxFuture<'_, Result<Option<Vec<u8>>, Error>> {
+        Box::pin(async { Ok(Some(vec![u8::from(tokio::task::try_id() != self.0)])) })
+    }
+}
+
+/// How deep an application's client goes is not known, and the stack of a call is small.
+#[tokio::test]
+async fn a_delivery_does_not_run_on_the_stack_of_a_call() {
+    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), clock::system()).unwrap();
+    let tenant = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1")]);
+    let get = Request { operation: "get".into(), data: b"Hi".to_vec(), metadata: Vec::new() };
+    let reader = Arc::new(Apart(tokio::task::try_id()));
+    let answer = sandbox.invoke(&tenant, get, Some(reader)).await.unwrap();
+    assert_eq!(answer.data, Some(vec![1]));
+}
