@@ -571,12 +571,7 @@ fn an_application_may_start_after_the_host() {
 #[test]
 fn a_slow_answer_is_kept_for_the_copy_that_comes_next() {
     let Setup { host, app, robot } = start_with(&[], &["--callback-timeout", "100ms"], &[]);
-    let gate = Gate::default();
-    let closed = gate.clone();
-    app.answer_with(move |_| {
-        closed.pass();
-        Act::ok(PONG)
-    });
+    let gate = app.answer_behind(Act::ok(PONG));
     assert_later(&callback(&host, &text("m")));
     assert_later(&callback(&host, &text("m")));
     let said = std::thread::scope(|scope| {
@@ -604,12 +599,7 @@ fn messages_do_not_pile_up_behind_an_application_that_hangs() {
     const MESSAGES: usize = 300;
     const WAITING: usize = 256;
     let Setup { host, app, .. } = start_with(&[], &["--callback-timeout", "20ms"], &[]);
-    let gate = Gate::default();
-    let closed = gate.clone();
-    app.answer_with(move |_| {
-        closed.pass();
-        Act::ok(PONG)
-    });
+    let gate = app.answer_behind(Act::ok(PONG));
     let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -635,12 +625,7 @@ fn messages_do_not_pile_up_behind_an_application_that_hangs() {
 fn callbacks_beyond_those_that_may_run_are_told_so_and_sending_goes_on() {
     const AT_ONCE: usize = 64;
     let Setup { host, app, robot } = start();
-    let gate = Gate::default();
-    let closed = gate.clone();
-    app.answer_with(move |_| {
-        closed.pass();
-        Act::ok(PONG)
-    });
+    let gate = app.answer_behind(Act::ok(PONG));
     std::thread::scope(|scope| {
         let (host, gate) = (&host, &gate);
         let running: Vec<_> =
@@ -1147,12 +1132,7 @@ fn nothing_is_delivered_to_an_application_that_is_not_healthy() {
 #[test]
 fn the_end_of_the_host_waits_for_callbacks_that_are_in_progress() {
     let Setup { host, app, .. } = start();
-    let gate = Gate::default();
-    let closed = gate.clone();
-    app.answer_with(move |_| {
-        closed.pass();
-        Act::ok(PONG)
-    });
+    let gate = app.answer_behind(Act::ok(PONG));
     let body = text("m");
     let mut connection = Connection::open(host.address());
     connection.write(head(&format!("content-length: {}\r\n", body.len())) + &body);

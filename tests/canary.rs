@@ -10,7 +10,7 @@ use dingtalk_host::simulator::fault::{Fault, Times};
 use dingtalk_host::simulator::robot::RobotConfig;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::support::app::{Act, App, Gate};
+use crate::support::app::{Act, App};
 use crate::support::witness::{Received, Tap, base64};
 use crate::support::{Host, PATIENCE, Reply, Resources, Robot, component, run, send, stderr, stdout};
 
@@ -273,12 +273,7 @@ fn everything_that_can_be_received(logging: &[&str]) {
     }
     app.answer_with(echo);
     robots.iter().for_each(|robot| hear(robot, Say::text(WORDS)));
-    let gate = Gate::default();
-    let closed = gate.clone();
-    app.answer_with(move |_| {
-        closed.pass();
-        Act::ok("")
-    });
+    let gate = app.answer_behind(Act::ok(""));
     robots.iter().for_each(|robot| hear(robot, Say::text(WORDS)));
     gate.open();
     for forgery in Forgery::ALL {

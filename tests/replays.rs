@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::app::{Act, App, Gate};
+use crate::support::app::{Act, App};
 use crate::support::receiving::{
     EMPTY, PONG, REFUSED, Setup, assert_answer, assert_later, callback, post, signed, start, start_with, talkative,
     text, until,
@@ -186,12 +186,7 @@ fn of_two_messages_of_one_millisecond_the_one_that_had_to_wait_is_genuine_too() 
     // All but one of the callbacks that may run at once.
     const BEFORE: usize = 63;
     let Setup { host, app, .. } = start();
-    let gate = Gate::default();
-    let closed = gate.clone();
-    app.answer_with(move |_| {
-        closed.pass();
-        Act::ok(PONG)
-    });
+    let gate = app.answer_behind(Act::ok(PONG));
     std::thread::scope(|scope| {
         let (host, gate) = (&host, &gate);
         for number in 0..BEFORE {

@@ -91,6 +91,17 @@ impl App {
         *self.shared.behaviour.lock().unwrap() = Arc::new(behaviour);
     }
 
+    /// Answers `act` once the gate is open.
+    pub fn answer_behind(&self, act: Act) -> Gate {
+        let gate = Gate::default();
+        let closed = gate.clone();
+        self.answer_with(move |_| {
+            closed.pass();
+            act.clone()
+        });
+        gate
+    }
+
     /// What OPTIONS is answered with, by its target.
     pub fn options(&self, status: impl Fn(&str) -> u16 + Send + Sync + 'static) {
         let options = move |request: &Received| Act::Answer(status(&request.target), String::new());
