@@ -1,8 +1,10 @@
-//! What the sandbox costs: the phases of one instance, and calls per second next to a native client that
-//! sends the same signed request to the same server.
+//! What the sandbox costs: the phases of one instance, calls per second next to a native client that sends the same
+//! signed request to the same server, the longest turn of one request, and what a loud tenant costs a quiet one.
 //!
 //! Machines are noisy, so what counts is the ratio: native and sandboxed rounds alternate within one run. The
 //! server is a process of its own (this program started again), so that it costs both the same.
+//!
+//! `cargo bench -- workers` measures one part alone: throughput, workers or neighbours.
 
 #![allow(clippy::indexing_slicing, reason = "its own arrays of a known length")]
 
@@ -29,6 +31,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 mod neighbours;
+mod workers;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -50,15 +53,29 @@ fn main() -> Result<(), Error> {
     if let Ok(robots) = env::var(NEIGHBOURS) {
         return runtime()?.block_on(neighbours::measure(robots.parse()?));
     }
-    let (server, address) = start_server(None)?;
-    let measured = runtime()?.block_on(measure(address));
+    let parts: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted = |part| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    if wanted("throughput") {
+        with_server(None, |address| runtime()?.block_on(measure(address)))?;
+    }
+    if wanted("workers") {
+        with_server(None, workers::measure)?;
+    }
+    if wanted("neighbours") {
+        // The load on one core and the host on the other.
+        with_server(Some("1"), |address| {
+            let measured = on_core(Some("0"))?.env(NEIGHBOURS, address.to_string()).status()?;
+            if measured.success() { Ok(()) } else { Err("the neighbours could not be measured".into()) }
+        })?;
+    }
+    Ok(())
+}
+
+fn with_server(core: Option<&str>, measure: impl FnOnce(SocketAddr) -> Result<(), Error>) -> Result<(), Error> {
+    let (server, address) = start_server(core)?;
+    let measured = measure(address);
     stop_server(server)?;
-    measured?;
-    // The load on one core and the host on the other.
-    let (server, address) = start_server(Some("1"))?;
-    let measured = on_core(Some("0"))?.env(NEIGHBOURS, address.to_string()).status();
-    stop_server(server)?;
-    if measured?.success() { Ok(()) } else { Err("the neighbours could not be measured".into()) }
+    measured
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
