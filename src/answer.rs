@@ -66,8 +66,7 @@ fn result(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, 
     if answer.body.len() > MAX_BODY {
         return Err(NoResult::Answer(AnswerError::Oversized(MAX_BODY as u64)));
     }
-    // Some servers write a byte order mark.
-    let body = answer.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&answer.body).trim_ascii();
+    let body = json::without_mark(&answer.body).trim_ascii();
     if body.first() == Some(&b'<') {
         return Err(NoResult::Answer(AnswerError::Html));
     }

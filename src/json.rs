@@ -129,6 +129,11 @@ fn half(json: &[u8], at: usize) -> Option<Half> {
     }
 }
 
+/// `json` without the byte order mark that Windows' shells and some servers write, and that JSON does not allow.
+pub fn without_mark(json: &[u8]) -> &[u8] {
+    json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)
+}
+
 /// How deep arrays and objects are nested; 0 for anything else. `json` must be JSON. (serde_json bounds only
 /// the depth of what it recurses into, and values that are kept as written are not.)
 pub fn depth(json: &str) -> usize {

@@ -146,8 +146,8 @@ fn parse_truth(name: &str, value: &str) -> Result<bool, String> {
 
 /// The body to post for `data`, or what keeps `data` from becoming a message.
 pub fn shape(data: &[u8], options: &Options) -> Result<Vec<u8>, String> {
-    // Windows shells write a byte order mark that DingTalk takes for broken JSON.
-    let data = data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data);
+    // DingTalk takes a mark for broken JSON.
+    let data = json::without_mark(data);
     let text = core::str::from_utf8(data)
         .map_err(|error| format!("data is not UTF-8 (byte {}); a message is JSON or text", error.valid_up_to() + 1))?;
     match (text.trim_start_matches([' ', '\t', '\r', '\n']).chars().next(), serde_json::from_str::<&RawValue>(text)) {

@@ -81,7 +81,7 @@ pub fn prepare<'s, 'a>(
 pub fn has_uuid<'a>(data: &[u8], metadata: impl IntoIterator<Item = (&'a str, &'a str)>) -> bool {
     const NAME: &str = "msgUuid";
     metadata.into_iter().any(|(name, value)| name.eq_ignore_ascii_case(NAME) && !value.trim().is_empty())
-        || core::str::from_utf8(data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data))
+        || core::str::from_utf8(json::without_mark(data))
             // Most messages have none, and need not be parsed for that.
             .is_ok_and(|text| {
                 text.contains(NAME)

@@ -337,3 +337,53 @@ fn every_link_to_a_file_or_a_heading_leads_there() {
     }
     assert!(links > 50, "{links} links found");
 }
+
+/// What a row of docs/security.md says, and the line of the code from which it follows.
+const LIMITS: [(&str, &str, &str, &str); 29] = [
+    ("memory", "32 MiB", "sandbox/mod.rs", "memory: 32 << 20,"),
+    ("memory", "8 times", "sandbox/mod.rs", "size.saturating_mul(8)"),
+    ("instructions", "2,000,000,000", "sandbox/mod.rs", "fuel: 2_000_000_000,"),
+    ("stack", "64 KiB of compiled frames", "sandbox/mod.rs", "const WASM_STACK: usize = 64 << 10;"),
+    ("stack", "16 KiB in its memory", "../component/build.rs", "const STACK_BYTES: u32 = 16 * 1024;"),
+    ("handles to host resources", "64", "sandbox/mod.rs", "handles: 64,"),
+    ("bytes handed to the host", "2 MiB", "sandbox/mod.rs", "hostcall_bytes: 2 << 20,"),
+    ("time", "5 s more", "sandbox/mod.rs", "grace: Duration::from_secs(5),"),
+    ("time", "at most 5 s for a slot", "sandbox/mod.rs", "queue: Duration::from_secs(5),"),
+    ("calls at once", "256 operations", "sandbox/mod.rs", "instances: 256,"),
+    ("calls at once", "64 of each", "sandbox/mod.rs", "instances_per_binding: 64,"),
+    ("calls that wait", "4,096 operations", "sandbox/slots.rs", "all: 4_096, each: 1_024"),
+    ("calls that wait", "1,024 of each", "sandbox/slots.rs", "all: 4_096, each: 1_024"),
+    ("answers that are being sent on", "64, of which 16", "input/mod.rs", "Rule { all: 64, each: 16 }"),
+    ("answers that are being sent on", "16 names", "input/answer.rs", "const MAX_NAMES: usize = 16;"),
+    ("answer that is read", "64 KiB", "../../src/answer.rs", "const MAX_BODY: usize = 64 * 1024;"),
+    ("connections", "512", "api/port.rs", "connections: connections(512),"),
+    ("connections", "1,024", "api/port.rs", "connections: connections(1_024),"),
+    ("silence", "120 s", "api/port.rs", "patience: Duration::from_secs(120),"),
+    ("silence", "30 s", "api/port.rs", "patience: Duration::from_secs(30),"),
+    ("requests at once", "1,024", "api/port.rs", "requests: 1_024,"),
+    ("requests at once", "64 on one HTTP/2 connection", "api/server.rs", "const MAX_STREAMS: u32 = 64;"),
+    ("head of a request", "16 KiB", "api/server.rs", "const MAX_HEAD: u32 = 16 << 10;"),
+    ("body", "60 s", "api/bindings.rs", "const BODY_TIMEOUT: Duration = Duration::from_secs(60);"),
+    ("body", "128 KiB", "../../src/callback.rs", "pub const MAX_BODY: usize = 128 * 1024;"),
+    ("body", "10 s", "api/callback.rs", "const BODY_TIMEOUT: Duration = Duration::from_secs(10);"),
+    ("bodies above 8 KiB", "24 MiB", "api/port.rs", "bytes: 24 << 20,"),
+    ("bodies above 8 KiB", "8 MiB", "api/port.rs", "bytes: 8 << 20,"),
+    ("items of `metadata`", "1,000", "api/request.rs", "const MAX_METADATA: usize = 1_000;"),
+];
+
+#[test]
+fn every_limit_is_documented_as_it_is() {
+    let security = read("docs/security.md");
+    let mut left: BTreeSet<&str> = ["limit of one call", "limit of a port"]
+        .into_iter()
+        .flat_map(|table| section(&security, &format!("| {table} |"), "\n\n").lines().skip(2))
+        .collect();
+    for (row, value, file, code) in LIMITS {
+        let documented = security.lines().find(|line| line.starts_with(&format!("| {row}")));
+        let documented = documented.unwrap_or_else(|| panic!("docs/security.md has no row {row:?}"));
+        assert!(documented.contains(value), "docs/security.md: {value:?} is not in: {documented}");
+        assert!(read(&format!("host/src/{file}")).contains(code), "{file} has no {code:?}: mend docs/security.md too");
+        left.remove(documented);
+    }
+    assert_eq!(left, BTreeSet::from(["| protocols | HTTP/1.1, HTTP/2 | HTTP/1.1 |"]), "rows that nothing checks");
+}
