@@ -73,7 +73,7 @@ fn serve(url: &str) -> Served {
         let addresses = [(any, Surface::Everything), (any, Surface::Callbacks)];
         let mut server = Server::listen(&addresses).await.unwrap();
         for surface in [Surface::Everything, Surface::Callbacks] {
-            server.set_policy(surface, Policy { patience: SILENCE, ..Policy::of(surface, 1_024) });
+            server.set_policy(surface, Policy { patience: SILENCE, ..surface.policy(1_024) });
         }
         let addresses = [server.addresses()[0].0, server.addresses()[1].0];
         let api = Arc::new(Api::new(input, "x".into(), None, 4 << 20));

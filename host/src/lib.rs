@@ -9,6 +9,7 @@ pub mod clock;
 pub mod egress;
 pub mod event;
 pub mod inbox;
+pub(crate) mod ingress;
 pub mod input;
 pub mod quiet;
 pub mod resources;
