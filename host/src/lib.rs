@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod egress;
 pub mod event;
+pub(crate) mod files;
 pub mod inbox;
 pub(crate) mod ingress;
 pub mod input;
