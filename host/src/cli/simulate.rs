@@ -11,6 +11,7 @@ use clap::builder::{StringValueParser, TypedValueParser};
 use dingtalk_binding::secret::Secret;
 
 use super::descriptors;
+use super::lines::{FLUSH, Lines};
 use super::logging::{LogArgs, LogLevel};
 use super::signals::Ended;
 use crate::api::Allowed;
@@ -135,7 +136,11 @@ pub enum Error {
 pub async fn run(args: SimulateArgs) -> Result<(), Error> {
     args.log.start(LogLevel::Warn);
     let fault = args.fault.clone().map(|fault| (fault, args.fault_times));
-    let mut config = config(args)?;
+    let group = Lines::start("group", Shown, |lost| {
+        tracing::warn!(lost, "messages are missing on standard output, which was not read; GET /messages has the last");
+    });
+    let group = group.map_err(Error::Output)?;
+    let mut config = config(args, group)?;
     let descriptors = usize::try_from(descriptors::raise() / DESCRIPTORS).unwrap_or(usize::MAX);
     config.connections = descriptors.clamp(1, simulator::MAX_CONNECTIONS);
     // Before the first message can come, so that no signal is missed.
@@ -144,13 +149,15 @@ pub async fn run(args: SimulateArgs) -> Result<(), Error> {
     if let Some((fault, times)) = fault {
         simulator.set_fault(fault, times);
     }
-    print(&format!("simulated DingTalk robot: {}", simulator.url())).map_err(Error::Output)?;
+    writeln!(Shown, "simulated DingTalk robot: {}", simulator.url()).map_err(Error::Output)?;
     let _ = ended.wait().await;
     simulator.stop().await;
+    group.flush(FLUSH);
     Ok(())
 }
 
-fn config(args: SimulateArgs) -> Result<Config, Error> {
+fn config(args: SimulateArgs, group: &'static Lines) -> Result<Config, Error> {
+    let show = |text: &str| group.push(format!("{text}\n").as_bytes());
     let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(certificates), Some(key)) => Some(Tls {
             certificates: read("--tls-cert", certificates)?,
@@ -176,7 +183,7 @@ fn config(args: SimulateArgs) -> Result<Config, Error> {
             ..RobotConfig::default()
         },
         tls,
-        on_message: Some(Arc::new(|message| show(&message.shown))),
+        on_message: Some(Arc::new(move |message| show(&message.shown))),
         on_said: Some(Arc::new(show)),
         callback: CallbackConfig {
             url: args.callback_url.map(|url| url.expose().to_owned()),
@@ -194,18 +201,22 @@ fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
     read.map_err(|reason| Error::Read { option, path: path.to_owned(), reason })
 }
 
-/// What somebody in the group said.
-fn show(text: &str) {
-    if let Err(error) = print(text) {
-        tracing::warn!(%error, "cannot show a message on standard output");
-    }
-}
+/// Standard output: each entry is visible at once, even in a pipe.
+struct Shown;
 
-/// One entry, visible at once even in a pipe.
-fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
-    out.flush()
+impl Write for Shown {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let mut out = io::stdout().lock();
+        let written = out.write_all(text).and_then(|()| out.flush());
+        if let Err(error) = &written {
+            tracing::warn!(%error, "cannot show a message on standard output");
+        }
+        written.map(|()| text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -217,6 +228,10 @@ mod tests {
     struct Command {
         #[command(flatten)]
         args: SimulateArgs,
+    }
+
+    fn config(args: SimulateArgs) -> Result<Config, Error> {
+        super::config(args, Lines::start("group", io::sink(), |_| ()).unwrap())
     }
 
     fn parse(args: &[&str]) -> Result<SimulateArgs, String> {
