@@ -97,7 +97,7 @@ impl Simulator {
         self.shared.set_callback_url(Some(url))
     }
 
-    /// What the group sees, the oldest first; at most the last 10 000 messages.
+    /// What the group sees, the oldest first; at most the last 10 000 messages, and the last 32 MiB.
     pub fn messages(&self) -> Vec<Message> {
         self.shared.messages()
     }
