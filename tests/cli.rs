@@ -350,8 +350,7 @@ fn a_group_that_nobody_watches_stops_nobody() {
         let reply = send(address, "POST", &target, &json, body.as_bytes());
         assert_eq!((reply.status, reply.json()["errcode"].as_i64()), (200, Some(0)), "{reply:?}");
     }
-    let messages = send(address, "GET", "/messages", &[], b"").json();
-    assert_eq!(messages.as_array().unwrap().len(), 100);
+    assert!(send(address, "GET", "/messages", &[], b"").body.contains("\"sequence\":100,"));
     signal(&simulate, "TERM");
     let ended = wait(&mut simulate);
     let _ = simulate.kill();

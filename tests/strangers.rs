@@ -498,6 +498,7 @@ fn a_start_that_waits_hears_a_signal() {
     inbox.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").unwrap();
     let path = resources.path().to_str().unwrap();
     let mut serve = command(&["serve", "--dapr-http-port", "0", "--resources-path", path, "--inbox", path]);
+    serve.arg("--print-events");
     let mut child = serve.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     // Until it listens for signals, one ends it at once, which is as good.
     std::thread::sleep(Duration::from_secs(2));

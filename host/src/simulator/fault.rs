@@ -16,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
 
 use super::refusal::Refusal;
+use super::robot::MAX_BODY;
 
 /// The longest answer that a client of DingTalk reads ought to be below this; [`Fault::Oversized`] is above.
 const OVERSIZED: usize = 64 * 1024 + 1;
@@ -245,8 +246,10 @@ pub(crate) fn oversized() -> String {
     result(0, &"x".repeat(OVERSIZED))
 }
 
-/// The refusal of [`Fault::Echo`]. The code is the one for a parameter that DingTalk cannot use.
+/// The refusal of [`Fault::Echo`]. The code is the one for a parameter that DingTalk cannot use. Of the body, as much as
+/// a message can have: a client that does not take its answer holds no more.
 pub(crate) fn echo(url: &str, body: &[u8]) -> Refusal {
+    let body = body.get(..MAX_BODY).unwrap_or(body);
     Refusal { errcode: 40_035, errmsg: format!("不合法的参数 {url} {}", String::from_utf8_lossy(body)) }
 }
 

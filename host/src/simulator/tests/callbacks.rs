@@ -209,9 +209,8 @@ async fn forgeries_look_as_documented() {
 
 #[tokio::test]
 async fn receivers_over_https_are_verified() {
-    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
-    let tls = Some(Tls { certificates: cert.pem().into(), key: Secret::new(signing_key.serialize_pem()) });
-    let other = Simulator::start(Config { tls, ..Config::default() }).await.unwrap();
+    let (tls, trusting) = secured();
+    let other = Simulator::start(Config { tls: Some(tls), ..Config::default() }).await.unwrap();
     let group = Group::with(|config| config.callback.retries = 0).await;
     group.simulator.set_callback_url(&format!("https://localhost:{}/", other.address().port())).unwrap();
     let said = group.say(Say::text("x")).await;
@@ -221,7 +220,7 @@ async fn receivers_over_https_are_verified() {
 
     // A callback with a text also has the shape of a message, and so a simulator can stand in for a receiver.
     let url = other.url().replace("127.0.0.1", "localhost");
-    let receiver = Receiver::with(&url, |_| Ok(trusting(&cert))).unwrap();
+    let receiver = Receiver::with(&url, |_| Ok(trusting)).unwrap();
     shared::lock(&group.simulator.shared.callbacks).receiver = Some(Arc::new(receiver));
     let said = group.say(Say::text("x")).await;
     assert_eq!((&said.attempts[..], other.messages().len()), (&[attempt(200)][..], 1));

@@ -89,13 +89,15 @@ async fn until(condition: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(30), met).await.unwrap();
 }
 
-/// A client that trusts this certificate.
-fn trusting(certificate: &rcgen::Certificate) -> rustls::ClientConfig {
+/// A certificate of its own for a server on this machine, and a client that trusts it.
+fn secured() -> (Tls, rustls::ClientConfig) {
+    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate.der().clone()).unwrap();
-    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    roots.add(cert.der().clone()).unwrap();
+    let trusting = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
-        .with_no_client_auth()
+        .with_no_client_auth();
+    (Tls { certificates: cert.pem().into(), key: Secret::new(signing_key.serialize_pem()) }, trusting)
 }

@@ -81,11 +81,10 @@ async fn impossible_callbacks_do_not_start() {
 
 #[tokio::test]
 async fn https_too_with_its_faults() {
-    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
-    let tls = Some(Tls { certificates: cert.pem().into(), key: Secret::new(signing_key.serialize_pem()) });
-    let simulator = Simulator::start(Config { tls, ..Config::default() }).await.unwrap();
+    let (tls, trusting) = secured();
+    let simulator = Simulator::start(Config { tls: Some(tls), ..Config::default() }).await.unwrap();
     assert!(simulator.url().starts_with("https://127.0.0.1:"));
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting(&cert)));
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting));
     let connect = async || {
         let stream = TcpStream::connect(simulator.address()).await.unwrap();
         connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()

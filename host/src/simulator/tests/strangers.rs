@@ -51,12 +51,11 @@ async fn who_says_nothing_gives_way_to_a_newcomer() {
 
 #[tokio::test]
 async fn over_tls_too_a_newcomer_needs_no_handshake_of_others() {
-    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
-    let tls = Some(Tls { certificates: cert.pem().into(), key: Secret::new(signing_key.serialize_pem()) });
-    let simulator = Simulator::start(Config { tls, connections: 1, ..Config::default() }).await.unwrap();
+    let (tls, trusting) = secured();
+    let simulator = Simulator::start(Config { tls: Some(tls), connections: 1, ..Config::default() }).await.unwrap();
     let _silent = connect(&simulator).await;
     until(|| simulator.connections() == 1).await;
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting(&cert)));
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting));
     let answer = async {
         let stream = connector.connect("localhost".try_into().unwrap(), connect(&simulator).await).await.unwrap();
         exchange(stream, &post(SEND, TEXT)).await.unwrap()
@@ -138,6 +137,10 @@ async fn errors_do_not_repeat_what_is_long() {
         let error = answer["error"].as_str().unwrap();
         assert!(status == 400 && error.len() < 1_000 && error.contains(help), "{path}: {status} {}", error.len());
     }
+    simulator.set_fault(Fault::Echo, Times::ONCE);
+    let (_, answer) = request("POST", &simulator, SEND, &long).await;
+    let echo = answer["errmsg"].as_str().unwrap();
+    assert!(echo.ends_with(&"y".repeat(20_000)) && echo.len() < 20_200, "{}", echo.len());
 }
 
 const OPERATION: [(&str, &str, &str, u16); 7] = [
