@@ -182,10 +182,8 @@ fn a_body_above_the_limit_is_too_large_and_one_at_the_limit_is_not() {
     assert_success(&host.post("mydingtalk", &padded(1024)));
     let declared = host.post("mydingtalk", &padded(1025));
     // Without a length up front, the host must count.
-    let mut connection = Connection::open(host.address());
+    let mut connection = in_chunks(&host);
     let body = padded(1025);
-    connection
-        .write("POST /v1.0/bindings/mydingtalk HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n");
     connection.write(format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()));
     for reply in [declared, connection.read()] {
         let message = "failed deserializing HTTP body: stream too large (more than 1024 bytes, see --max-body-size)";
@@ -194,12 +192,18 @@ fn a_body_above_the_limit_is_too_large_and_one_at_the_limit_is_not() {
     assert_eq!(robot.stats().accepted, 1);
 }
 
-#[test]
-fn a_body_in_chunks_is_one_body() {
-    let (robot, host) = start();
+/// A connection on which a request has begun whose body comes in chunks.
+fn in_chunks(host: &Host) -> Connection {
     let mut connection = Connection::open(host.address());
     connection
         .write("POST /v1.0/bindings/mydingtalk HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n");
+    connection
+}
+
+#[test]
+fn a_body_in_chunks_is_one_body() {
+    let (robot, host) = start();
+    let mut connection = in_chunks(&host);
     for chunk in [&CREATE[..7], &CREATE[7..]] {
         connection.write(format!("{:x}\r\n{chunk}\r\n", chunk.len()));
     }

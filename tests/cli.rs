@@ -334,6 +334,30 @@ fn simulate_prints_its_url_serves_it_and_ends_on_a_signal() {
 }
 
 #[test]
+fn a_group_that_nobody_watches_stops_nobody() {
+    let mut simulate = command(&["simulate", "--port", "0", "--rate-limit", "0"]);
+    let mut simulate = simulate.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut stdout = BufReader::new(simulate.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    let (_, url) = line.split_once("http://").unwrap();
+    let (address, target) = url.trim().split_once('/').unwrap();
+    let (address, target) = (address.parse().unwrap(), format!("/{target}"));
+    let json = [("Content-Type", "application/json")];
+    // More than a pipe holds, and than waits in memory.
+    let body = json!({"msgtype": "text", "text": {"content": "x".repeat(19_000)}}).to_string();
+    for _ in 0..100 {
+        let reply = send(address, "POST", &target, &json, body.as_bytes());
+        assert_eq!((reply.status, reply.json()["errcode"].as_i64()), (200, Some(0)), "{reply:?}");
+    }
+    assert!(send(address, "GET", "/messages", &[], b"").body.contains("\"sequence\":100,"));
+    signal(&simulate, "TERM");
+    let ended = wait(&mut simulate);
+    let _ = simulate.kill();
+    assert!(ended.is_some_and(|ended| ended.success()), "{ended:?}");
+}
+
+#[test]
 fn simulate_fails_on_request() {
     let simulate = Simulate::start(&["--fault", "rejected=-1:busy", "--fault-times", "2"]);
     let line = simulate.line();

@@ -73,7 +73,7 @@ fn serve(url: &str) -> Served {
         let addresses = [(any, Surface::Everything), (any, Surface::Callbacks)];
         let mut server = Server::listen(&addresses).await.unwrap();
         for surface in [Surface::Everything, Surface::Callbacks] {
-            server.set_policy(surface, Policy { patience: SILENCE, ..Policy::of(surface, 1_024) });
+            server.set_policy(surface, Policy { patience: SILENCE, ..surface.policy(1_024) });
         }
         let addresses = [server.addresses()[0].0, server.addresses()[1].0];
         let api = Arc::new(Api::new(input, "x".into(), None, 4 << 20));
@@ -472,22 +472,41 @@ fn a_named_pipe_among_the_component_files_is_refused_by_name() {
 }
 
 #[test]
-fn a_start_that_waits_hears_a_signal() {
+fn certificates_in_a_named_pipe_are_refused_by_name() {
     let resources =
         Resources::binding("ops", &[("id", "x"), ("url", "https://robot.example/robot/send?access_token=t")]);
-    let pipe = resources.path().join("roots.pem");
+    let dir = resources.path().join("certificates");
+    std::fs::create_dir(&dir).unwrap();
+    let pipe = dir.join("roots.pem");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let mut serve =
-        command(&["serve", "--dapr-http-port", "0", "--resources-path", resources.path().to_str().unwrap()]);
-    // Read at the start, and nobody writes.
-    serve.env("SSL_CERT_FILE", &pipe);
-    let mut child = serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    for (variable, value) in [("SSL_CERT_FILE", &pipe), ("SSL_CERT_DIR", &dir)] {
+        let mut serve =
+            command(&["serve", "--dapr-http-port", "0", "--resources-path", resources.path().to_str().unwrap()]);
+        serve.env(variable, value);
+        let output = finish(serve, b"");
+        assert_eq!(output.status.code(), Some(1));
+        let error = stderr(&output);
+        assert!(error.contains(&format!("{variable}: {} is a named pipe", pipe.display())), "{error}");
+    }
+}
+
+#[test]
+fn a_start_that_waits_hears_a_signal() {
+    let resources = Resources::new();
+    // Another process has the inbox for itself, for longer than anybody waits for that.
+    let inbox = rusqlite::Connection::open(resources.path().join("inbox.sqlite")).unwrap();
+    inbox.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").unwrap();
+    let path = resources.path().to_str().unwrap();
+    let mut serve = command(&["serve", "--dapr-http-port", "0", "--resources-path", path, "--inbox", path]);
+    serve.arg("--print-events");
+    let mut child = serve.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     // Until it listens for signals, one ends it at once, which is as good.
     std::thread::sleep(Duration::from_secs(2));
     signal(&child, "TERM");
-    let ended = wait(&mut child);
-    let _ = child.kill();
-    assert!(ended.is_some(), "the host does not end");
+    let ended = wait(&mut child).expect("the host ends");
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(ended.code().is_none() || log.contains("stopped before anything was served"), "{ended} {log}");
 }
 
 #[test]
@@ -545,5 +564,22 @@ fn a_variable_that_is_not_utf8_stops_the_start_and_is_named() {
         assert_eq!(output.status.code(), Some(1), "{name}");
         let error = stderr(&output);
         assert!(error.contains(&format!("{name} is not UTF-8")) && !error.contains("S3CR3T"), "{error}");
+    }
+    let store = "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: env}\nspec: {type: secretstores.local.env, version: v1, metadata: []}\n";
+    for item in ["envRef: TEAM_SECRET", "secretKeyRef: {name: TEAM_SECRET, key: TEAM_SECRET}"] {
+        let resources = Resources::new();
+        std::fs::write(resources.path().join("env.yaml"), store).unwrap();
+        let binding = format!(
+            "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: ops}}\nauth: {{secretStore: env}}\nspec: {{type: bindings.dingtalk.webhook, version: v1, metadata: [{{name: id, value: ops}}, {{name: secret, {item}}}]}}\n"
+        );
+        std::fs::write(resources.path().join("ops.yaml"), binding).unwrap();
+        let mut serve =
+            command(&["serve", "--dapr-http-port", "0", "--resources-path", resources.path().to_str().unwrap()]);
+        serve.env("TEAM_SECRET", std::ffi::OsString::from_vec(b"S3CR3T\xff".to_vec()));
+        let output = finish(serve, b"");
+        assert_eq!(output.status.code(), Some(1), "{item}");
+        let error = stderr(&output);
+        let expected = "the environment variable \"TEAM_SECRET\" is not UTF-8; set it to UTF-8 text";
+        assert!(error.contains(expected) && !error.contains("S3CR3T"), "{error}");
     }
 }

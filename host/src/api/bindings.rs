@@ -6,12 +6,12 @@ use http::header::HeaderMap;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 
-use super::body::{self, Share, Unread};
-use super::connection::Seat;
 use super::reply::{self, Reply};
+use super::server::Seat;
 use super::{Api, request};
 use crate::bindings::InvokeError;
 use crate::event::TRACE;
+use crate::ingress::body::{self, Share, Unread};
 use crate::sandbox;
 
 /// A client that sends its body slower than this holds a connection for nothing.
@@ -61,7 +61,7 @@ impl Api {
         body: Incoming,
         seat: &Seat,
     ) -> Result<(Vec<u8>, Share), Unread> {
-        body::read(headers, body, self.max_body_size, BODY_TIMEOUT, seat.budget()).await
+        body::read(headers, body, self.max_body_size, BODY_TIMEOUT, &seat.port.budget).await
     }
 
     /// The answer to a body that cannot be used: daprd's words after `prefix`, where it has any.

@@ -11,11 +11,11 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 
-use super::body::{self, Unread};
-use super::connection::Seat;
 use super::reply::{self, Reply};
+use super::server::Seat;
 use super::{Api, bindings};
 use crate::event::TRACE;
+use crate::ingress::body::{self, Unread};
 use crate::input::CallbackError;
 use crate::sandbox::{CallError, Callback};
 
@@ -34,7 +34,7 @@ impl Api {
         }
         let arrived = self.input.bindings().arrival();
         let (parts, body) = request.into_parts();
-        let body = match body::read(&parts.headers, body, MAX_BODY, BODY_TIMEOUT, seat.budget()).await {
+        let body = match body::read(&parts.headers, body, MAX_BODY, BODY_TIMEOUT, &seat.port.budget).await {
             Ok(body) => body,
             Err(Unread::Busy) => return later(StatusCode::SERVICE_UNAVAILABLE, "too many long bodies at once"),
             Err(Unread::TooLong) => return too_large(),

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::Api;
 use super::bindings::malformed;
-use super::connection::Seat;
 use super::reply::{self, Reply};
+use super::server::Seat;
 
 /// The longest attribute, and how many: they are kept for as long as the process lives.
 const MAX_ATTRIBUTE: usize = 4_096;

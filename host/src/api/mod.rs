@@ -3,12 +3,8 @@
 //! Deliberate differences are listed in docs/dapr.md.
 
 mod bindings;
-mod body;
 mod callback;
-mod caller;
-mod connection;
 mod metadata;
-mod port;
 mod reply;
 mod request;
 mod server;
@@ -22,12 +18,14 @@ use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
+use crate::ingress::caller;
+pub use crate::ingress::caller::Allowed;
+use crate::ingress::connection;
+pub use crate::ingress::port::Policy;
 use crate::input::Input;
 use crate::quiet::Quiet;
-pub use caller::Allowed;
-use connection::Seat;
-pub use port::Policy;
 use reply::Reply;
+use server::Seat;
 pub use server::{ListenError, Server, Surface};
 
 /// What the API serves and how.
@@ -64,8 +62,7 @@ impl Api {
     /// Counts a call as running, here and on its connection, until the value is dropped.
     fn call<'a>(&'a self, seat: &'a Seat) -> Call<'a> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        seat.activity.call();
-        Call { api: self, seat }
+        Call { api: self, _call: seat.activity.call() }
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>, seat: &Seat) -> Reply {
@@ -86,7 +83,7 @@ impl Api {
                     Err(_) => reply::text(StatusCode::BAD_REQUEST, "failed to unescape request parameter \"name\""),
                 };
             }
-            _ if seat.surface() == Surface::Callbacks => return reply::empty(StatusCode::NOT_FOUND),
+            _ if seat.surface == Surface::Callbacks => return reply::empty(StatusCode::NOT_FOUND),
             _ => {}
         }
         if !self.authorised(&request) {
@@ -94,8 +91,9 @@ impl Api {
         }
         // Whoever knows the token is no page in somebody's browser.
         if self.api_token.is_none()
-            && let Err(what) = self.allowed.check(request.uri(), request.headers(), seat.address)
+            && let Err(stranger) = self.allowed.check(request.uri(), request.headers(), seat.address)
         {
+            let what = stranger.explained("set DAPR_API_TOKEN, or ");
             return reply::error(StatusCode::FORBIDDEN, "ERR_CALLER_REFUSED", &what, &[]);
         }
         match (&method, segments.as_slice()) {
@@ -141,13 +139,12 @@ impl Api {
 /// A running call.
 struct Call<'a> {
     api: &'a Api,
-    seat: &'a Seat,
+    _call: connection::Call<'a>,
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         self.api.calls.fetch_sub(1, Ordering::Relaxed);
-        self.seat.activity.called();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Seat, hold};
-use super::port::{Policy, Port};
 use super::{Api, reply};
+use crate::ingress::connection::{Activity, hold};
+use crate::ingress::port::{Policy, Port};
 use crate::quiet::Quiet;
 
 /// The longest head of a request, and the longest piece of a body. Go's clients and proxies stay far below.
@@ -31,6 +31,10 @@ const CONNECTION_WINDOW: u32 = 96 << 10;
 /// After a failed accept (out of file descriptors, most likely), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Of the process's file descriptors, one in so many is a port's: with both ports full, half are left for the way
+/// out, the application and the inbox.
+const DESCRIPTORS: u64 = 4;
+
 /// What a process may have open where nobody says more; see [`Server::set_policy`].
 const USUAL_DESCRIPTORS: u64 = 1_024;
 
@@ -41,6 +45,44 @@ pub enum Surface {
     Everything,
     /// Callbacks and health checks: what may be reached from the internet.
     Callbacks,
+}
+
+impl Surface {
+    /// What its addresses may hold together in a process that may have so many descriptors.
+    pub fn policy(self, descriptors: u64) -> Policy {
+        let connections = |most: usize| usize::try_from(descriptors / DESCRIPTORS).unwrap_or(most).clamp(1, most);
+        match self {
+            // Above the 90 s for which Go's clients keep idle connections: a client that writes into a connection
+            // which is being closed cannot know whether its message was posted. The bytes are more than the longest
+            // body, 16 MiB.
+            Self::Everything => Policy {
+                connections: connections(512),
+                patience: Duration::from_secs(120),
+                requests: 1_024,
+                bytes: 24 << 20,
+                // A burst of long messages is worked off rather than refused.
+                bytes_timeout: Duration::from_secs(30),
+            },
+            // Whoever is on the internet can open these. A callback has at most 128 KiB, and DingTalk sends each at
+            // once.
+            Self::Callbacks => Policy {
+                connections: connections(1_024),
+                patience: Duration::from_secs(30),
+                requests: 1_024,
+                bytes: 8 << 20,
+                bytes_timeout: Duration::from_secs(5),
+            },
+        }
+    }
+}
+
+/// Where a request came in.
+pub(super) struct Seat {
+    pub(super) surface: Surface,
+    pub(super) port: Arc<Port>,
+    pub(super) activity: Arc<Activity>,
+    /// The address of ours that the client has reached.
+    pub(super) address: IpAddr,
 }
 
 /// An address that cannot be listened on.
@@ -70,7 +112,7 @@ impl Server {
     /// Listens on every address; a port of 0 means any free one.
     pub async fn listen(addresses: &[(SocketAddr, Surface)]) -> Result<Self, ListenError> {
         let policies =
-            [Surface::Everything, Surface::Callbacks].map(|surface| (surface, Policy::of(surface, USUAL_DESCRIPTORS)));
+            [Surface::Everything, Surface::Callbacks].map(|surface| (surface, surface.policy(USUAL_DESCRIPTORS)));
         let mut server = Self { listeners: Vec::new(), addresses: Vec::new(), policies };
         for &(address, surface) in addresses {
             let failed = |error| ListenError { address, surface, error };
@@ -99,18 +141,18 @@ impl Server {
     /// answered. Calls end by their own time limit at the latest; a connection without one has 2 seconds.
     pub async fn run(self, api: Arc<Api>, stop: impl Future<Output = ()>) {
         let (accepted, mut connections) = tokio::sync::mpsc::channel(64);
-        let ports = self.policies.map(|(surface, policy)| Arc::new(Port::new(surface, policy)));
+        let ports = self.policies.map(|(surface, policy)| (surface, Arc::new(Port::new(policy))));
         let quiet = Arc::new(Quiet::default());
         let mut accepting = Vec::new();
         for (listener, surface) in self.listeners {
-            let Some(port) = ports.iter().find(|port| port.surface == surface) else { continue };
+            let Some((_, port)) = ports.iter().find(|(known, _)| *known == surface) else { continue };
             let (accepted, port, quiet) = (accepted.clone(), Arc::clone(port), Arc::clone(&quiet));
             accepting.push(tokio::spawn(async move {
                 loop {
                     match listener.accept().await {
                         Ok((stream, _)) => {
                             let place = port.place().await;
-                            if accepted.send((stream, Arc::clone(&port), place)).await.is_err() {
+                            if accepted.send((stream, surface, Arc::clone(&port), place)).await.is_err() {
                                 break;
                             }
                         }
@@ -125,12 +167,12 @@ impl Server {
             }));
         }
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let serve = |stream: TcpStream, port: Arc<Port>, place: OwnedSemaphorePermit| {
+        let serve = |stream: TcpStream, surface: Surface, port: Arc<Port>, place: OwnedSemaphorePermit| {
             // Gone already, otherwise.
             let Ok(address) = stream.local_addr() else { return };
             // Small answers must not wait for the client's acknowledgement of the last one.
             let _ = stream.set_nodelay(true);
-            let seat = Arc::new(Seat { activity: port.enter(), port, address: address.ip().to_canonical() });
+            let seat = Arc::new(Seat { surface, activity: port.enter(), port, address: address.ip().to_canonical() });
             let (api, at) = (Arc::clone(&api), Arc::clone(&seat));
             let service = service_fn(move |request| {
                 let (api, seat) = (Arc::clone(&api), Arc::clone(&at));
@@ -144,7 +186,7 @@ impl Server {
                     Ok::<_, Infallible>(reply)
                 }
             });
-            let connection = builder(seat.surface()).serve_connection(TokioIo::new(stream), service).into_owned();
+            let connection = builder(surface).serve_connection(TokioIo::new(stream), service).into_owned();
             let stopping = stopping.clone();
             tasks.spawn(async move {
                 let _place = place;
@@ -158,15 +200,15 @@ impl Server {
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                Some((stream, port, place)) = connections.recv() => serve(stream, port, place),
+                Some((stream, surface, port, place)) = connections.recv() => serve(stream, surface, port, place),
             }
         }
         for task in accepting {
             task.abort();
         }
         // Accepted, but not looked at yet: their requests may be on the way.
-        while let Ok((stream, port, place)) = connections.try_recv() {
-            serve(stream, port, place);
+        while let Ok((stream, surface, port, place)) = connections.try_recv() {
+            serve(stream, surface, port, place);
         }
         stopping.cancel();
         tasks.close();
@@ -191,5 +233,21 @@ fn builder(surface: Surface) -> Builder<TokioExecutor> {
         Surface::Everything => builder,
         // DingTalk and proxies speak HTTP/1.1 with servers, and each protocol is one more that strangers can try.
         Surface::Callbacks => builder.http1_only(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ports_leave_half_of_the_descriptors_to_others() {
+        for descriptors in [16, 256, 1_024, 4_096, 1 << 20, u64::MAX] {
+            let of = |surface: Surface| surface.policy(descriptors).connections as u64;
+            let (everything, callbacks) = (of(Surface::Everything), of(Surface::Callbacks));
+            assert!(everything + callbacks <= descriptors / 2, "{descriptors}: {everything} + {callbacks}");
+            assert!(everything >= 1 && callbacks >= 1);
+        }
+        assert_eq!(Surface::Everything.policy(0).connections, 1);
     }
 }

@@ -1,4 +1,5 @@
-//! Standard error without waiting for whoever reads it: a log that stands still stops no call.
+//! Standard error, and standard output where strangers decide how much comes, without waiting for whoever reads it: a
+//! log that stands still stops no call.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -9,11 +10,11 @@ use std::time::Duration;
 const MAX_BYTES: usize = 1 << 20;
 
 /// At the end of the process, for what waits to be written.
-const FLUSH: Duration = Duration::from_secs(1);
+pub(super) const FLUSH: Duration = Duration::from_secs(1);
 
-/// Lines on their way to standard error.
+/// Lines on their way out.
 #[derive(Default)]
-struct Lines {
+pub(super) struct Lines {
     waiting: Mutex<Waiting>,
     changed: Condvar,
 }
@@ -28,12 +29,8 @@ struct Waiting {
     is_writing: bool,
 }
 
-static LINES: LazyLock<Option<&'static Lines>> = LazyLock::new(|| {
-    let lines: &'static Lines = Box::leak(Box::default());
-    let writer = std::thread::Builder::new().name("log".into());
-    let started = writer.spawn(|| lines.write(&mut io::stderr(), |lost| tracing::error!(lost, "{GAP}")));
-    started.ok().map(|_| lines)
-});
+static LINES: LazyLock<Option<&'static Lines>> =
+    LazyLock::new(|| Lines::start("log", io::stderr(), |lost| tracing::error!(lost, "{GAP}")).ok());
 
 const GAP: &str = "log lines were lost here: standard error was not read";
 
@@ -74,7 +71,21 @@ impl Lines {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, text: &[u8]) {
+    /// Lines that a thread called `name` writes to `out`; `gap` says how many were lost. The error is that of a thread
+    /// that cannot start.
+    pub(super) fn start(
+        name: &str,
+        mut out: impl Write + Send + 'static,
+        gap: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<&'static Self> {
+        let lines: &'static Self = Box::leak(Box::default());
+        let writer = std::thread::Builder::new().name(name.into());
+        writer.spawn(move || lines.write(&mut out, gap))?;
+        Ok(lines)
+    }
+
+    /// Adds a line, or several, with its line break.
+    pub(super) fn push(&self, text: &[u8]) {
         let mut waiting = self.waiting();
         if waiting.lost > 0 || waiting.bytes + text.len() > MAX_BYTES {
             waiting.lost += 1;
@@ -85,7 +96,8 @@ impl Lines {
         self.changed.notify_all();
     }
 
-    fn flush(&self, limit: Duration) {
+    /// Waits until everything is written, but not for longer than `limit`.
+    pub(super) fn flush(&self, limit: Duration) {
         let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.lines.is_empty() || waiting.lost > 0;
         // Whether it was in time or not makes no difference.
         drop(self.changed.wait_timeout_while(self.waiting(), limit, is_busy));

@@ -21,9 +21,8 @@ pub(super) enum StartError {
 
 /// Calls `read` with the process's own environment.
 pub(super) fn with_context<T>(app_id: &str, read: impl FnOnce(&Context<'_>) -> T) -> T {
-    let variable = |name: &str| env::var(name).ok();
-    let namespace = variable("NAMESPACE");
-    read(&Context { app_id, namespace: namespace.as_deref(), env: &variable })
+    let namespace = env::var("NAMESPACE").ok();
+    read(&Context { app_id, namespace: namespace.as_deref(), env: &|name| env::var_os(name) })
 }
 
 /// Prepares the sandbox and initialises every binding, which may then connect to what `policy` allows. One that fails stops the start, unless it says

@@ -16,7 +16,7 @@ use super::egress::EgressArgs;
 use super::logging::{LogArgs, LogLevel};
 use super::signals::Ended;
 use super::{Failure, descriptors, load, quantity};
-use crate::api::{Allowed, Api, Policy, Server, Surface};
+use crate::api::{Allowed, Api, Server, Surface};
 use crate::clock;
 use crate::egress::MAX_REQUEST_BODY;
 use crate::inbox::{self, Inbox};
@@ -202,7 +202,7 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     }
     let mut server = Server::listen(&addresses).await?;
     for surface in [Surface::Everything, Surface::Callbacks] {
-        server.set_policy(surface, Policy::of(surface, descriptors));
+        server.set_policy(surface, surface.policy(descriptors));
     }
     for (address, surface) in server.addresses() {
         match surface {

@@ -10,8 +10,12 @@ use clap::Args;
 use clap::builder::{StringValueParser, TypedValueParser};
 use dingtalk_binding::secret::Secret;
 
+use super::descriptors;
+use super::lines::{FLUSH, Lines};
 use super::logging::{LogArgs, LogLevel};
 use super::signals::Ended;
+use crate::api::Allowed;
+use crate::files;
 use crate::simulator::fault::{Fault, Times};
 
 use crate::simulator::refusal::ErrorTexts;
@@ -90,22 +94,32 @@ pub struct SimulateArgs {
     /// PEM file with the certificate's key.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Names by which clients may operate the simulator, beside localhost and the address that they reach, separated
+    /// by commas; * is any. Without this, a web page whose name points here could.
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',')]
+    allowed_hosts: Vec<String>,
+    /// Origins (https://host:port) of web pages that may operate it, separated by commas; * is any.
+    #[arg(long, value_name = "ORIGINS", value_delimiter = ',')]
+    allowed_origins: Vec<String>,
     #[command(flatten)]
     log: LogArgs,
 }
+
+/// Of the process's file descriptors, one in so many is for connections to the simulator. The others are for callbacks.
+const DESCRIPTORS: u64 = 2;
 
 /// Why the simulator did not start or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A PEM file cannot be read.
-    #[error("{option}: cannot read {}: {source}", path.display())]
+    #[error("{option}: {} {reason}", path.display())]
     Read {
         /// The command line option that names the file.
         option: &'static str,
         /// The file.
         path: PathBuf,
-        /// The operating system's reason.
-        source: io::Error,
+        /// What is wrong with it.
+        reason: String,
     },
     /// See [`simulator::Error`].
     #[error(transparent)]
@@ -122,21 +136,28 @@ pub enum Error {
 pub async fn run(args: SimulateArgs) -> Result<(), Error> {
     args.log.start(LogLevel::Warn);
     let fault = args.fault.clone().map(|fault| (fault, args.fault_times));
-    // Its files are read first: nobody would hear a signal while one of them is waited for.
-    let config = config(args)?;
+    let group = Lines::start("group", Shown, |lost| {
+        tracing::warn!(lost, "messages are missing on standard output, which was not read; GET /messages has the last");
+    });
+    let group = group.map_err(Error::Output)?;
+    let mut config = config(args, group)?;
+    let descriptors = usize::try_from(descriptors::raise() / DESCRIPTORS).unwrap_or(usize::MAX);
+    config.connections = descriptors.clamp(1, simulator::MAX_CONNECTIONS);
     // Before the first message can come, so that no signal is missed.
     let mut ended = Ended::new().map_err(Error::Signal)?;
     let simulator = Simulator::start(config).await?;
     if let Some((fault, times)) = fault {
         simulator.set_fault(fault, times);
     }
-    print(&format!("simulated DingTalk robot: {}", simulator.url())).map_err(Error::Output)?;
+    writeln!(Shown, "simulated DingTalk robot: {}", simulator.url()).map_err(Error::Output)?;
     let _ = ended.wait().await;
     simulator.stop().await;
+    group.flush(FLUSH);
     Ok(())
 }
 
-fn config(args: SimulateArgs) -> Result<Config, Error> {
+fn config(args: SimulateArgs, group: &'static Lines) -> Result<Config, Error> {
+    let show = |text: &str| group.push(format!("{text}\n").as_bytes());
     let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(certificates), Some(key)) => Some(Tls {
             certificates: read("--tls-cert", certificates)?,
@@ -162,7 +183,7 @@ fn config(args: SimulateArgs) -> Result<Config, Error> {
             ..RobotConfig::default()
         },
         tls,
-        on_message: Some(Arc::new(|message| show(&message.shown))),
+        on_message: Some(Arc::new(move |message| show(&message.shown))),
         on_said: Some(Arc::new(show)),
         callback: CallbackConfig {
             url: args.callback_url.map(|url| url.expose().to_owned()),
@@ -170,26 +191,32 @@ fn config(args: SimulateArgs) -> Result<Config, Error> {
             retries: args.callback_retries,
             retry_interval: args.callback_retry_interval,
         },
+        allowed: Allowed { hosts: args.allowed_hosts, origins: args.allowed_origins },
         ..Config::default()
     })
 }
 
 fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|source| Error::Read { option, path: path.to_owned(), source })
+    let read = files::read_bytes(path).map(|(bytes, _)| bytes);
+    read.map_err(|reason| Error::Read { option, path: path.to_owned(), reason })
 }
 
-/// What somebody in the group said.
-fn show(text: &str) {
-    if let Err(error) = print(text) {
-        tracing::warn!(%error, "cannot show a message on standard output");
+/// Standard output: each entry is visible at once, even in a pipe.
+struct Shown;
+
+impl Write for Shown {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let mut out = io::stdout().lock();
+        let written = out.write_all(text).and_then(|()| out.flush());
+        if let Err(error) = &written {
+            tracing::warn!(%error, "cannot show a message on standard output");
+        }
+        written.map(|()| text.len())
     }
-}
 
-/// One entry, visible at once even in a pipe.
-fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
-    out.flush()
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +228,10 @@ mod tests {
     struct Command {
         #[command(flatten)]
         args: SimulateArgs,
+    }
+
+    fn config(args: SimulateArgs) -> Result<Config, Error> {
+        super::config(args, Lines::start("group", io::sink(), |_| ()).unwrap())
     }
 
     fn parse(args: &[&str]) -> Result<SimulateArgs, String> {
@@ -244,11 +275,17 @@ mod tests {
             "--callback-timeout=500ms",
             "--callback-retries=0",
             "--callback-retry-interval=1m",
+            "--allowed-hosts=simulator,*.test",
+            "--allowed-origins=https://a.example",
         ])
         .unwrap();
         assert!(!format!("{args:?}").contains("SECRET"));
         assert_eq!((args.fault.clone(), args.fault_times), (Some(Fault::Status(503)), Times::Always));
-        let Config { address, robot, callback, .. } = config(args).unwrap();
+        let Config { address, robot, callback, allowed, .. } = config(args).unwrap();
+        assert_eq!(
+            (allowed.hosts.join(" "), allowed.origins.join(" ")),
+            ("simulator *.test".into(), "https://a.example".into())
+        );
         assert_eq!((robot.robot_code.as_str(), robot.chatbot_corp_id.as_str()), ("code", "corp"));
         assert_eq!(
             (robot.app_secret.unwrap().expose(), robot.outgoing_token.unwrap().expose()),
@@ -290,6 +327,6 @@ mod tests {
         }
         let args = parse(&["--tls-cert=/nonexistent/cert.pem", "--tls-key=/nonexistent/key.pem"]).unwrap();
         let error = config(args).unwrap_err().to_string();
-        assert!(error.starts_with("--tls-cert: cannot read /nonexistent/cert.pem: "), "{error}");
+        assert!(error.starts_with("--tls-cert: /nonexistent/cert.pem cannot be read: "), "{error}");
     }
 }

@@ -87,7 +87,7 @@ impl Client {
         let mut http = HttpConnector::new_with_resolver(resolver);
         http.enforce_http(false);
         http.set_nodelay(true);
-        let tls = Arc::new(tls(origin.scheme()));
+        let tls = Arc::new(tls(origin.scheme())?);
         let (route, proxy_authorization) = route(origin.scheme(), intercept, &http)?;
         let is_forwarded = matches!(route, Route::Forward(_));
         let dialer = Dialer { http, route };
@@ -160,10 +160,10 @@ impl Client {
     }
 }
 
-/// What a client of this scheme trusts.
-pub(crate) fn tls(scheme: Scheme) -> rustls::ClientConfig {
+/// What a client of this scheme trusts. The error names the file that cannot be read.
+pub(crate) fn tls(scheme: Scheme) -> Result<rustls::ClientConfig, String> {
     let roots = match scheme {
-        Scheme::Https => roots::trusted(),
+        Scheme::Https => roots::trusted()?,
         // Never used for a connection; not worth reading the system's authorities for.
         Scheme::Http => Arc::new(rustls::RootCertStore::empty()),
     };
@@ -172,7 +172,7 @@ pub(crate) fn tls(scheme: Scheme) -> rustls::ClientConfig {
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring offers TLS 1.2 and 1.3");
-    builder.with_root_certificates(roots).with_no_client_auth()
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// How a binding's connections reach its host. Fixed when the binding is loaded: it has one destination.

@@ -1,10 +1,12 @@
 //! Which environment variables a component may see: Dapr's rules, which keep its own tokens out of components.
 
+use std::ffi::OsString;
+
 use dingtalk_binding::secret::Secret;
 
-/// Reads an environment variable; `None` if it is not set. Passed in, so that tests need not change the
-/// process's environment.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// Reads an environment variable, which need not be a text; `None` if it is not set. Passed in, so that tests need not
+/// change the process's environment.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// The list of the variables that may be referred to, if it is set.
 const ALLOW_LIST: &str = "DAPR_ENV_KEYS";
@@ -21,7 +23,8 @@ pub(super) fn env_ref(name: &str, environment: Environment<'_>) -> Result<Secret
         return Err("has a space in its name, which is not allowed; use another variable".into());
     }
     if let Some(list) = environment(ALLOW_LIST).filter(|list| !list.is_empty()) {
-        let listed = list.split([' ', ',']).any(|entry| entry.eq_ignore_ascii_case(name));
+        // The start has refused a list that is no text.
+        let listed = list.to_string_lossy().split([' ', ',']).any(|entry| entry.eq_ignore_ascii_case(name));
         if !listed && !is_daprs_own(name) {
             return Err(format!("is not in the allow-list {ALLOW_LIST}; add it there"));
         }
@@ -39,10 +42,12 @@ pub(super) fn read(name: &str, environment: Environment<'_>) -> Result<Secret, S
     }
     // What the operating system cannot have as a name is not set; asking for it may panic.
     let value = if name.is_empty() || name.contains(['=', '\0']) { None } else { environment(name) };
-    match value {
-        None => Err("is not set; set it, in UTF-8, before the start".into()),
-        Some(value) if value.is_empty() => Err("is empty; set it before the start".into()),
-        Some(value) => Ok(Secret::new(value)),
+    match value.map(OsString::into_string) {
+        None => Err("is not set; set it before the start".into()),
+        Some(Ok(value)) if value.is_empty() => Err("is empty; set it before the start".into()),
+        Some(Ok(value)) => Ok(Secret::new(value)),
+        // Without what was there: it may be the beginning of a secret.
+        Some(Err(_)) => Err("is not UTF-8; set it to UTF-8 text before the start".into()),
     }
 }
 
@@ -50,8 +55,8 @@ pub(super) fn read(name: &str, environment: Environment<'_>) -> Result<Secret, S
 mod tests {
     use super::*;
 
-    fn of(variables: &'static [(&'static str, &'static str)]) -> impl Fn(&str) -> Option<String> {
-        move |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+    fn of(variables: &'static [(&'static str, &'static str)]) -> impl Fn(&str) -> Option<OsString> {
+        move |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into())
     }
 
     #[test]
@@ -75,10 +80,20 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_value_that_is_no_text_is_neither_missing_nor_shown() {
+        use std::os::unix::ffi::OsStringExt;
+        let environment = |name: &str| (name == "A").then(|| OsString::from_vec(b"S3CR3T\xff".to_vec()));
+        for read in [env_ref("A", &environment), read("A", &environment)] {
+            assert_eq!(read.unwrap_err(), "is not UTF-8; set it to UTF-8 text before the start");
+        }
+    }
+
     #[test]
     fn the_allow_list() {
         for list in ["A c", "A,c", "A, c"] {
-            let environment = move |name: &str| Some(if name == ALLOW_LIST { list } else { "1" }.to_owned());
+            let environment = move |name: &str| Some(if name == ALLOW_LIST { list } else { "1" }.into());
             assert!(env_ref("A", &environment).is_ok());
             assert!(env_ref("C", &environment).is_ok(), "in any case");
             assert_eq!(env_ref("B", &environment).unwrap_err(), "is not in the allow-list DAPR_ENV_KEYS; add it there");

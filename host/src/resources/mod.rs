@@ -5,7 +5,6 @@
 //! unsigned. No error, warning or `Debug` output contains a property's value.
 
 mod environment;
-mod files;
 mod schema;
 mod secrets;
 mod templates;
@@ -19,6 +18,8 @@ use std::time::Duration;
 use dingtalk_binding::duration;
 use dingtalk_binding::secret::Secret;
 use uuid::Uuid;
+
+use crate::files;
 
 pub use environment::Environment;
 use schema::{Component, Head, Item};
@@ -421,7 +422,8 @@ fn resolve(
             return Err(ResourceError::DuplicateProperty { property, first_line, second_line: item.line });
         }
     }
-    let pod_name = (context.env)("POD_NAME");
+    // The start has refused one that is no text.
+    let pod_name = (context.env)("POD_NAME").and_then(|name| name.into_string().ok());
     let values = templates::Values {
         pod_name: pod_name.as_deref(),
         namespace: context.namespace.filter(|namespace| !namespace.is_empty()),

@@ -8,7 +8,7 @@ use dingtalk_binding::secret::Secret;
 use serde_json::value::RawValue;
 
 use super::environment::{self, Environment};
-use super::files;
+use crate::files;
 
 /// Nesting of a secrets file; nobody nests secrets deeper, and each level is a level of the stack.
 const MAX_DEPTH: usize = 32;
@@ -364,8 +364,9 @@ mod tests {
 
     #[test]
     fn the_environment() {
-        let environment =
-            |name: &str| Some(name.to_lowercase()).filter(|_| name.starts_with("APP_") || name.starts_with("DAPR"));
+        let environment = |name: &str| {
+            Some(name.to_lowercase().into()).filter(|_| name.starts_with("APP_") || name.starts_with("DAPR"))
+        };
         let open = |prefix: &str| {
             let properties = [("prefix".to_owned(), Secret::new(prefix))];
             Store::open(StoreKind::Env, &properties, Path::new(""), &mut Vec::new()).unwrap()
@@ -378,7 +379,7 @@ mod tests {
         );
         assert_eq!(
             open("NO_").get("S", None, &environment).unwrap_err(),
-            "cannot be read: the environment variable \"NO_S\" is not set; set it, in UTF-8, before the start"
+            "cannot be read: the environment variable \"NO_S\" is not set; set it before the start"
         );
         for (prefix, name) in [("", "DAPR_API_TOKEN"), ("DAPR_", "API_TOKEN"), ("APP_", "API_TOKEN"), ("dapr", "_x")] {
             let error = open(prefix).get(name, None, &environment).unwrap_err();

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use std::ffi::OsString;
+
 use super::*;
 
 /// A directory of files, and what is loaded from it.
@@ -23,7 +25,7 @@ impl Dir {
     fn load(&self) -> Result<Resources, LoadError> {
         self.load_as("shop", None, &|name| match name {
             "SET" => Some("from-env".into()),
-            "EMPTY" => Some(String::new()),
+            "EMPTY" => Some(OsString::new()),
             _ => None,
         })
     }
@@ -178,7 +180,7 @@ fn precedence_of_value_env_ref_and_secret_key_ref() {
 #[test]
 fn what_yields_nothing_stops_the_binding() {
     for (item, error) in [
-        ("envRef: UNSET", "the environment variable \"UNSET\" is not set; set it, in UTF-8, before the start"),
+        ("envRef: UNSET", "the environment variable \"UNSET\" is not set; set it before the start"),
         ("envRef: EMPTY", "the environment variable \"EMPTY\" is empty; set it before the start"),
         (
             "envRef: DAPR_API_TOKEN",
@@ -288,14 +290,14 @@ fn templates_in_every_value() {
     let items = "  - {name: id, value: \"{appID}\"}\n  - {name: n, value: \"{namespace}\"}\n  - {name: u, value: \
                  \"{uuid}{uuid}\"}\n  - {name: s, envRef: TEMPLATE}\n";
     let dir = Dir::new(&[("b.yaml", &binding("b", items))]);
-    let env = |name: &str| Some("{podName}".to_owned()).filter(|_| name == "TEMPLATE");
+    let env = |name: &str| Some(OsString::from("{podName}")).filter(|_| name == "TEMPLATE");
     let failure = dir.load_as("shop", Some("prod"), &env).unwrap();
     assert_eq!(
         failure.failures[0].error.to_string(),
         "failed to parse metadata: property s refers to {podName} but podName is not set; set the environment \
          variable POD_NAME"
     );
-    let env = |name: &str| env(name).or_else(|| Some("pod-1".to_owned()).filter(|_| name == "POD_NAME"));
+    let env = |name: &str| env(name).or_else(|| Some(OsString::from("pod-1")).filter(|_| name == "POD_NAME"));
     let resources = dir.load_as("shop", Some("prod"), &env).unwrap();
     let found = properties(&resources.bindings[0]);
     assert_eq!((found[0].1, found[1].1, found[3].1), ("shop", "prod.shop", "pod-1"));
@@ -496,7 +498,7 @@ const CANARY: &str = "C4N4RY";
 #[test]
 fn no_text_contains_a_secret() {
     let secrets = r#"{"s": "C4N4RY", "n": {"x": "C4N4RY"}, "l": ["C4N4RY"]}"#;
-    let env = |name: &str| Some(CANARY.to_owned()).filter(|_| name == "SET");
+    let env = |name: &str| Some(OsString::from(CANARY)).filter(|_| name == "SET");
     for item in [
         "value: C4N4RY",
         "value: [C4N4RY]",
@@ -561,7 +563,7 @@ proptest! {
         let end = (at + remove).min(text.len());
         let mangled = format!("{}{insert}{}", &text[..at], &text[end..]);
         let dir = Dir::new(&[("b.yaml", mangled.as_str()), ("s.yaml", FILE_STORE), ("secrets.json", r#"{"s": "C4N4RY"}"#)]);
-        let said = all_texts(&dir.load_as("shop", None, &|name| Some(CANARY.to_owned()).filter(|_| name == "SET")));
+        let said = all_texts(&dir.load_as("shop", None, &|name| Some(OsString::from(CANARY)).filter(|_| name == "SET")));
         let named = yaml::read(&mangled).is_ok_and(|documents| documents.iter().any(names_canary));
         prop_assert!(named || !said.contains(CANARY), "{said}");
     }

@@ -199,11 +199,14 @@ pub(crate) struct Callback {
     /// In order; a name can occur twice.
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Bytes,
+    /// What follows it.
+    pub(crate) blanks: usize,
 }
 
 /// As DingTalk sends it at `now`.
 pub(crate) fn genuine(credentials: &Credentials, body: &Map<String, Value>, now: u64) -> Callback {
-    Callback { content_type: "application/json; charset=utf-8", headers: credentials.headers(now), body: bytes(body) }
+    let (headers, body) = (credentials.headers(now), bytes(body));
+    Callback { content_type: "application/json; charset=utf-8", headers, body, blanks: 0 }
 }
 
 /// What a forgery is made with.
@@ -243,9 +246,7 @@ pub(crate) fn forged(forgery: Forgery, means: &Means<'_>, body: &Map<String, Val
         }
         Forgery::OversizedBody => {
             // Blanks after the object: nothing but its size is wrong with it.
-            let mut long = callback.body.to_vec();
-            long.resize(size.max(long.len()), b' ');
-            callback.body = long.into();
+            callback.blanks = size.saturating_sub(callback.body.len());
         }
         Forgery::Unsigned => callback.headers.clear(),
         Forgery::Seconds => callback.headers = credentials.headers(now / 1_000),
@@ -319,7 +320,7 @@ mod tests {
             let same = (
                 callback.content_type == genuine.content_type,
                 callback.headers == genuine.headers,
-                callback.body == genuine.body,
+                (&callback.body, callback.blanks) == (&genuine.body, 0),
             );
             let expected = match forgery {
                 Forgery::Replay | Forgery::SwappedBody => (true, true, true),
@@ -355,7 +356,8 @@ mod tests {
 
     #[test]
     fn forged_bodies() {
-        let long = forge(Forgery::OversizedBody, &secret(), None).body;
+        let long = forge(Forgery::OversizedBody, &secret(), None);
+        let long = [&long.body[..], &vec![b' '; long.blanks]].concat();
         assert_eq!(long.len(), 100);
         let read: Value = serde_json::from_slice(&long).unwrap();
         assert_eq!(read, Value::Object(body("new")));

@@ -14,6 +14,7 @@ use super::fault;
 use super::robot::RobotConfig;
 use super::seen::Message;
 use crate::clock::{self, Clock};
+use crate::ingress::caller::Allowed;
 
 /// Called with every message that the group sees, in the order of their sequence.
 pub type OnMessage = Arc<dyn Fn(&Message) + Send + Sync>;
@@ -38,7 +39,15 @@ pub struct Config {
     pub on_said: Option<OnSaid>,
     /// Where callbacks go.
     pub callback: CallbackConfig,
+    /// Who may operate it, beside programs of this machine. The robot itself takes requests of everybody who has its
+    /// token.
+    pub allowed: Allowed,
+    /// How many connections may be open at once. What they may do together follows from it.
+    pub connections: usize,
 }
+
+/// How many connections are open at once where there are file descriptors for them.
+pub const MAX_CONNECTIONS: usize = 512;
 
 impl Default for Config {
     /// HTTP on a free loopback port, the default robot, the system's clock.
@@ -51,6 +60,8 @@ impl Default for Config {
             on_message: None,
             on_said: None,
             callback: CallbackConfig::default(),
+            allowed: Allowed::default(),
+            connections: MAX_CONNECTIONS,
         }
     }
 }

@@ -16,12 +16,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
 
 use super::refusal::Refusal;
+use super::robot::MAX_BODY;
 
 /// The longest answer that a client of DingTalk reads ought to be below this; [`Fault::Oversized`] is above.
 const OVERSIZED: usize = 64 * 1024 + 1;
 
 /// The longest [`Fault::Delay`], and how long [`Fault::Hang`] holds a connection.
 pub(crate) const LONGEST: Duration = Duration::from_secs(120);
+
+/// The longest fault in text. It is kept, and sent as an answer however often; a URL fits into a header.
+const MAX_TEXT: usize = 8 << 10;
 
 /// One way to fail. Its text form is what [`Fault::from_str`] reads and `Display` writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +101,9 @@ impl FromStr for Fault {
 
     /// The error is a sentence that says what to write.
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_TEXT {
+            return Err(format!("the fault is too long: at most {MAX_TEXT} bytes"));
+        }
         let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
         let fault = match (name, value) {
             ("delay", Some(value)) => {
@@ -239,8 +246,10 @@ pub(crate) fn oversized() -> String {
     result(0, &"x".repeat(OVERSIZED))
 }
 
-/// The refusal of [`Fault::Echo`]. The code is the one for a parameter that DingTalk cannot use.
+/// The refusal of [`Fault::Echo`]. The code is the one for a parameter that DingTalk cannot use. Of the body, as much as
+/// a message can have: a client that does not take its answer holds no more.
 pub(crate) fn echo(url: &str, body: &[u8]) -> Refusal {
+    let body = body.get(..MAX_BODY).unwrap_or(body);
     Refusal { errcode: 40_035, errmsg: format!("不合法的参数 {url} {}", String::from_utf8_lossy(body)) }
 }
 
@@ -272,6 +281,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<Fault>(&json).unwrap(), fault);
         }
         assert_eq!("delay=1m1s".parse::<Fault>().unwrap().to_string(), "delay=61000ms");
+        assert!(format!("rejected=1:{}", "x".repeat(8_181)).parse::<Fault>().is_ok());
         assert_eq!("rejected=88".parse(), Ok(Fault::Rejected { errcode: 88, errmsg: String::new() }));
     }
 
@@ -290,6 +300,7 @@ mod tests {
             ("redirect=", "is not a URL"),
             ("redirect=a\r\nb", "is not a URL"),
             ("rejected=x:y", "is not a whole number"),
+            (&format!("rejected=1:{}", "x".repeat(8_182)), "at most 8192 bytes"),
         ] {
             let error = text.parse::<Fault>().unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");

@@ -9,6 +9,7 @@
 use std::fmt::Write;
 
 use dingtalk_binding::mention;
+use dingtalk_binding::secret::is_hidden;
 
 use super::message::{Content, Mentions};
 
@@ -114,7 +115,7 @@ impl Lines {
 fn escape(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || reorders(c) {
+        if is_hidden(c) && c != JOINER {
             clean.extend(c.escape_default());
         } else {
             clean.push(c);
@@ -123,10 +124,8 @@ fn escape(text: &str) -> String {
     clean
 }
 
-/// Direction marks and line separators: they make a text look like another one.
-fn reorders(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
+/// Without it an emoji falls apart into those that it is made of.
+const JOINER: char = '\u{200d}';
 
 #[cfg(test)]
 mod tests {
@@ -193,12 +192,13 @@ mod tests {
 
     #[test]
     fn nothing_reaches_the_terminal_raw() {
-        let evil = "a\u{1b}[2Jb\u{7}\u{9b}31m\tc\u{202e}d\rforged\u{2028}x\u{85}y";
+        let evil = "a\u{1b}[2Jb\u{7}\u{9b}31m\tc\u{202e}d\rforged\u{2028}x\u{85}y\u{200b}\u{feff}\u{ad}\u{e0041}z";
         let message = json!({"msgtype": "actionCard", "at": {"atUserIds": [evil]}, "actionCard": {"title": evil,
             "text": evil, "btns": [{"title": "l1\nl2", "actionURL": evil}]}});
         let shown = shown(message);
-        assert!(shown.chars().all(|c| c == '\n' || !(c.is_control() || reorders(c))), "{shown:?}");
-        assert!(shown.contains("a\\u{1b}[2Jb\\u{7}\\u{9b}31m\\tc\\u{202e}d\\rforged\\u{2028}x\\u{85}y"), "{shown}");
+        assert!(shown.chars().all(|c| c == '\n' || !is_hidden(c)), "{shown:?}");
+        assert!(shown.contains("a\\u{1b}[2Jb\\u{7}\\u{9b}31m\\tc\\u{202e}d\\rforged\\u{2028}x\\u{85}y\\u{200b}\\u{feff}\\u{ad}\\u{e0041}z"), "{shown}");
+        assert_eq!(said("n", "t", &["👩\u{200d}🚒".into()]), "[n] t\n    👩\u{200d}🚒", "one picture");
         assert!(shown.contains("[l1\\nl2] opens "), "{shown}");
         assert_eq!(said("n\u{1b}", "t\r", &["x\ny\u{7}".into()]), "[n\\u{1b}] t\\r\n    x\n    y\\u{7}");
         assert!(

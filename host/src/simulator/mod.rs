@@ -17,17 +17,17 @@ mod config;
 pub mod conversation;
 pub mod fault;
 mod group;
+mod listing;
 mod message;
 pub mod outgoing;
 mod receiver;
+mod recent;
 pub mod refusal;
 pub mod robot;
 mod seen;
 mod server;
 mod session;
 mod shared;
-#[cfg(test)]
-mod speaking_tests;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -37,10 +37,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-pub use config::{CallbackConfig, Config, Error, OnMessage, OnSaid, Tls};
+pub use config::{CallbackConfig, Config, Error, MAX_CONNECTIONS, OnMessage, OnSaid, Tls};
 pub use seen::{Message, Stats, Via};
 
 use conversation::Say;
@@ -53,7 +53,7 @@ use shared::Shared;
 pub struct Simulator {
     address: SocketAddr,
     shared: Arc<Shared>,
-    stop: watch::Sender<()>,
+    stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
@@ -67,10 +67,10 @@ impl Simulator {
         let listen = |source| Error::Listen { address: config.address, source };
         let listener = tokio::net::TcpListener::bind(config.address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let (stop, stopped) = watch::channel(());
+        let stop = CancellationToken::new();
         let base = base(&config, address);
         let shared = Arc::new(Shared::new(config, base, receiver));
-        let task = tokio::spawn(server::run(listener, tls, shared.clone(), stopped));
+        let task = tokio::spawn(server::run(listener, tls, shared.clone(), stop.clone()));
         Ok(Self { address, shared, stop, task })
     }
 
@@ -97,7 +97,7 @@ impl Simulator {
         self.shared.set_callback_url(Some(url))
     }
 
-    /// What the group sees, the oldest first; at most the last 10 000 messages.
+    /// What the group sees, the oldest first; at most the last 10 000 messages, and the last 32 MiB.
     pub fn messages(&self) -> Vec<Message> {
         self.shared.messages()
     }
@@ -125,7 +125,7 @@ impl Simulator {
     /// Takes no new connections, lets requests in progress finish (at most 2 seconds, faults that wait end at
     /// once), and returns when all is closed.
     pub async fn stop(mut self) {
-        let _ = self.stop.send(());
+        self.stop.cancel();
         // An error could only tell that the task was cancelled, and it is over then too.
         let _ = (&mut self.task).await;
         self.shared.settle().await;
@@ -147,8 +147,9 @@ const UNRESERVED: &percent_encoding::AsciiSet = &NON_ALPHANUMERIC.remove(b'-').r
 
 impl Drop for Simulator {
     fn drop(&mut self) {
-        // Its connections are tasks of its own, and end with it.
+        // Its connections are tasks of its own, and end with it; callbacks that nobody waits for are told.
         self.task.abort();
+        self.stop.cancel();
     }
 }
 

@@ -120,7 +120,7 @@ impl Delivery {
         let config = &self.shared.config().callback;
         self.shared.count(|stats| stats.callbacks += 1);
         // Nobody in the group says a forgery.
-        let new = self.say.forge.is_none() && lock(&self.shared.callbacks).said.insert(self.msg_id.clone());
+        let new = self.say.forge.is_none() && lock(&self.shared.callbacks).said.insert(&self.msg_id);
         if new && let Some(shown) = self.say.shown() {
             self.shared.show_said(&shown);
         }
@@ -188,7 +188,7 @@ impl Delivery {
         match reply {
             Ok(None) => {}
             // DingTalk sends a message again only where it has no answer; so a second answer is never shown.
-            Ok(Some(_)) if !lock(&self.shared.callbacks).answered.insert(self.msg_id.clone()) => {
+            Ok(Some(_)) if !lock(&self.shared.callbacks).answered.insert(&self.msg_id) => {
                 said.problem = Some("a reply to this message was shown before".to_owned());
             }
             Ok(Some(posted)) => said.shown = Some(self.shared.show_reply(posted)),

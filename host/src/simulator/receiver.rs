@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use dingtalk_binding::endpoint::Scheme;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -16,11 +16,12 @@ use tokio::time::timeout;
 
 use super::callback::Callback;
 use super::robot::MAX_BODY;
+use super::wire::Payload;
 
 /// Who receives callbacks.
 pub(super) struct Receiver {
     uri: Uri,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Payload>,
 }
 
 impl Receiver {
@@ -30,7 +31,10 @@ impl Receiver {
     }
 
     /// With what `trust` returns for the URL's scheme.
-    pub(super) fn with(url: &str, trust: impl FnOnce(Scheme) -> rustls::ClientConfig) -> Result<Self, String> {
+    pub(super) fn with(
+        url: &str,
+        trust: impl FnOnce(Scheme) -> Result<rustls::ClientConfig, String>,
+    ) -> Result<Self, String> {
         let wrong = "the callback URL is not one: write for example http://127.0.0.1:8080/callback";
         let uri: Uri = url.parse().map_err(|_| wrong.to_owned())?;
         let scheme = match uri.scheme_str() {
@@ -42,7 +46,7 @@ impl Receiver {
             return Err(wrong.into());
         }
         let connector =
-            HttpsConnectorBuilder::new().with_tls_config(trust(scheme)).https_or_http().enable_http1().build();
+            HttpsConnectorBuilder::new().with_tls_config(trust(scheme)?).https_or_http().enable_http1().build();
         // A connection for each attempt: none fails because the receiver closed an idle one.
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
         Ok(Self { uri, client })
@@ -56,7 +60,8 @@ impl Receiver {
             value.set_sensitive(true);
             request = request.header(*name, value);
         }
-        let request = request.body(Full::from(callback.body.clone())).map_err(|error| error.to_string())?;
+        let request =
+            request.body(Payload::Padded(callback.body.clone(), callback.blanks)).map_err(|error| error.to_string())?;
         let exchange = async {
             let answer = self.client.request(request).await.map_err(|error| {
                 let what = if error.is_connect() { "no connection" } else { "no answer" };

@@ -8,7 +8,7 @@
 //! 20 000 bytes from answers seen by users. The order in which DingTalk looks at a request is not confirmed
 //! beyond "access before content".
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 
 use super::callback::Credentials;
 use super::message::{self, Typed};
+use super::recent::Recent;
 use super::refusal::{ErrorTexts, Reason, Refusal};
 
 /// The largest body, in bytes. That the whole body counts, as written, is not confirmed.
@@ -33,9 +34,6 @@ pub const TIMESTAMP_WINDOW: u64 = 3_600_000;
 /// The span over which the rate is counted, in milliseconds. DingTalk says "per minute"; that the minute
 /// slides is not confirmed.
 const RATE_WINDOW: u64 = 60_000;
-
-/// How many `msgUuid`s are remembered. How long DingTalk remembers is not confirmed.
-const MAX_UUIDS: usize = 10_000;
 
 /// "At most 10 keywords."
 const MAX_KEYWORDS: usize = 10;
@@ -268,7 +266,7 @@ impl Robot {
     /// A message whose `msgUuid` was posted before is not posted again.
     fn once(&mut self, posted: Posted) -> Verdict {
         match &posted.msg_uuid {
-            Some(uuid) if !self.uuids.insert(uuid.clone()) => Verdict::Repeated,
+            Some(uuid) if !self.uuids.insert(uuid) => Verdict::Repeated,
             _ => Verdict::Accepted(posted),
         }
     }
@@ -364,34 +362,6 @@ impl Robot {
         }
         self.posted.push_back(now);
         Ok(())
-    }
-}
-
-/// The last keys, so that a long run does not fill the memory.
-#[derive(Debug, Default)]
-pub(super) struct Recent {
-    known: HashSet<String>,
-    order: VecDeque<String>,
-}
-
-impl Recent {
-    pub(super) fn contains(&self, uuid: &str) -> bool {
-        self.known.contains(uuid)
-    }
-
-    /// Remembers a key; false if it was known, which changes nothing.
-    pub(super) fn insert(&mut self, uuid: String) -> bool {
-        if self.contains(&uuid) {
-            return false;
-        }
-        if self.order.len() >= MAX_UUIDS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-        self.known.insert(uuid.clone());
-        self.order.push_back(uuid);
-        true
     }
 }
 

@@ -1,19 +1,21 @@
 //! The simulator's edge: sockets, HTTP, the clock, and the faults that strike there.
 //!
 //! HTTP/1.1 only, because a reset and half a body are events of one connection there. Everything that a
-//! client could make grow is bounded: connections, headers, bodies, messages and time.
+//! client could make grow is bounded: connections, headers, bodies, messages and time; what [`crate::ingress`] does
+//! for every port, it does here.
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION};
+use bytes::Bytes;
+use dingtalk_binding::secret;
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER};
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -22,59 +24,69 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use super::config::scheme;
 use super::conversation::Say;
 use super::fault::{self, Fault, Times};
+use super::listing::Listing;
 use super::outgoing::Delivery;
 use super::refusal::Refusal;
 use super::robot::Received;
 use super::seen::Via;
 use super::shared::{GRACE, Shared, lock};
 use super::wire::{Payload, Resettable};
+use crate::ingress::body::{self, Budget, Share, Unread};
+use crate::ingress::caller;
+use crate::ingress::connection::{Activity, hold};
+use crate::quiet::Quiet;
 
 /// The largest body that is read at all; the robot's own limit is far below.
 const MAX_REQUEST_BODY: usize = 1024 * 1024;
-/// How many connections are open at once; the next ones wait.
-const MAX_CONNECTIONS: usize = 1_024;
+/// The longest head of a request.
+const MAX_HEAD: usize = 16 * 1024;
 /// How long a client may take for its TLS handshake, and for its body.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a client may take for a request's head; an idle connection is closed after it too.
-const HEAD_PATIENCE: Duration = Duration::from_secs(60);
-/// Accepts connections until `stop` changes or its sender is gone.
+
+/// Accepts connections until `stop` is cancelled.
 pub(super) async fn run(
     listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
     shared: Arc<Shared>,
-    mut stop: watch::Receiver<()>,
+    stop: CancellationToken,
 ) {
     let tls = tls.map(TlsAcceptor::from);
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // Dropping it ends its tasks: no connection outlives this function.
     let mut connections = JoinSet::new();
+    let quiet = Quiet::default();
     loop {
         while connections.try_join_next().is_some() {}
-        let next = async { (permits.clone().acquire_owned().await, listener.accept().await) };
-        let (permit, accepted) = tokio::select! {
-            _ = stop.changed() => break,
+        let next = async {
+            let accepted = listener.accept().await?;
+            // Where all places are taken, that of whoever is silent.
+            Ok((accepted, shared.port.place().await))
+        };
+        let next: io::Result<_> = tokio::select! {
+            () = stop.cancelled() => break,
             next = next => next,
         };
-        match accepted {
-            Ok((stream, peer)) => {
+        match next {
+            Ok(((stream, peer), place)) => {
                 lock(&shared.state).stats.connections += 1;
                 let serving = connection(stream, peer, tls.clone(), shared.clone(), stop.clone());
                 connections.spawn(async move {
-                    let _permit = permit;
+                    let _place = place;
                     serving.await;
                 });
             }
             Err(error) => {
                 // Usually too many open files: some will be closed.
-                tracing::warn!(%error, "the simulator cannot accept a connection");
+                if let Some(more) = quiet.count("accept") {
+                    tracing::warn!(%error, more, "the simulator cannot accept a connection");
+                }
                 sleep(Duration::from_millis(100)).await;
             }
         }
@@ -88,44 +100,50 @@ async fn connection(
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
     shared: Arc<Shared>,
-    stop: watch::Receiver<()>,
+    stop: CancellationToken,
 ) {
+    // Gone already, otherwise.
+    let Ok(address) = stream.local_addr() else { return };
     // Without it half an answer could wait for the other half.
     let _ = stream.set_nodelay(true);
     let reset = Arc::new(AtomicBool::new(false));
     let stream = Resettable { stream, reset: reset.clone() };
-    let client = Arc::new(Client { shared, peer: peer.ip(), reset, stop: stop.clone() });
-    match tls {
-        None => serve(stream, client, stop).await,
-        Some(acceptor) => match timeout(PATIENCE, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => serve(stream, client, stop).await,
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake with the simulator failed"),
-            Err(_) => tracing::debug!(%peer, "TLS handshake with the simulator took too long"),
-        },
+    let (activity, address) = (shared.port.enter(), address.ip().to_canonical());
+    let client = Arc::new(Client { shared, activity, address, peer: peer.ip(), reset, stop });
+    let Some(acceptor) = tls else { return serve(stream, client).await };
+    let handshake = tokio::select! {
+        () = client.activity.evicted() => return,
+        handshake = timeout(PATIENCE, acceptor.accept(stream)) => handshake,
+    };
+    match handshake {
+        Ok(Ok(stream)) => serve(stream, client).await,
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake with the simulator failed"),
+        Err(_) => tracing::debug!(%peer, "TLS handshake with the simulator took too long"),
     }
 }
 
-async fn serve<S>(stream: S, client: Arc<Client>, mut stop: watch::Receiver<()>)
+async fn serve<S>(stream: S, client: Arc<Client>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let at = client.clone();
     let service = service_fn(move |request| {
-        let client = client.clone();
-        async move { client.answer(request).await }
+        let client = at.clone();
+        async move {
+            client.activity.touch();
+            let answer = client.answer(request).await;
+            client.activity.touch();
+            answer
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
+        // Whoever is silent for long is `hold`'s business.
+        .header_read_timeout(None)
+        .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = stop.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
+    let patience = client.shared.port.policy.patience;
+    if let Err(error) = hold(connection, &client.activity, patience, &client.stop).await {
         tracing::debug!(%error, "a connection to the simulator ended early");
     }
 }
@@ -133,56 +151,76 @@ where
 /// One connection.
 struct Client {
     shared: Arc<Shared>,
+    activity: Arc<Activity>,
+    /// The address of ours that the client has reached.
+    address: IpAddr,
     peer: IpAddr,
     /// Tells [`Resettable`] how to end.
     reset: Arc<AtomicBool>,
-    stop: watch::Receiver<()>,
+    stop: CancellationToken,
 }
 
 impl Client {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Payload>, NoAnswer> {
-        let method = request.method();
+        if let Err(what) = caller::host(request.version(), request.uri(), request.headers()) {
+            return Ok(failed(StatusCode::BAD_REQUEST, what));
+        }
         match request.uri().path() {
             "/robot/send" => self.robot(request, Via::Webhook).await,
             "/robot/sendBySession" => self.robot(request, Via::Session).await,
-            "/say" if method == Method::POST => Ok(self.say(request.into_body()).await),
-            "/say" => Ok(not_allowed("POST")),
-            "/callback-url" if method == Method::PUT => Ok(self.order_callback_url(request.into_body()).await),
-            "/callback-url" => Ok(not_allowed("PUT")),
+            _ => Ok(self.operate(request).await),
+        }
+    }
+
+    /// What needs no token, and so is not for pages in somebody's browser.
+    async fn operate(&self, request: Request<Incoming>) -> Response<Payload> {
+        if let Err(stranger) = self.shared.config().allowed.check(request.uri(), request.headers(), self.address) {
+            return failed(StatusCode::FORBIDDEN, &stranger.explained(""));
+        }
+        let (head, body) = request.into_parts();
+        let method = &head.method;
+        match head.uri.path() {
+            "/say" if method == Method::POST => self.say(&head, body).await,
+            "/say" => not_allowed("POST"),
+            "/callback-url" if method == Method::PUT => self.order_callback_url(&head, body).await,
+            "/callback-url" => not_allowed("PUT"),
             "/messages" if method == Method::GET => {
-                let state = lock(&self.shared.state);
-                Ok(match serde_json::to_string(&state.messages) {
-                    Ok(messages) => json(StatusCode::OK, messages),
-                    Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-                })
+                let mut answer = json(StatusCode::OK, String::new());
+                *answer.body_mut() = Payload::Messages(Listing::of(self.shared.clone()));
+                answer
             }
             "/messages" if method == Method::DELETE => {
                 lock(&self.shared.state).messages.clear();
-                Ok(empty(StatusCode::NO_CONTENT))
+                empty(StatusCode::NO_CONTENT)
             }
-            "/messages" => Ok(not_allowed("GET, DELETE")),
-            "/fault" if method == Method::PUT => Ok(self.order_fault(request.into_body()).await),
-            "/fault" => Ok(not_allowed("PUT")),
-            "/stats" if method == Method::GET => Ok(match serde_json::to_string(&self.shared.stats()) {
+            "/messages" => not_allowed("GET, DELETE"),
+            "/fault" if method == Method::PUT => self.order_fault(&head, body).await,
+            "/fault" => not_allowed("PUT"),
+            "/stats" if method == Method::GET => match serde_json::to_string(&self.shared.stats()) {
                 Ok(stats) => json(StatusCode::OK, stats),
                 Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-            }),
-            "/stats" => Ok(not_allowed("GET")),
-            _ => Ok(failed(
+            },
+            "/stats" => not_allowed("GET"),
+            _ => failed(
                 StatusCode::NOT_FOUND,
                 "there are POST /robot/send, POST /robot/sendBySession, POST /say, PUT /callback-url, GET and DELETE \
                  /messages, PUT /fault, GET /stats",
-            )),
+            ),
         }
     }
 
     async fn robot(&self, request: Request<Incoming>, via: Via) -> Result<Response<Payload>, NoAnswer> {
         let (head, body) = request.into_parts();
         // Also before a fault: a client that is still sending would see another failure than the one meant.
-        let body = match read(body).await {
+        let (body, _share) = match read(&head, body, &self.shared.port.budget).await {
             Ok(body) => body,
-            Err(unread) => return Ok(unread.answer()),
+            Err(answer) => return Ok(answer),
         };
+        // Before a fault is taken, which would strike nobody.
+        let Some(_request) = self.shared.port.request() else {
+            return Ok(busy("too many requests at once; send it again, or end the fault that holds them"));
+        };
+        let _call = self.activity.call();
         let fault = self.shared.take_fault();
         if let Some(fault) = &fault {
             // The name alone: a fault's value may be anything.
@@ -253,7 +291,7 @@ impl Client {
         })
     }
 
-    async fn order_fault(&self, body: Incoming) -> Response<Payload> {
+    async fn order_fault(&self, head: &Parts, body: Incoming) -> Response<Payload> {
         /// The body of `PUT /fault`.
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -261,9 +299,9 @@ impl Client {
             fault: Option<Fault>,
             times: Option<Times>,
         }
-        let body = match read(body).await {
+        let (body, _share) = match read(head, body, &self.shared.orders).await {
             Ok(body) => body,
-            Err(unread) => return unread.answer(),
+            Err(answer) => return answer,
         };
         match serde_json::from_slice::<Order>(&body) {
             Ok(Order { fault, times }) => {
@@ -273,17 +311,18 @@ impl Client {
             Err(error) => failed(
                 StatusCode::BAD_REQUEST,
                 &format!(
-                    "not a fault order ({error}); write for example {{\"fault\":\"status=503\",\"times\":2}} or {{\"fault\":null}}"
+                    "not a fault order ({}); write for example {{\"fault\":\"status=503\",\"times\":2}} or {{\"fault\":null}}",
+                    brief(&error)
                 ),
             ),
         }
     }
 
     /// `POST /say`: see [`Say`], and `wait` beside it.
-    async fn say(&self, body: Incoming) -> Response<Payload> {
-        let body = match read(body).await {
+    async fn say(&self, head: &Parts, body: Incoming) -> Response<Payload> {
+        let (body, _share) = match read(head, body, &self.shared.orders).await {
             Ok(body) => body,
-            Err(unread) => return unread.answer(),
+            Err(answer) => return answer,
         };
         let order =
             serde_json::from_slice(&dingtalk_binding::json::mended(&body)).and_then(|mut order: Map<String, Value>| {
@@ -294,54 +333,58 @@ impl Client {
             Ok(order) => order,
             Err(error) => {
                 let help = r#"write for example {"text":"hello"}"#;
-                return failed(StatusCode::BAD_REQUEST, &format!("nothing can be said ({error}); {help}"));
+                return failed(StatusCode::BAD_REQUEST, &format!("nothing can be said ({}); {help}", brief(&error)));
             }
+        };
+        drop(body);
+        // Before the message gets its session: orders that are refused must not end the sessions of others.
+        let under_way = if wait { &self.shared.waiting } else { &self.shared.background };
+        let Ok(permit) = under_way.clone().try_acquire_owned() else {
+            return busy("too many callbacks are on their way; try again later");
         };
         let delivery = match Delivery::prepare(&self.shared, say) {
             Ok(delivery) => delivery,
             Err(unsaid) => return failed(unsaid.status(), &unsaid.to_string()),
         };
-        let mut stop = self.stop.clone();
         if wait {
+            let _call = self.activity.call();
             return tokio::select! {
                 said = delivery.run() => match serde_json::to_string(&said) {
                     Ok(said) => json(StatusCode::OK, said),
                     Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
                 },
-                _ = stop.changed() => failed(StatusCode::SERVICE_UNAVAILABLE, "the simulator stops"),
+                () = self.stop.cancelled() => failed(StatusCode::SERVICE_UNAVAILABLE, "the simulator stops"),
             };
         }
-        let Ok(permit) = self.shared.background.clone().try_acquire_owned() else {
-            let busy = "too many callbacks are on their way; leave \"wait\":false out, or try again later";
-            return failed(StatusCode::SERVICE_UNAVAILABLE, busy);
-        };
         let answer = serde_json::json!({ "msgId": delivery.msg_id() });
+        let stop = self.stop.clone();
         tokio::spawn(async move {
-            let _permit = permit;
+            let _bounds = (permit, _share);
             tokio::select! {
                 _ = delivery.run() => {}
                 // Also when the simulator is dropped.
-                _ = stop.changed() => {}
+                () = stop.cancelled() => {}
             }
         });
         json(StatusCode::ACCEPTED, answer.to_string())
     }
 
-    async fn order_callback_url(&self, body: Incoming) -> Response<Payload> {
+    async fn order_callback_url(&self, head: &Parts, body: Incoming) -> Response<Payload> {
         /// The body of `PUT /callback-url`.
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Order {
             url: Option<String>,
         }
-        let body = match read(body).await {
+        let (body, _share) = match read(head, body, &self.shared.orders).await {
             Ok(body) => body,
-            Err(unread) => return unread.answer(),
+            Err(answer) => return answer,
         };
         let set = match serde_json::from_slice::<Order>(&body) {
             Ok(Order { url }) => self.shared.set_callback_url(url.as_deref()),
             Err(error) => Err(format!(
-                r#"not a callback URL ({error}); write for example {{"url":"http://127.0.0.1:8080/callback"}}"#
+                r#"not a callback URL ({}); write for example {{"url":"http://127.0.0.1:8080/callback"}}"#,
+                brief(&error)
             )),
         };
         match set {
@@ -352,10 +395,9 @@ impl Client {
 
     /// Waits, but not when the simulator stops.
     async fn wait(&self, time: Duration) {
-        let mut stop = self.stop.clone();
         tokio::select! {
             () = sleep(time) => {}
-            _ = stop.changed() => {}
+            () = self.stop.cancelled() => {}
         }
     }
 
@@ -377,39 +419,33 @@ impl fmt::Display for NoAnswer {
 
 impl std::error::Error for NoAnswer {}
 
-/// Why a body could not be read.
-enum Unread {
-    TooLong,
-    TooSlow,
-    Broken,
-}
-
-impl Unread {
-    /// What follows on the connection is the rest of the body, so it ends with this answer.
-    fn answer(self) -> Response<Payload> {
-        let mut answer = match self {
-            Self::TooLong => failed(StatusCode::PAYLOAD_TOO_LARGE, "the simulator reads bodies of at most 1 MiB"),
-            Self::TooSlow => failed(StatusCode::REQUEST_TIMEOUT, "the body took more than 30 seconds"),
-            Self::Broken => failed(StatusCode::BAD_REQUEST, "the body ended early or is not framed correctly"),
-        };
-        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        answer
-    }
-}
-
-async fn read(mut body: Incoming) -> Result<Bytes, Unread> {
-    let all = async {
-        let mut read = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
-            if read.len() + data.len() > MAX_REQUEST_BODY {
-                return Err(Unread::TooLong);
-            }
-            read.extend_from_slice(&data);
-        }
-        Ok(read.freeze())
+/// A body with its share of the bytes, or the answer to whoever sent it. What follows on the connection is the rest of
+/// the body then, so it ends with this answer.
+async fn read(head: &Parts, body: Incoming, budget: &Budget) -> Result<(Vec<u8>, Share), Response<Payload>> {
+    let unread = match body::read(&head.headers, body, MAX_REQUEST_BODY, PATIENCE, budget).await {
+        Ok(read) => return Ok(read),
+        Err(unread) => unread,
     };
-    timeout(PATIENCE, all).await.unwrap_or(Err(Unread::TooSlow))
+    let mut answer = match unread {
+        Unread::TooLong => failed(StatusCode::PAYLOAD_TOO_LARGE, "the simulator reads bodies of at most 1 MiB"),
+        Unread::TooSlow => failed(StatusCode::REQUEST_TIMEOUT, "the body took more than 30 seconds, or paused for 10"),
+        Unread::Incomplete => failed(StatusCode::BAD_REQUEST, "the body ended early or is not framed correctly"),
+        Unread::Busy => busy("too many long bodies at once; send it again"),
+    };
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    Err(answer)
+}
+
+/// A parser's error without what it repeats of a long text.
+fn brief(error: &serde_json::Error) -> String {
+    secret::redact(&error.to_string(), [])
+}
+
+/// There is no room for the request now, and there will be.
+fn busy(error: &str) -> Response<Payload> {
+    let mut answer = failed(StatusCode::SERVICE_UNAVAILABLE, error);
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
 }
 
 fn result(answer: &Refusal) -> Response<Payload> {

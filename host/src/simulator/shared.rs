@@ -1,7 +1,6 @@
 //! What all connections and callbacks of a simulator share: the robot, what the group saw, the fault that was ordered,
 //! and what is remembered of callbacks. Everything in it is bounded.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,16 +11,27 @@ use super::callback::Callback;
 use super::config::Config;
 use super::fault::{Fault, Times};
 use super::receiver::Receiver;
+use super::recent::Recent;
 use super::refusal::Refusal;
-use super::robot::{Posted, Received, Recent, Robot, Verdict};
-use super::seen::{Message, Stats, Via};
+use super::robot::{Posted, Received, Robot, Verdict};
+use super::seen::{Message, Messages, Stats, Via};
 use super::session::Sessions;
+use crate::ingress::body::Budget;
+use crate::ingress::port::{Policy, Port};
 
-/// How many messages are kept.
-const MAX_MESSAGES: usize = 10_000;
-/// How many callbacks may be on their way that nobody waits for. Those that somebody waits for are bounded by
-/// the connections.
+/// How many callbacks may be on their way that nobody waits for.
 const MAX_BACKGROUND: usize = 64;
+/// Of the connections, one in so many may be occupied by requests that meet a fault which takes time, and one in so
+/// many by orders that wait for their callback. The others are left for newcomers: whoever stopped the robot's answers
+/// can still be told to end that.
+const REQUESTS: usize = 2;
+const WAITING: usize = 4;
+/// How long a client is waited for. Above the 90 s for which Go's clients keep idle connections.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The bytes that long bodies may have in memory at once, those for the robot and those of orders each.
+const MAX_BYTES: usize = 8 << 20;
+/// How long a long body waits for its share of them.
+const BYTES_PATIENCE: Duration = Duration::from_secs(5);
 /// How long requests in progress may take when the simulator stops.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
@@ -57,11 +67,17 @@ pub(super) struct Shared {
     pub(super) callbacks: Mutex<Callbacks>,
     /// For callbacks that nobody waits for.
     pub(super) background: Arc<Semaphore>,
+    /// For those that a client waits for.
+    pub(super) waiting: Arc<Semaphore>,
+    pub(super) port: Port,
+    /// For the bodies of orders. An order keeps its share as long as its callback is on its way, which is why the
+    /// robot's bodies have shares of their own.
+    pub(super) orders: Budget,
 }
 
 pub(super) struct State {
     robot: Robot,
-    pub(super) messages: VecDeque<Message>,
+    pub(super) messages: Messages,
     sequence: u64,
     fault: Option<(Fault, Times)>,
     pub(super) stats: Stats,
@@ -76,10 +92,18 @@ impl Shared {
     pub(super) fn new(config: Config, base: String, receiver: Option<Receiver>) -> Self {
         let state = State {
             robot: Robot::new(config.robot.clone()),
-            messages: VecDeque::new(),
+            messages: Messages::default(),
             sequence: 0,
             fault: None,
             stats: Stats::default(),
+        };
+        let connections = config.connections.max(1);
+        let policy = Policy {
+            connections,
+            patience: PATIENCE,
+            requests: (connections / REQUESTS).max(1),
+            bytes: MAX_BYTES,
+            bytes_timeout: BYTES_PATIENCE,
         };
         Self {
             config,
@@ -88,6 +112,9 @@ impl Shared {
             delivery: Mutex::new(()),
             callbacks: Mutex::new(Callbacks::to(receiver)),
             background: Arc::new(Semaphore::new(MAX_BACKGROUND)),
+            waiting: Arc::new(Semaphore::new((connections / WAITING).max(1))),
+            port: Port::new(policy),
+            orders: Budget::of(MAX_BYTES, BYTES_PATIENCE),
         }
     }
 
@@ -145,7 +172,7 @@ impl Shared {
     }
 
     pub(super) fn messages(&self) -> Vec<Message> {
-        lock(&self.state).messages.iter().cloned().collect()
+        lock(&self.state).messages.since(0).cloned().collect()
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -209,9 +236,6 @@ impl State {
     /// Adds a message to those that the group saw.
     fn keep(&mut self, posted: Posted, via: Via, now: u64) -> Message {
         self.sequence += 1;
-        if self.messages.len() >= MAX_MESSAGES {
-            self.messages.pop_front();
-        }
         let message = Message {
             sequence: self.sequence,
             received_at: now,
@@ -222,7 +246,7 @@ impl State {
             shown: posted.shown,
             signed: posted.signed,
         };
-        self.messages.push_back(message.clone());
+        self.messages.push(message.clone());
         message
     }
 }

@@ -12,10 +12,19 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A response's body.
+use super::listing::Listing;
+
+/// What padding is sent from.
+static BLANKS: &[u8] = &[b' '; 16 << 10];
+
+/// A body.
 pub(super) enum Payload {
     /// All of it.
     Whole(Bytes),
+    /// The data, then so many blanks, which take no memory.
+    Padded(Bytes, usize),
+    /// The group's messages.
+    Messages(Listing),
     /// Data to send before the connection ends.
     Half(Bytes),
     /// The data is handed over and has to leave before the failure: hyper writes what it has while a body
@@ -36,6 +45,16 @@ impl Body for Payload {
         match &mut *self {
             Self::Whole(data) if data.is_empty() => Poll::Ready(None),
             Self::Whole(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+            Self::Padded(data, _) if !data.is_empty() => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+            Self::Padded(_, 0) => Poll::Ready(None),
+            Self::Padded(_, blanks) => {
+                let some = BLANKS.get(..*blanks).unwrap_or(BLANKS);
+                *blanks -= some.len();
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(some)))))
+            }
+            Self::Messages(listing) => {
+                Poll::Ready(listing.piece().map(|piece| piece.map(Frame::data)).map_err(io::Error::from).transpose())
+            }
             Self::Half(data) => {
                 let data = std::mem::take(data);
                 *self = Self::Flushing;
@@ -51,12 +70,13 @@ impl Body for Payload {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(data) if data.is_empty())
+        matches!(self, Self::Whole(data) | Self::Padded(data, 0) if data.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(data) => SizeHint::with_exact(data.len() as u64),
+            Self::Padded(data, blanks) => SizeHint::with_exact(data.len() as u64 + *blanks as u64),
             _ => SizeHint::default(),
         }
     }
@@ -110,5 +130,28 @@ impl AsyncWrite for Resettable {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn padding_is_sent_to_the_byte_and_never_stands_in_memory() {
+        for blanks in [0, 1, 16 << 10, (16 << 20) + 1] {
+            let mut body = Payload::Padded(Bytes::from_static(b"{}"), blanks);
+            assert_eq!(body.size_hint().exact(), Some(2 + blanks as u64));
+            let mut sent = 0;
+            while let Some(frame) = body.frame().await {
+                let data = frame.unwrap().into_data().unwrap();
+                assert!(data.len() <= BLANKS.len() && (sent == 0 || data.iter().all(|byte| *byte == b' ')));
+                sent += data.len();
+            }
+            assert_eq!(sent, 2 + blanks);
+            assert!(body.is_end_stream());
+        }
     }
 }

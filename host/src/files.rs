@@ -1,27 +1,50 @@
 //! Reading a file whole, but never more of it than a configuration can need.
 
-use std::fs::{File, FileType, Metadata, OpenOptions};
+use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::Read;
 use std::path::Path;
 
 /// Far above any component or secrets file; keeps a wrong path (a disk image, /dev/zero) from filling memory.
-pub(super) const MAX_BYTES: u64 = 4 * 1024 * 1024;
+pub(crate) const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Reads `path`. The error is meant to follow the file's name and repeats nothing of its content.
-pub(super) fn read(path: &Path) -> Result<(String, Metadata), String> {
+/// Reads a text. The error is meant to follow the file's name and repeats nothing of its content.
+pub(crate) fn read(path: &Path) -> Result<(String, Metadata), String> {
+    let (bytes, metadata) = read_bytes(path)?;
+    let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text; save it as UTF-8".to_owned())?;
+    Ok((text, metadata))
+}
+
+/// The same of what need not be a text.
+pub(crate) fn read_bytes(path: &Path) -> Result<(Vec<u8>, Metadata), String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
     let file = open(path).map_err(cannot)?;
     let metadata = file.metadata().map_err(cannot)?;
-    if let Some(kind) = other_kind(metadata.file_type()) {
-        return Err(format!("is {kind}, not a regular file; name a file"));
-    }
+    regular(&metadata)?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
     if u64::try_from(bytes.len()).map_or(true, |length| length > MAX_BYTES) {
         return Err(format!("is larger than {} MiB; split it or name the right file", MAX_BYTES >> 20));
     }
-    let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text; save it as UTF-8".to_owned())?;
-    Ok((text, metadata))
+    Ok((bytes, metadata))
+}
+
+/// Whether somebody else may open and read it, without waiting for it or filling memory: a regular file of a usual
+/// size, or one that is not there, about which they have words of their own.
+pub(crate) fn check(path: &Path) -> Result<(), String> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() > MAX_BYTES => {
+            regular(&metadata).and(Err(format!("is larger than {} MiB; name the right file", MAX_BYTES >> 20)))
+        }
+        Ok(metadata) => regular(&metadata),
+        Err(_) => Ok(()),
+    }
+}
+
+fn regular(metadata: &Metadata) -> Result<(), String> {
+    match other_kind(metadata.file_type()) {
+        Some(kind) => Err(format!("is {kind}, not a regular file; name a file")),
+        None => Ok(()),
+    }
 }
 
 /// Opening a named pipe waits for whoever writes into it, unless it is opened so.

@@ -21,7 +21,7 @@ const FREE: usize = 8 << 10;
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The bytes that the bodies of a port may have in memory at once.
-pub(super) struct Budget {
+pub(crate) struct Budget {
     bytes: Arc<Semaphore>,
     total: usize,
     /// For a share to become free.
@@ -29,10 +29,10 @@ pub(super) struct Budget {
 }
 
 /// What a body holds of the budget until it is dropped.
-pub(super) type Share = Option<OwnedSemaphorePermit>;
+pub(crate) type Share = Option<OwnedSemaphorePermit>;
 
 impl Budget {
-    pub(super) fn of(total: usize, patience: Duration) -> Self {
+    pub(crate) fn of(total: usize, patience: Duration) -> Self {
         Self { bytes: Arc::new(Semaphore::new(total)), total, patience }
     }
 
@@ -48,7 +48,7 @@ impl Budget {
 
 /// Why a body cannot be used.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unread {
+pub(crate) enum Unread {
     TooLong,
     Incomplete,
     TooSlow,
@@ -57,7 +57,7 @@ pub(super) enum Unread {
 }
 
 /// Reads a body of at most `limit` bytes within `time`.
-pub(super) async fn read(
+pub(crate) async fn read(
     headers: &HeaderMap,
     mut body: Incoming,
     limit: usize,

@@ -5,9 +5,8 @@
 //! to take an answer. That has one limit, counted from the last thing that the server did, so that nobody extends it
 //! by sending, or taking, a byte now and then.
 
-use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper_util::server::graceful::GracefulConnection;
@@ -15,33 +14,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::body::Budget;
-use super::port::Port;
-use super::server::Surface;
-
 /// After a connection was told that it ends: for its client to take the last answer and to confirm the end.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Where a request came in.
-pub(super) struct Seat {
-    pub(super) port: Arc<Port>,
-    pub(super) activity: Arc<Activity>,
-    /// The address of ours that the client has reached.
-    pub(super) address: IpAddr,
-}
-
-impl Seat {
-    pub(super) fn surface(&self) -> Surface {
-        self.port.surface
-    }
-
-    pub(super) fn budget(&self) -> &Budget {
-        &self.port.budget
-    }
-}
-
 /// What a connection is doing.
-pub(super) struct Activity {
+pub(crate) struct Activity {
     state: Mutex<State>,
     evicted: Notify,
 }
@@ -55,7 +32,7 @@ struct State {
 }
 
 impl Activity {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let state = State { calls: 0, since: Instant::now(), evicted: false };
         Self { state: Mutex::new(state), evicted: Notify::new() }
     }
@@ -65,30 +42,29 @@ impl Activity {
     }
 
     /// The server did something: it is the client's turn.
-    pub(super) fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.state().since = Instant::now();
     }
 
-    /// A call begins.
-    pub(super) fn call(&self) {
+    /// A call begins, and ends when the value is dropped.
+    pub(crate) fn call(&self) -> Call<'_> {
         self.state().calls += 1;
-    }
-
-    /// A call has ended.
-    pub(super) fn called(&self) {
-        let mut state = self.state();
-        state.calls -= 1;
-        state.since = Instant::now();
+        Call(self)
     }
 
     /// For how long the client has been waited for; `None` while a call is running, or if the connection ends anyway.
-    pub(super) fn waiting(&self) -> Option<Duration> {
+    pub(crate) fn waiting(&self) -> Option<Duration> {
         let state = self.state();
         (state.calls == 0 && !state.evicted).then(|| state.since.elapsed())
     }
 
+    /// Returns when the connection has to end at once.
+    pub(crate) async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+
     /// Ends the connection at once.
-    pub(super) fn evict(&self) {
+    pub(crate) fn evict(&self) {
         self.state().evicted = true;
         self.evicted.notify_one();
     }
@@ -109,9 +85,20 @@ impl Activity {
     }
 }
 
+/// A running call.
+pub(crate) struct Call<'a>(&'a Activity);
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.calls -= 1;
+        state.since = Instant::now();
+    }
+}
+
 /// Serves `connection` until it ends by itself, its client was waited for as long as `limit`, taking leave included,
 /// its place is needed, or the server stops; the last leaves it the time to answer what it has begun.
-pub(super) async fn hold<C: GracefulConnection>(
+pub(crate) async fn hold<C: GracefulConnection>(
     connection: C,
     activity: &Activity,
     limit: Duration,
@@ -123,7 +110,7 @@ pub(super) async fn hold<C: GracefulConnection>(
     loop {
         tokio::select! {
             done = connection.as_mut() => return done,
-            () = activity.evicted.notified() => return Ok(()),
+            () = activity.evicted() => return Ok(()),
             () = activity.waited(limit) => {
                 if is_ending {
                     return Ok(());
@@ -166,10 +153,10 @@ mod tests {
     async fn a_call_is_not_waiting_and_the_time_counts_from_its_end() {
         let activity = Activity::new();
         let script = async {
-            activity.call();
+            let call = activity.call();
             assert_eq!(activity.waiting(), None);
             tokio::time::sleep(LIMIT * 3).await;
-            activity.called();
+            drop(call);
         };
         assert!(waited(&activity, script).await >= LIMIT * 4);
     }

@@ -8,17 +8,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::body::Budget;
 use super::connection::Activity;
-use super::server::Surface;
 
 /// A connection is not ended for a newcomer before it has had this time to say something.
 const CHANCE: Duration = Duration::from_secs(1);
 
 /// Until a full port is looked through again for somebody silent.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// Of the process's file descriptors, one in so many is a port's: with both ports full, half are left for the way
-/// out, the application and the inbox.
-const DESCRIPTORS: u64 = 4;
 
 /// What a port may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,49 +30,18 @@ pub struct Policy {
     pub bytes_timeout: Duration,
 }
 
-impl Policy {
-    /// For a process that may have so many descriptors.
-    pub fn of(surface: Surface, descriptors: u64) -> Self {
-        let connections = |most: usize| usize::try_from(descriptors / DESCRIPTORS).unwrap_or(most).clamp(1, most);
-        match surface {
-            // Above the 90 s for which Go's clients keep idle connections: a client that writes into a connection
-            // which is being closed cannot know whether its message was posted. The bytes are more than the longest
-            // body, 16 MiB.
-            Surface::Everything => Self {
-                connections: connections(512),
-                patience: Duration::from_secs(120),
-                requests: 1_024,
-                bytes: 24 << 20,
-                // A burst of long messages is worked off rather than refused.
-                bytes_timeout: Duration::from_secs(30),
-            },
-            // Whoever is on the internet can open these. A callback has at most 128 KiB, and DingTalk sends each at
-            // once.
-            Surface::Callbacks => Self {
-                connections: connections(1_024),
-                patience: Duration::from_secs(30),
-                requests: 1_024,
-                bytes: 8 << 20,
-                bytes_timeout: Duration::from_secs(5),
-            },
-        }
-    }
-}
-
 /// A port in use.
-pub(super) struct Port {
-    pub(super) surface: Surface,
-    pub(super) policy: Policy,
-    pub(super) budget: Budget,
+pub(crate) struct Port {
+    pub(crate) policy: Policy,
+    pub(crate) budget: Budget,
     places: Arc<Semaphore>,
     requests: Semaphore,
     connections: Mutex<Vec<Weak<Activity>>>,
 }
 
 impl Port {
-    pub(super) fn new(surface: Surface, policy: Policy) -> Self {
+    pub(crate) fn new(policy: Policy) -> Self {
         Self {
-            surface,
             policy,
             budget: Budget::of(policy.bytes, policy.bytes_timeout),
             places: Arc::new(Semaphore::new(policy.connections)),
@@ -87,7 +51,7 @@ impl Port {
     }
 
     /// A place for a connection that has been accepted, sooner or later.
-    pub(super) async fn place(&self) -> OwnedSemaphorePermit {
+    pub(crate) async fn place(&self) -> OwnedSemaphorePermit {
         loop {
             let place = Arc::clone(&self.places);
             if let Ok(place) = Arc::clone(&place).try_acquire_owned() {
@@ -101,7 +65,7 @@ impl Port {
     }
 
     /// A connection that has its place.
-    pub(super) fn enter(&self) -> Arc<Activity> {
+    pub(crate) fn enter(&self) -> Arc<Activity> {
         let activity = Arc::new(Activity::new());
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that have ended are forgotten once they are as many as can be open.
@@ -113,7 +77,7 @@ impl Port {
     }
 
     /// Leave to work on one more request.
-    pub(super) fn request(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) fn request(&self) -> Option<SemaphorePermit<'_>> {
         self.requests.try_acquire().ok()
     }
 
@@ -132,24 +96,13 @@ impl Port {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_ports_leave_half_of_the_descriptors_to_others() {
-        for descriptors in [16, 256, 1_024, 4_096, 1 << 20, u64::MAX] {
-            let of = |surface| Policy::of(surface, descriptors).connections as u64;
-            let (everything, callbacks) = (of(Surface::Everything), of(Surface::Callbacks));
-            assert!(everything + callbacks <= descriptors / 2, "{descriptors}: {everything} + {callbacks}");
-            assert!(everything >= 1 && callbacks >= 1);
-        }
-        assert_eq!(Policy::of(Surface::Everything, 0).connections, 1);
-    }
-
     #[tokio::test]
     async fn a_newcomer_takes_the_place_of_whoever_has_been_silent_for_longest() {
-        let policy = Policy { connections: 2, ..Policy::of(Surface::Callbacks, 1_024) };
-        let port = Port::new(Surface::Callbacks, policy);
+        let patience = Duration::from_secs(30);
+        let port = Port::new(Policy { connections: 2, patience, requests: 1, bytes: 1, bytes_timeout: patience });
         let places = [port.place().await, port.place().await];
         let working = port.enter();
-        working.call();
+        let call = working.call();
         let silent = port.enter();
         let newcomer = port.place();
         let ended = async {
@@ -162,7 +115,7 @@ mod tests {
         let start = tokio::time::Instant::now();
         let (_place, ()) = tokio::join!(newcomer, ended);
         assert!(start.elapsed() >= CHANCE, "{:?}", start.elapsed());
-        working.called();
+        drop(call);
         assert!(working.waiting().is_some(), "who has a call running keeps its place");
     }
 }

@@ -21,7 +21,7 @@ pub struct Allowed {
 
 /// RFC 9112, section 3.2: exactly one `Host` in HTTP/1.1. Who sends two wants two readers to see different ones.
 /// HTTP/1.0, in which old health checks speak, knows none, and HTTP/2 has the name in the URI.
-pub(super) fn host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
+pub(crate) fn host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
     let mut hosts = headers.get_all(HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     match first {
@@ -39,18 +39,18 @@ fn authority(host: &HeaderValue) -> Option<Authority> {
 }
 
 impl Allowed {
-    /// Whether a request that reached the address `ours` may be a program's. The error says why not, and what to do.
-    pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap, ours: IpAddr) -> Result<(), String> {
+    /// Whether a request that reached the address `ours` may be a program's.
+    pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap, ours: IpAddr) -> Result<(), Stranger> {
         // Where both are there, both have to be right.
         let named = headers.get(HOST).map(|host| authority(host).ok_or(host));
         let called: Vec<Authority> = match named {
-            Some(Err(_)) => return Err(unknown_host("")),
+            Some(Err(_)) => return Err(Stranger::Host(String::new())),
             Some(Ok(host)) => [host].into_iter().chain(uri.authority().cloned()).collect(),
             None => uri.authority().cloned().into_iter().collect(),
         };
         for authority in &called {
             if !self.is_ours(authority.host(), ours) {
-                return Err(unknown_host(authority.host()));
+                return Err(Stranger::Host(authority.host().to_owned()));
             }
         }
         if let Some(origin) = headers.get(ORIGIN) {
@@ -63,12 +63,12 @@ impl Allowed {
                 called.first().is_some_and(|called| called.as_str().eq_ignore_ascii_case(origin))
             });
             if !is_same {
-                return Err(foreign());
+                return Err(Stranger::Origin);
             }
         }
         match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
             // "same-site" is another port of this machine, or another name of the same domain.
-            Some(b"cross-site" | b"same-site") if !is_any(&self.origins) => Err(foreign()),
+            Some(b"cross-site" | b"same-site") if !is_any(&self.origins) => Err(Stranger::Origin),
             _ => Ok(()),
         }
     }
@@ -89,15 +89,28 @@ fn is_any(list: &[String]) -> bool {
     list.iter().any(|entry| entry == "*")
 }
 
-fn unknown_host(name: &str) -> String {
-    format!(
-        "the request is for the host {name:?}, by which this one is not known: set DAPR_API_TOKEN, or add the name to \
-         --allowed-hosts"
-    )
+/// Why a request may be a page's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stranger {
+    /// It is for a host of this name, which is none of ours.
+    Host(String),
+    /// It comes from a page of another origin.
+    Origin,
 }
 
-fn foreign() -> String {
-    "the request comes from a page of another origin: set DAPR_API_TOKEN, or add the origin to --allowed-origins".into()
+impl Stranger {
+    /// What was wrong and what to do. `otherwise` is what else would do, if anything: "set X, or ".
+    pub(crate) fn explained(&self, otherwise: &str) -> String {
+        match self {
+            Self::Host(name) => format!(
+                "the request is for the host {name:?}, by which this one is not known: {otherwise}add the name to \
+                 --allowed-hosts"
+            ),
+            Self::Origin => format!(
+                "the request comes from a page of another origin: {otherwise}add the origin to --allowed-origins"
+            ),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -115,7 +128,9 @@ mod tests {
     }
 
     fn check(allowed: &Allowed, pairs: &[(&'static str, &str)]) -> Result<(), String> {
-        allowed.check(&Uri::from_static("/v1.0/bindings/x"), &headers(pairs), Ipv4Addr::new(10, 0, 0, 7).into())
+        let ours = Ipv4Addr::new(10, 0, 0, 7).into();
+        let checked = allowed.check(&Uri::from_static("/v1.0/bindings/x"), &headers(pairs), ours);
+        checked.map_err(|stranger| stranger.explained(""))
     }
 
     #[test]
