@@ -313,3 +313,30 @@ fn connect_cause(cause: &(dyn StdError + 'static), departure: &Departure) -> Opt
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each has a text of its own for the operator, and says that nothing was sent.
+    #[test]
+    fn what_keeps_a_connection_from_standing_is_told_apart() {
+        use io::ErrorKind as Kind;
+        let departure = Departure::default();
+        let of = |error: BoxError| connect_failure(&*error, &departure);
+        let tls = |error: rustls::Error| io::Error::other(io::Error::new(Kind::InvalidData, error));
+        let certificate = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        assert!(matches!(of(io::Error::from(Kind::ConnectionRefused).into()), Error::ConnectionRefused));
+        assert!(matches!(of(io::Error::from(Kind::TimedOut).into()), Error::ConnectionTimeout));
+        assert!(matches!(of(Failure::ConnectTimeout.into()), Error::ConnectionTimeout));
+        for kind in [Kind::UnexpectedEof, Kind::ConnectionReset, Kind::InvalidData] {
+            assert!(matches!(of(io::Error::from(kind).into()), Error::TlsProtocolError), "{kind}");
+        }
+        assert!(matches!(of(tls(certificate).into()), Error::TlsCertificateError));
+        assert!(matches!(of(tls(rustls::Error::DecryptError).into()), Error::TlsProtocolError));
+        assert!(matches!(of(io::Error::from(Kind::NetworkUnreachable).into()), Error::DestinationUnavailable));
+        assert!(matches!(of(Failure::Proxy("407".into()).into()), Error::DestinationUnavailable));
+        let failed = ResolveError::Failed(io::Error::other("no such host"));
+        assert!(matches!(of(failed.into()), Error::DnsError { .. }));
+    }
+}
