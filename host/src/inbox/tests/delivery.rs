@@ -411,3 +411,29 @@ async fn a_binding_whose_events_hang_has_16_under_way_and_others_go_on() {
         assert_eq!(app.seen(), 16 + number);
     }
 }
+
+#[tokio::test]
+async fn what_only_waited_for_the_application_is_due_when_that_is_back_and_nothing_else_is() {
+    let dir = TempDir::new().unwrap();
+    let (_, clock) = still();
+    let inbox = Inbox::open(dir.path(), Arc::clone(&clock), Limits::default()).unwrap();
+    let [waits, own] = [event("waits", "a"), event("own", "b")];
+    let (waits, own) = (inbox.accept(waits).await.unwrap().seq(), inbox.accept(own).await.unwrap().seq());
+    let now = clock();
+    let work = move |store: &Store| {
+        store.failed(waits, "nobody listens", now + 30_000, true, now)?;
+        store.failed(own, "status 500", now + 30_000, false, now)?;
+        store.wake(now)?;
+        let room = crate::inbox::store::Room {
+            in_all: 10,
+            a_binding: 10,
+            by_binding: std::collections::HashMap::new(),
+            running: Vec::new(),
+            turn: 0,
+        };
+        store.due(&room, now)
+    };
+    let due = inbox.writer().unwrap().run(work, |due| due).await.unwrap();
+    assert_eq!(due.heads.iter().map(|head| head.seq).collect::<Vec<_>>(), [waits]);
+    assert_eq!(due.next, Some(now + 30_000));
+}
