@@ -1,7 +1,7 @@
 //! A binding reaches its own robot and nothing else, over connections that it keeps and shares with nobody,
 //! through TLS and proxies as the operator set them up.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -406,6 +406,26 @@ fn an_unknown_authority_is_not_trusted_and_nothing_is_sent() {
     );
     assert!(reply.body.contains("certificate of 127.0.0.1"), "{}", reply.body);
     assert_eq!(secured.robot.stats().requests, 0);
+}
+
+/// One that hangs up during the handshake, and one that answers it in plain text.
+#[test]
+fn where_no_tls_is_spoken_the_operator_reads_so_and_nothing_is_sent() {
+    for answer in [&b""[..], b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for mut client in listener.incoming().map_while(Result::ok) {
+                // Read, so that closing is no reset.
+                let _ = client.read(&mut [0; 4096]);
+                let _ = client.write_all(answer);
+            }
+        });
+        let properties = [("id", "x"), ("url", url.as_str())];
+        let reason =
+            not_sent(Behind::new(Limits::default(), &properties, &[], &["127.0.0.1"]).invoke("create", HI, &[]));
+        assert!(reason.contains("no TLS connection to 127.0.0.1"), "{reason}");
+    }
 }
 
 #[test]

@@ -440,6 +440,14 @@ mod tests {
             let same = prefix == 0 || (bits ^ other) >> (128 - prefix) == 0;
             prop_assert_eq!(network.contains(Ipv6Addr::from_bits(other).into()), same);
             prop_assert!(network.contains(network.first()) && network.contains(network.last()));
+            prop_assert!(!same || (network.first()..=network.last()).contains(&IpAddr::from(Ipv6Addr::from_bits(other))));
+        }
+
+        #[test]
+        fn a_network_ends_with_its_last_address(bits: u32, host: u32, prefix in 0_u32..=32) {
+            let network = Network { address: Ipv4Addr::from_bits(bits).into(), prefix };
+            let other: IpAddr = Ipv4Addr::from_bits(bits & mask_v4(prefix) | host & !mask_v4(prefix)).into();
+            prop_assert!(network.contains(other) && (network.first()..=network.last()).contains(&other));
         }
 
         #[test]

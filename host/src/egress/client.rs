@@ -313,3 +313,60 @@ fn connect_cause(cause: &(dyn StdError + 'static), departure: &Departure) -> Opt
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use dingtalk_binding::settings::Settings;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// The server has closed it, and the connection's own task has not noticed yet.
+    #[tokio::test]
+    async fn a_message_that_meets_a_connection_as_it_closes_goes_over_another_one() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", server.local_addr().unwrap());
+        let settings = Settings::parse([("id", "x"), ("url", url.as_str())]).unwrap();
+        let limit = Duration::from_secs(60);
+        let client = Client::new(settings.endpoint.origin(), limit, &Proxies::none(), &Policy::default()).unwrap();
+        let (ours, theirs) = tokio::io::duplex(1024);
+        let (idle, io) = http1::handshake(TokioIo::new(ours)).await.unwrap();
+        tokio::spawn(io);
+        client.keep(idle).await;
+        drop(theirs);
+        tokio::spawn(async move {
+            let (mut connection, _) = server.accept().await.unwrap();
+            let mut message = Vec::new();
+            while !message.ends_with(b"message") {
+                connection.read_buf(&mut message).await.unwrap();
+            }
+            connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        });
+        let request = Request::post(&url).header("content-length", 7).body("message".into()).unwrap();
+        let departure = Arc::default();
+        let sent = client.send(request, &departure).await;
+        assert!(sent.is_ok_and(|(response, connection)| response.status() == 200 && connection.is_some()));
+    }
+
+    /// Each has a text of its own for the operator, and says that nothing was sent.
+    #[test]
+    fn what_keeps_a_connection_from_standing_is_told_apart() {
+        use io::ErrorKind as Kind;
+        let departure = Departure::default();
+        let of = |error: BoxError| connect_failure(&*error, &departure);
+        let tls = |error: rustls::Error| io::Error::other(io::Error::new(Kind::InvalidData, error));
+        let certificate = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        assert!(matches!(of(io::Error::from(Kind::ConnectionRefused).into()), Error::ConnectionRefused));
+        assert!(matches!(of(io::Error::from(Kind::TimedOut).into()), Error::ConnectionTimeout));
+        assert!(matches!(of(Failure::ConnectTimeout.into()), Error::ConnectionTimeout));
+        for kind in [Kind::UnexpectedEof, Kind::ConnectionReset, Kind::InvalidData] {
+            assert!(matches!(of(io::Error::from(kind).into()), Error::TlsProtocolError), "{kind}");
+        }
+        assert!(matches!(of(tls(certificate).into()), Error::TlsCertificateError));
+        assert!(matches!(of(tls(rustls::Error::DecryptError).into()), Error::TlsProtocolError));
+        assert!(matches!(of(io::Error::from(Kind::NetworkUnreachable).into()), Error::DestinationUnavailable));
+        assert!(matches!(of(Failure::Proxy("407".into()).into()), Error::DestinationUnavailable));
+        let failed = ResolveError::Failed(io::Error::other("no such host"));
+        assert!(matches!(of(failed.into()), Error::DnsError { .. }));
+    }
+}

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use dingtalk_binding::error::Outcome;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 
 /// What is known of one call's requests.
 #[derive(Debug, Default)]
@@ -84,10 +84,6 @@ impl Body for Parcel {
     /// Never: an empty body must be asked for too, or its request would leave unseen.
     fn is_end_stream(&self) -> bool {
         false
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.len() as u64))
     }
 }
 

@@ -316,6 +316,8 @@ impl Body for Received {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
     use crate::quiet::logged;
 
@@ -383,5 +385,54 @@ mod tests {
         }
         let robot = "https://gateway.example.com/x";
         assert!(reaches(Reach::Robot, robot) && !reaches(Reach::Sessions, robot) && !reaches(Reach::Nowhere, robot));
+    }
+
+    /// Reads an answer with this much content, which ends where it says or without a word.
+    async fn received(length: usize, missing: usize) -> Received {
+        let (ours, mut server) = tokio::io::duplex(4 << 20);
+        let (mut connection, io) =
+            hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(ours)).await.unwrap();
+        tokio::spawn(io);
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", length + missing);
+        let answer = async {
+            let _ = server.read(&mut [0; 1024]).await.unwrap();
+            server.write_all(head.as_bytes()).await.unwrap();
+            server.write_all(&vec![b'x'; length]).await.unwrap();
+            drop(server);
+        };
+        let request = Request::get("/").body(http_body_util::Empty::<Bytes>::new()).unwrap();
+        let (response, ()) = tokio::join!(connection.send_request(request), answer);
+        read(response.unwrap().into_body()).await
+    }
+
+    #[tokio::test]
+    async fn of_an_answer_one_byte_more_is_read_than_counts_and_its_connection_kept_if_that_was_all() {
+        for (length, kept, is_complete) in [
+            (0, 0, true),
+            (1, 1, true),
+            (MAX_BODY, MAX_BODY, true),
+            (MAX_BODY + 1, MAX_BODY + 1, false),
+            (MAX_BODY + 100_000, MAX_BODY + 1, false),
+        ] {
+            let received = received(length, 0).await;
+            assert_eq!(received.is_complete, is_complete, "{length}");
+            assert_eq!(received.is_end_stream(), length == 0, "{length}");
+            assert_eq!(received.collect().await.unwrap().to_bytes().len(), kept, "{length}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_broke_off_is_what_came_of_it_and_then_the_error() {
+        for length in [0, 10] {
+            let mut received = received(length, 1).await;
+            assert!(!received.is_complete);
+            if length > 0 {
+                assert_eq!(received.frame().await.unwrap().unwrap().into_data().unwrap().len(), length);
+            }
+            assert!(!received.is_end_stream(), "the error is still to come");
+            let error = received.frame().await.unwrap().unwrap_err();
+            assert!(matches!(error, Error::HttpResponseIncomplete), "{error}");
+            assert!(received.is_end_stream() && received.frame().await.is_none());
+        }
     }
 }

@@ -5,9 +5,10 @@
 //! of a binding is bounded by what the sandbox lets run.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
+use tokio::time::Instant;
 
 use super::departure::Parcel;
 
@@ -80,10 +81,152 @@ async fn watch(pool: Weak<Mutex<State>>) {
         };
         drop(pool);
         let Some(oldest) = oldest else { return };
-        tokio::time::sleep_until((oldest + IDLE).into()).await;
+        tokio::time::sleep_until(oldest + IDLE).await;
     }
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::BodyExt;
+    use hyper::client::conn::http1::Builder;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+    /// A connection, and the server's end of it, which takes a kilobyte until somebody reads.
+    async fn connect() -> (Connection, DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(1024);
+        let (connection, io) = Builder::new().handshake(TokioIo::new(ours)).await.unwrap();
+        tokio::spawn(io);
+        (connection, theirs)
+    }
+
+    /// Sends a request whose body has so many bytes, and reads the answer to its end.
+    async fn exchange(connection: &mut Connection, bytes: usize) {
+        let body = Parcel::new(vec![b'x'; bytes].into(), Arc::default());
+        let response = connection.try_send_request(hyper::Request::post("/").body(body).unwrap()).await;
+        let answer = response.map_err(|error| error.into_error()).unwrap().into_body().collect().await.unwrap();
+        assert_eq!(answer.to_bytes(), Bytes::from_static(b"ok"));
+    }
+
+    /// Reads of a request what fits, and answers it.
+    async fn answer(server: &mut DuplexStream) {
+        let _ = server.read(&mut [0; 1024]).await.unwrap();
+        server.write_all(ANSWER).await.unwrap();
+    }
+
+    /// A connection that has served a call, and is given back.
+    async fn used(pool: &Pool) -> DuplexStream {
+        let (mut connection, mut server) = connect().await;
+        tokio::join!(exchange(&mut connection, 1), answer(&mut server));
+        pool.give(connection).await;
+        server
+    }
+
+    /// Whether the client has closed its end.
+    async fn is_closed(server: &mut DuplexStream) -> bool {
+        settle().await;
+        matches!(tokio::time::timeout(Duration::ZERO, server.read(&mut [0])).await, Ok(Ok(0)))
+    }
+
+    /// Lets the connections' tasks and the pool's run, without time passing.
+    async fn settle() {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The connection's task runs on another thread: it may have handed over the end of an answer, and not yet have
+    /// come to ask for the next request.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_task_is_behind_serves_the_next_call() {
+        let pool = Pool::default();
+        let (ours, mut server) = tokio::io::duplex(1024);
+        let (connection, io) = Builder::new().handshake(TokioIo::new(ours)).await.unwrap();
+        assert!(!connection.is_ready());
+        let behind = async {
+            tokio::time::sleep(SETTLE / 2).await;
+            tokio::spawn(io);
+        };
+        tokio::join!(pool.give(connection), behind);
+        let mut connection = pool.take().expect("the connection was thrown away");
+        tokio::join!(exchange(&mut connection, 1), answer(&mut server));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_reads_the_message_costs_the_call_a_second_and_no_more() {
+        let pool = Pool::default();
+        let (mut connection, mut server) = connect().await;
+        tokio::join!(exchange(&mut connection, 10_000), answer(&mut server));
+        let start = Instant::now();
+        pool.give(connection).await;
+        assert!(start.elapsed() <= Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(pool.take().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_the_server_has_closed_is_not_used() {
+        let pool = Pool::default();
+        let (first, second) = (used(&pool).await, used(&pool).await);
+        drop(second);
+        settle().await;
+        assert!(pool.take().is_some(), "the other one is gone too");
+        assert!(pool.take().is_none());
+        drop(first);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_connection_that_was_used_last_is_used_next() {
+        let pool = Pool::default();
+        let (mut first, mut second) = (used(&pool).await, used(&pool).await);
+        drop(pool.take());
+        assert!(is_closed(&mut second).await && !is_closed(&mut first).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_connections_are_closed_before_a_server_would_and_not_while_they_are_used() {
+        let pool = Pool::default();
+        let mut first = used(&pool).await;
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        let mut second = used(&pool).await;
+        assert!(!is_closed(&mut first).await && !is_closed(&mut second).await);
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        assert!(is_closed(&mut first).await && !is_closed(&mut second).await, "65 s and 25 s");
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        assert!(is_closed(&mut second).await, "65 s");
+        // Whoever watched has gone: there was nothing left to watch.
+        let mut third = used(&pool).await;
+        tokio::time::sleep(Duration::from_secs(65)).await;
+        assert!(is_closed(&mut third).await, "after a pause");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_connections_are_kept_than_calls_of_a_binding_may_run() {
+        let pool = Pool::default();
+        let mut servers = Vec::new();
+        for _ in 0..MAX_IDLE + 10 {
+            servers.push(used(&pool).await);
+        }
+        let mut open = 0;
+        for server in &mut servers {
+            open += usize::from(!is_closed(server).await);
+        }
+        assert_eq!(open, MAX_IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_the_pool_its_connections_end() {
+        let pool = Pool::default();
+        let mut server = used(&pool).await;
+        drop(pool);
+        assert!(is_closed(&mut server).await);
+    }
 }

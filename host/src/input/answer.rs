@@ -147,6 +147,8 @@ mod tests {
         for wrong in [r#"{"to":"a"}"#, r#"{"to":[1]}"#, r#"{"to":["a"],"concurrency":"later"}"#] {
             assert!(wish(wrong).unwrap_err().starts_with("the answer has \"to\""), "{wrong}");
         }
+        let error = wish(r#"{"to":"a"}"#).unwrap_err();
+        assert!(error.contains("expected an array of at most 16 names of bindings in \"to\""), "{error}");
     }
 
     #[test]
@@ -157,6 +159,7 @@ mod tests {
         for count in [17, 1_500] {
             assert!(wish(&answer(count, "a")).unwrap_err().contains("\"to\" has more than 16 names"));
         }
+        assert!(matches!(wish(&answer(1, &"a".repeat(253))), Ok(Wish::Forward(_))), "the longest name in Kubernetes");
         let error = wish(&answer(1, &"a".repeat(254))).unwrap_err();
         assert!(error.contains("longer than 253 bytes") && error.len() < 300, "{error}");
     }

@@ -27,6 +27,11 @@ impl Ids {
     pub(super) fn allow(&self, id: &str, message: Digest) -> bool {
         self.0.get_with(digest(id.as_bytes()), || message) == message
     }
+
+    #[cfg(test)]
+    pub(super) fn lifetime(&self) -> Duration {
+        self.0.policy().time_to_live().unwrap()
+    }
 }
 
 #[cfg(test)]

@@ -67,9 +67,14 @@ const DELIVERIES: usize = 256;
 const REMEMBERED: u64 = 50_000;
 
 /// More than the longest time from a callback's arrival to the moment at which it is remembered: its body, its turn
-/// and its verification have limits, which are shorter in all. What is to be remembered as long as its signature is
-/// good is remembered for that much longer.
+/// and its verification have limits, which are shorter in all.
 const DELAY: Duration = Duration::from_secs(60);
+
+/// For how long that is to be remembered whose signature is good for `window`.
+fn lifetime(window: Duration) -> Duration {
+    window + DELAY
+}
+
 /// Answers that are being sent on to other bindings at once. Each has 1 MiB of data at most, which is shared by those
 /// that it is for.
 const FORWARDS: Rule = Rule { all: 64, each: 16 };
@@ -325,7 +330,7 @@ impl Inner {
             return Some(Arc::clone(memory));
         }
         let binding = self.bindings.get(name)?;
-        let lifetime = binding.repeat_window() + DELAY;
+        let lifetime = lifetime(binding.repeat_window());
         let memory = Arc::new(Memory {
             signatures: binding.key().map(|key| self.signatures(key)),
             ids: Ids::new(lifetime),
@@ -344,7 +349,7 @@ impl Inner {
             let bindings =
                 self.bindings.iter().map(|(_, binding)| binding).filter(|binding| binding.key() == Some(key));
             let window = bindings.map(Binding::repeat_window).max().unwrap_or_default();
-            Arc::new(Signatures::new(window + DELAY))
+            Arc::new(Signatures::new(lifetime(window)))
         });
         Arc::clone(known)
     }
@@ -472,3 +477,6 @@ impl Consumer for Deliveries {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

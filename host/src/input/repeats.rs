@@ -129,6 +129,8 @@ mod tests {
             }
         }
         assert_eq!(delivered, 900, "a message was delivered twice because of another one's reply");
+        let last = repeats.once(message(899), async { Err(Undelivered::Unhealthy) }).await;
+        assert_eq!(last.unwrap().map(|reply| reply.len()), Some(1024), "the newest replies are there for copies");
         assert!(repeats.replies.weighted_size() <= 100 * 1024, "{}", repeats.replies.weighted_size());
     }
 

@@ -59,6 +59,11 @@ impl Signatures {
         }
         together
     }
+
+    #[cfg(test)]
+    pub(super) fn lifetime(&self) -> Duration {
+        self.used.policy().time_to_live().unwrap()
+    }
 }
 
 #[cfg(test)]

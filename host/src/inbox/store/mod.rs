@@ -342,3 +342,28 @@ fn explain(file: &Path, error: &rusqlite::Error) -> InboxError {
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn what_sqlite_cannot_do_says_what_the_operator_can() {
+        for (code, advice) in [
+            (ffi::SQLITE_FULL, "free some"),
+            (ffi::SQLITE_READONLY, "write"),
+            (ffi::SQLITE_PERM, "write"),
+            (ffi::SQLITE_CORRUPT, "move it away"),
+            (ffi::SQLITE_NOTADB, "move it away"),
+            (ffi::SQLITE_BUSY, "another process"),
+            (ffi::SQLITE_LOCKED, "another process"),
+            (ffi::SQLITE_IOERR, "cannot be used"),
+        ] {
+            let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            let said = explain(Path::new("/var/inbox.sqlite"), &error).to_string();
+            assert!(said.contains("/var/inbox.sqlite") && said.contains(advice), "{said}");
+        }
+    }
+}

@@ -374,3 +374,66 @@ async fn a_store_that_cannot_be_read_or_written_is_one_line_in_the_log_whatever_
     assert_eq!((log.count("what is to be delivered"), log.count("cannot be stored")), (1, 1));
     inbox.stop().await;
 }
+
+#[tokio::test]
+async fn callbacks_that_go_away_leave_nothing_behind_and_take_nothing_from_the_others() {
+    let dir = TempDir::new().unwrap();
+    let inbox = open(&dir);
+    let (gone, waiting) = (inbox.accept(event("1", "c")).await.unwrap(), inbox.accept(event("1", "c")).await.unwrap());
+    drop(gone);
+    assert!(!inbox.inner.desk.is_empty());
+    inbox.start(App::echo());
+    assert_eq!(waiting.reply(soon()).await, Some("re 1".into()));
+    inbox.stop().await;
+    let inbox = open(&dir);
+    drop(inbox.accept(event("2", "c")).await.unwrap());
+    assert!(inbox.inner.desk.is_empty(), "each message that waits would take memory");
+}
+
+#[tokio::test]
+async fn a_binding_whose_events_hang_has_16_under_way_and_others_go_on() {
+    let dir = TempDir::new().unwrap();
+    let (now, clock) = still();
+    let inbox = Inbox::open(dir.path(), clock, Limits::default()).unwrap();
+    let app = App::held(&Arc::default(), |_| Ok(None));
+    for number in 0..40 {
+        let number = number.to_string();
+        inbox.accept(event(&number, &number)).await.unwrap();
+    }
+    inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
+    until("16 are under way", || app.seen() == 16).await;
+    // Nothing speaks against the application any more.
+    now.fetch_add(5_000, Ordering::SeqCst);
+    for number in 1..=3 {
+        let data = format!("other {number}");
+        inbox.accept(Event { binding: "other".into(), ..event(&data, &data) }).await.unwrap();
+        until("the other binding's", || app.seen.lock().unwrap().contains(&data)).await;
+        assert_eq!(app.seen(), 16 + number);
+    }
+}
+
+#[tokio::test]
+async fn what_only_waited_for_the_application_is_due_when_that_is_back_and_nothing_else_is() {
+    let dir = TempDir::new().unwrap();
+    let (_, clock) = still();
+    let inbox = Inbox::open(dir.path(), Arc::clone(&clock), Limits::default()).unwrap();
+    let [waits, own] = [event("waits", "a"), event("own", "b")];
+    let (waits, own) = (inbox.accept(waits).await.unwrap().seq(), inbox.accept(own).await.unwrap().seq());
+    let now = clock();
+    let work = move |store: &Store| {
+        store.failed(waits, "nobody listens", now + 30_000, true, now)?;
+        store.failed(own, "status 500", now + 30_000, false, now)?;
+        store.wake(now)?;
+        let room = crate::inbox::store::Room {
+            in_all: 10,
+            a_binding: 10,
+            by_binding: std::collections::HashMap::new(),
+            running: Vec::new(),
+            turn: 0,
+        };
+        store.due(&room, now)
+    };
+    let due = inbox.writer().unwrap().run(work, |due| due).await.unwrap();
+    assert_eq!(due.heads.iter().map(|head| head.seq).collect::<Vec<_>>(), [waits]);
+    assert_eq!(due.next, Some(now + 30_000));
+}

@@ -113,3 +113,25 @@ async fn nobody_else_may_read_the_files() {
     Inbox::open(&dir, clock::system(), Limits::default()).unwrap();
     assert_eq!(mode(&file), 0o600);
 }
+
+#[tokio::test]
+async fn an_inbox_that_cannot_be_looked_at_is_not_called_missing() {
+    let parent = TempDir::new().unwrap();
+    let file = parent.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = Operator::open(&file, clock::system()).unwrap_err();
+    assert!(matches!(error, InboxError::Io { .. }), "{error}");
+    assert!(error.to_string().contains("cannot be read"), "{error}");
+}
+
+#[tokio::test]
+async fn an_accepted_event_has_the_number_that_the_operator_sees() {
+    let dir = TempDir::new().unwrap();
+    let inbox = open(&dir);
+    let mut numbers = Vec::new();
+    for data in ["1", "2", "3"] {
+        numbers.push(inbox.accept(event(data, "c")).await.unwrap().seq());
+    }
+    let entries = listed(&operator(&dir), &[State::Pending]);
+    assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), numbers);
+}
