@@ -74,7 +74,7 @@ pub(super) async fn run(shared: Shared, mut late: mpsc::UnboundedReceiver<Late>)
     let mut running = Deliveries::new();
     let mut late_replies = JoinSet::new();
     let now = (shared.clock)();
-    if let Err(error) = shared.writer.run(move |store| store.wake_all(now), |()| ()).await {
+    if let Err(error) = shared.writer.run(move |store| store.wake_all(now)).await {
         tracing::error!(%error, "what an earlier process left in the inbox may be delivered up to 36 s later");
     }
     let mut turn = 0;
@@ -167,11 +167,11 @@ async fn begin(shared: &Arc<Shared>, tasks: &mut JoinSet<()>, running: &mut Deli
     if room.in_all == 0 {
         return wait;
     }
-    let due = match shared.writer.run(move |store| store.due(&room, now), |due| due).await {
+    let due = match shared.writer.run(move |store| store.due(&room, now)).await {
         Ok(due) => due,
         Err(InboxError::Stopped) => Due::default(),
         Err(error) => {
-            let put_off = shared.writer.run(move |store| store.put_unreadable_off(now), |put_off| put_off).await;
+            let put_off = shared.writer.run(move |store| store.put_unreadable_off(now)).await;
             if put_off == Ok(true) {
                 return Duration::ZERO;
             }
@@ -272,7 +272,7 @@ impl Shared {
 
     async fn recovered(&self) {
         let now = (self.clock)();
-        if let Err(error) = self.writer.run(move |store| store.wake(now), |()| ()).await {
+        if let Err(error) = self.writer.run(move |store| store.wake(now)).await {
             tracing::error!(%error, "events that waited for the application go on waiting for up to 36 s");
         }
         self.wake.notify_one();
@@ -283,7 +283,7 @@ impl Shared {
     async fn persist(&self, seq: i64, work: impl FnMut(&Store) -> Result<(), InboxError> + Clone + Send + 'static) {
         let mut stopping = self.stopping.clone();
         loop {
-            match self.writer.run(work.clone(), |()| ()).await {
+            match self.writer.run(work.clone()).await {
                 Ok(()) => return,
                 Err(error) if matches!(error, InboxError::Stopped) || has_ended(&stopping) => {
                     tracing::error!(seq, %error, "the result of a delivery is lost; the event will be delivered again");
@@ -315,7 +315,7 @@ fn has_ended(stopping: &watch::Receiver<bool>) -> bool {
 
 async fn reply_late(shared: Arc<Shared>, late: Late) {
     let Late { seq, event, reply } = late;
-    if let Err(error) = shared.writer.run(move |store| store.forget_reply(seq), |()| ()).await {
+    if let Err(error) = shared.writer.run(move |store| store.forget_reply(seq)).await {
         tracing::warn!(seq, %error, "a repetition of this event may be answered with a reply that is sent already");
     }
     shared.consumer.reply_late(&event, reply).await;
@@ -324,7 +324,7 @@ async fn reply_late(shared: Arc<Shared>, late: Late) {
 async fn purge_step(shared: &Shared) -> bool {
     let now = (shared.clock)();
     let work = move |store: &Store| Ok((store.expire(now)?, store.purge(now)?));
-    match shared.writer.run(work, |done| done).await {
+    match shared.writer.run(work).await {
         Ok((expired, more)) => {
             if expired > 0 {
                 tracing::error!(events = expired, "not taken within --inbox-max-age, and dead now; see `inbox list`");

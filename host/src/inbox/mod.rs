@@ -188,7 +188,7 @@ impl Inbox {
         };
         let bytes =
             event.data.len() + event.metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        self.writer()?.insert(bytes, move |store| store.insert(&event, now), then).await
+        self.writer()?.queue(Some(bytes), move |store| store.insert(&event, now), then).await
     }
 
     /// How many events wait, and how many are dead.
@@ -197,7 +197,7 @@ impl Inbox {
     ///
     /// If the store cannot be read.
     pub async fn counts(&self) -> Result<Counts, InboxError> {
-        self.writer()?.run(Store::counts, |counts| counts).await
+        self.writer()?.run(Store::counts).await
     }
 
     /// Begins no further delivery, waits some seconds for those under way, and closes the store. Afterwards another

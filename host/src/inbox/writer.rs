@@ -104,44 +104,22 @@ impl Writer {
         })
     }
 
-    /// Runs `work` in a transaction, perhaps together with that of others. `then` runs on the thread after the
-    /// commit and before any later job, whether or not anybody still waits. `work` may run more than once.
-    pub(super) async fn run<T, R>(
+    /// Runs `work` in a transaction, perhaps together with that of others. `work` may run more than once.
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnMut(&Store) -> Result<T, InboxError> + Send + 'static,
-        then: impl FnOnce(T) -> R + Send + 'static,
-    ) -> Result<R, InboxError>
-    where
-        T: Send + 'static,
-        R: Send + 'static,
-    {
-        self.queue(None, work, then).await
+    ) -> Result<T, InboxError> {
+        self.queue(None, work, |result| result).await
     }
 
-    /// As [`Self::run`], for work that stores an event of so many bytes: room is made for it before.
-    pub(super) async fn insert<T, R>(
-        &self,
-        bytes: usize,
-        work: impl FnMut(&Store) -> Result<T, InboxError> + Send + 'static,
-        then: impl FnOnce(T) -> R + Send + 'static,
-    ) -> Result<R, InboxError>
-    where
-        T: Send + 'static,
-        R: Send + 'static,
-    {
-        self.queue(Some(bytes), work, then).await
-    }
-
-    async fn queue<T, R>(
+    /// As [`Self::run`], for work that stores an event: with its bytes, for which room is made before. `then` runs on
+    /// the thread after the commit and before any later job, whether or not anybody still waits.
+    pub(super) async fn queue<T: Send + 'static, R: Send + 'static>(
         &self,
         bytes: Option<usize>,
         work: impl FnMut(&Store) -> Result<T, InboxError> + Send + 'static,
         then: impl FnOnce(T) -> R + Send + 'static,
-    ) -> Result<R, InboxError>
-    where
-        T: Send + 'static,
-        R: Send + 'static,
-    {
+    ) -> Result<R, InboxError> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Task { bytes, work, result: None, then, reply });
         self.jobs.send(Message::Job(job)).await.map_err(|_| InboxError::Stopped)?;

@@ -5,6 +5,7 @@ mod delivery;
 mod faults;
 mod model;
 mod operator;
+mod scale;
 mod space;
 mod store;
 

@@ -8,15 +8,15 @@ fn large(number: u64) -> Event {
 }
 
 async fn limit_pages(inbox: &Inbox, more: Option<i64>) {
-    inbox.writer().unwrap().run(move |store| store.limit_pages(more), |()| ()).await.unwrap();
+    inbox.writer().unwrap().run(move |store| store.limit_pages(more)).await.unwrap();
 }
 
 async fn number(inbox: &Inbox, sql: &'static str) -> i64 {
-    inbox.writer().unwrap().run(move |store| store.number_for_test(sql), |number| number).await.unwrap()
+    inbox.writer().unwrap().run(move |store| store.number_for_test(sql)).await.unwrap()
 }
 
 async fn change(inbox: &Inbox, sql: &'static str) {
-    inbox.writer().unwrap().run(move |store| store.batch_for_test(sql), |()| ()).await.unwrap();
+    inbox.writer().unwrap().run(move |store| store.batch_for_test(sql)).await.unwrap();
 }
 
 /// Stores large events until one is refused; how many, and why.
@@ -96,7 +96,7 @@ async fn a_reply_never_takes_the_space_that_marks_need() {
     let deliver = |store: &crate::inbox::store::Store| {
         (1..=20).try_for_each(|seq| store.delivered(seq, Some(&vec![b'r'; 200_000]), 1))
     };
-    inbox.writer().unwrap().run(deliver, |()| ()).await.unwrap();
+    inbox.writer().unwrap().run(deliver).await.unwrap();
     assert_eq!(inbox.counts().await.unwrap(), Counts { pending: 0, dead: 0 });
     let kept = number(&inbox, "SELECT count(*) FROM events WHERE reply IS NOT NULL").await;
     assert!((1..20).contains(&kept), "{kept}: as many as there is room for");
@@ -145,7 +145,7 @@ async fn what_is_not_taken_for_too_long_is_dead_and_has_another_time_after_a_ret
     let app = App::deciding(|data, times| if data == "new" && times > 1 { Ok(None) } else { Err(down()) });
     let expire = || async {
         let moment = now.load(Ordering::SeqCst);
-        inbox.writer().unwrap().run(move |store| store.expire(moment), |count| count).await.unwrap()
+        inbox.writer().unwrap().run(move |store| store.expire(moment)).await.unwrap()
     };
     assert_eq!(expire().await, 0, "not before its time");
     now.fetch_add(1, Ordering::SeqCst);
