@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -13,6 +14,10 @@ use super::store::Store;
 /// How many jobs wait for the thread, and how many one transaction has. Enough for all callbacks that the server
 /// has under way at a time, and few enough that the first of them does not wait long for the last.
 const QUEUE: usize = 256;
+
+/// The pause between two attempts to put a damaged store in order: each reads all of it, a second for some hundred
+/// thousand events.
+const PUT_IN_ORDER_AGAIN: Duration = Duration::from_secs(600);
 
 /// The way to the thread. The thread ends after [`Writer::close`], or when the last of these is gone.
 #[derive(Clone)]
@@ -86,7 +91,7 @@ impl Writer {
         thread::Builder::new()
             .name("inbox".into())
             .spawn(move || {
-                work(&store, receiver);
+                let store = work(store, receiver);
                 if let Err(error) = store.close() {
                     tracing::warn!(%error, "the inbox could not be tidied up; the next start does it");
                 }
@@ -139,7 +144,9 @@ impl Writer {
     }
 }
 
-fn work(store: &Store, mut messages: mpsc::Receiver<Message>) {
+/// Does the jobs until the end; the store as it is then.
+fn work(mut store: Store, mut messages: mpsc::Receiver<Message>) -> Store {
+    let mut put_in_order: Option<Instant> = None;
     while let Some(first) = messages.blocking_recv() {
         let mut batch = Vec::new();
         let mut next = Some(first);
@@ -154,13 +161,13 @@ fn work(store: &Store, mut messages: mpsc::Receiver<Message>) {
         if batch.is_empty() {
             continue;
         }
-        match transaction(store, &mut batch) {
+        match transaction(&store, &mut batch) {
             Ok(()) => batch.into_iter().for_each(|job| job.finish(Ok(()))),
             // One that fails must not take the others with it: a delivered mark may fit where a large message
             // does not.
             Err(_) if batch.len() > 1 => {
                 for mut job in batch {
-                    let result = transaction(store, std::slice::from_mut(&mut job));
+                    let result = transaction(&store, std::slice::from_mut(&mut job));
                     job.finish(result);
                 }
             }
@@ -170,7 +177,15 @@ fn work(store: &Store, mut messages: mpsc::Receiver<Message>) {
                 }
             }
         }
+        if store.damage().is_some() && put_in_order.is_none_or(|last| last.elapsed() >= PUT_IN_ORDER_AGAIN) {
+            put_in_order = Some(Instant::now());
+            match store.put_in_order() {
+                Ok(new) => store = new,
+                Err(error) => tracing::error!(%error, "the inbox cannot be put in order while the host runs"),
+            }
+        }
     }
+    store
 }
 
 /// All of the jobs, or none.

@@ -2,6 +2,7 @@
 
 mod operate;
 mod queue;
+mod repair;
 mod schema;
 mod space;
 
@@ -64,21 +65,36 @@ fn read(ms: i64) -> u64 {
 }
 
 impl Store {
-    /// Opens the store in `dir`, creates it if there is none, checks it, and reserves the space that it needs.
+    /// Opens the store in `dir`, creates it if there is none, checks it, puts it in order if it can be, and reserves the
+    /// space that it needs.
     pub(super) fn create(dir: &Path, limits: Limits) -> Result<Self, InboxError> {
         let file = dir.join(FILE);
-        private_file(&file)
+        // A store of an earlier host that was rebuilt and not put in its place yet.
+        let created = repair::take_place(&file).and_then(|()| private_file(&file));
+        created
             .map_err(|error| InboxError::Io { file: file.clone(), reason: format!("cannot be created: {error}") })?;
-        let store = Self::connect(file, limits)?;
-        let version = store.version()?;
-        if version == 0 {
+        let store = Self::connect(file.clone(), limits)?;
+        if store.version()? == 0 {
             // Before the journal mode, which writes the first page and thereby settles it.
-            store.batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")?;
-        } else {
+            store.batch("PRAGMA auto_vacuum = INCREMENTAL")?;
+        } else if let Some(finding) = store.findings(1)?.first() {
             // What is damaged is not written to.
-            store.check()?;
+            let error = store.corrupt(finding);
+            return store.put_in_order().inspect_err(|why| {
+                if *why != error {
+                    tracing::error!(error = %why, "the inbox cannot be put in order");
+                }
+            });
         }
-        store.bring_up_to_date(version)?;
+        drop(store);
+        Self::open_checked(&file, limits)
+    }
+
+    /// Opens a store that is in order, as a host does.
+    fn open_checked(file: &Path, limits: Limits) -> Result<Self, InboxError> {
+        let store = Self::connect(file.to_owned(), limits)?;
+        store.batch("PRAGMA journal_mode = WAL")?;
+        store.bring_up_to_date(store.version()?)?;
         if let Err(error) = store.reserve_journal().and_then(|()| store.end_growth()) {
             tracing::error!(%error, "no space can be reserved for noting what was delivered; it may be delivered again");
         }
@@ -134,7 +150,7 @@ impl Store {
     }
 
     fn connect(file: PathBuf, limits: Limits) -> Result<Self, InboxError> {
-        if is_empty(&file) && !is_empty(&file.with_file_name(JOURNAL)) {
+        if is_empty(&file) && !is_empty(&beside(&file, "-wal")) {
             // SQLite would take the journal for a left-over and remove it.
             return Err(InboxError::Corrupt { file, reason: format!("it is empty, but {JOURNAL} is not") });
         }
@@ -168,7 +184,7 @@ impl Store {
     }
 
     fn journal(&self) -> PathBuf {
-        self.file.with_file_name(JOURNAL)
+        beside(&self.file, "-wal")
     }
 
     fn version(&self) -> Result<i64, InboxError> {
@@ -182,15 +198,8 @@ impl Store {
         Ok(found)
     }
 
-    fn check(&self) -> Result<(), InboxError> {
-        let said: String = self
-            .connection
-            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-            .map_err(|error| self.error(&error))?;
-        if said == "ok" {
-            return Ok(());
-        }
-        Err(InboxError::Corrupt { file: self.file.clone(), reason: one_line(&said) })
+    fn corrupt(&self, finding: &str) -> InboxError {
+        InboxError::Corrupt { file: self.file.clone(), reason: one_line(finding) }
     }
 
     fn error(&self, error: &rusqlite::Error) -> InboxError {
@@ -296,6 +305,13 @@ fn state(row: &Row<'_>, index: usize) -> rusqlite::Result<State> {
         "delivered" => State::Delivered,
         _ => State::Pending,
     })
+}
+
+/// A file that has the store's name and more.
+fn beside(file: &Path, end: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(end);
+    name.into()
 }
 
 /// Whether there is nothing in the file, or no file.

@@ -5,6 +5,7 @@ mod delivery;
 mod faults;
 mod model;
 mod operator;
+mod repair;
 mod scale;
 mod space;
 mod store;

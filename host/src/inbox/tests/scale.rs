@@ -49,7 +49,9 @@ fn what_400_000_events_cost() {
         for _ in 0..2 {
             timed("due", || store.transaction(|store| store.due(&room(), now)).map(|due| due.heads.len()).unwrap());
         }
-        timed("due after the clock was set back by a year", || store.transaction(|store| store.due(&room(), 0)).map(|_| ()).unwrap_or(()));
+        timed("due after the clock was set back by a year", || {
+            store.transaction(|store| store.due(&room(), 0)).map(|_| ()).unwrap_or(())
+        });
         timed("counts", || store.transaction(Store::counts).unwrap());
         for number in 0..2 {
             let event = event(&format!("new{number}"), "conversation0");
@@ -90,16 +92,17 @@ fn what_400_000_events_cost() {
                     let store = beside;
                     let done = &done;
                     let inserts = scope.spawn(move || {
-                        let mut times = Vec::new();
+                        let (mut times, mut refused) = (Vec::new(), 0);
                         while !done.load(Ordering::SeqCst) && times.len() < 100_000 {
                             let begun = Instant::now();
+                            store.prepare(2_000);
                             let event = event(&format!("{action}{}", times.len()), "beside");
-                            store.transaction(|store| store.insert(&event, now)).map(|_| ()).unwrap();
+                            refused += usize::from(store.transaction(|store| store.insert(&event, now)).is_err());
                             times.push(begun.elapsed());
                             std::thread::sleep(Duration::from_millis(20));
                         }
                         times.sort();
-                        (times.len(), times[times.len() / 2], times[times.len() - 1])
+                        (times.len(), refused, times[times.len() / 2], times[times.len() - 1])
                     });
                     let operator = Operator::open(dir.path(), clock::system()).unwrap();
                     if action == "retry" {
@@ -109,7 +112,7 @@ fn what_400_000_events_cost() {
                         timed("drop --all", || operator.drop_events(&Selection::All).unwrap());
                     }
                     done.store(true, Ordering::SeqCst);
-                    println!("  inserts beside it (number, median, longest): {:?}", inserts.join().unwrap());
+                    println!("  inserts beside it (number, refused, median, longest): {:?}", inserts.join().unwrap());
                 });
             }
         }
