@@ -15,6 +15,9 @@ use super::store::Store;
 /// has under way at a time, and few enough that the first of them does not wait long for the last.
 const QUEUE: usize = 256;
 
+/// Bytes of events after which a transaction takes no more: what fits into the journal costs one wait for the disk.
+const BATCH_BYTES: usize = 1 << 20;
+
 /// The pause between two attempts to put a damaged store in order: each reads all of it, a second for some hundred
 /// thousand events.
 const PUT_IN_ORDER_AGAIN: Duration = Duration::from_secs(600);
@@ -148,7 +151,7 @@ impl Writer {
 fn work(mut store: Store, mut messages: mpsc::Receiver<Message>) -> Store {
     let mut put_in_order: Option<Instant> = None;
     while let Some(first) = messages.blocking_recv() {
-        let mut batch = Vec::new();
+        let mut batch: Vec<Box<dyn Job>> = Vec::new();
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
@@ -156,7 +159,8 @@ fn work(mut store: Store, mut messages: mpsc::Receiver<Message>) -> Store {
                 // What is queued before this moment still comes.
                 Message::Close => messages.close(),
             }
-            next = if batch.len() < QUEUE { messages.try_recv().ok() } else { None };
+            let bytes: usize = batch.iter().filter_map(|job| job.bytes()).sum();
+            next = if batch.len() < QUEUE && bytes < BATCH_BYTES { messages.try_recv().ok() } else { None };
         }
         if batch.is_empty() {
             continue;

@@ -7,6 +7,7 @@ mod schema;
 mod space;
 
 use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 #[cfg(test)]
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row};
+use rusqlite::types::ValueRef;
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, Row};
 
 use super::{InboxError, Limits, State};
 pub(super) use queue::{Due, Head, Lane, Room, Stored};
@@ -51,6 +53,11 @@ pub(super) struct Store {
     damage: OnceCell<InboxError>,
     /// The conversation whose first event could not be read because of that.
     unreadable: RefCell<Option<Lane>>,
+    /// Events on damaged pages: neither delivered nor changed.
+    passed_over: RefCell<BTreeSet<i64>>,
+    /// Every statement that was used.
+    #[cfg(test)]
+    statements: RefCell<BTreeSet<String>>,
     /// Commits that changed something.
     #[cfg(test)]
     pub(super) commits: Arc<std::sync::atomic::AtomicU64>,
@@ -141,7 +148,8 @@ impl Store {
                 return Err(InboxError::Io { reason: format!("cannot be read: {error}"), file });
             }
         }
-        let store = Self::connect(file.clone(), Limits::default())?;
+        // What is there may go to its place, whatever a host may store.
+        let store = Self::connect(file.clone(), Limits { max_size: u64::MAX, ..Limits::default() })?;
         match store.version()? {
             0 => Err(missing()),
             schema::VERSION => Ok(store),
@@ -164,10 +172,15 @@ impl Store {
             scarce: RefCell::default(),
             damage: OnceCell::new(),
             unreadable: RefCell::default(),
+            passed_over: RefCell::default(),
+            #[cfg(test)]
+            statements: RefCell::default(),
             #[cfg(test)]
             commits: Arc::default(),
         };
         store.connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| store.error(&error))?;
+        // More than there are statements.
+        store.connection.set_prepared_statement_cache_capacity(64);
         // SQLite would otherwise remove the journal at the end, and with it the space that is reserved there; and it
         // would do so although the store may be damaged.
         let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
@@ -210,6 +223,18 @@ impl Store {
         error
     }
 
+    /// Takes note of an event that is on a damaged page: all others must not wait for it.
+    fn pass_over(&self, seq: i64, error: &InboxError) {
+        if matches!(error, InboxError::Corrupt { .. }) && self.passed_over.borrow_mut().insert(seq) {
+            tracing::error!(seq, %error, "an event cannot be read: it is neither delivered nor set aside, and those behind it wait");
+        }
+    }
+
+    /// How many events are passed over.
+    pub(super) fn passed_over(&self) -> usize {
+        self.passed_over.borrow().len()
+    }
+
     /// What is damaged, if that has been found: nothing may be acknowledged that is stored there.
     pub(super) fn damage(&self) -> Option<&InboxError> {
         self.damage.get()
@@ -219,8 +244,14 @@ impl Store {
         self.connection.execute_batch(sql).map_err(|error| self.error(&error))
     }
 
+    fn prepared(&self, sql: &str) -> Result<CachedStatement<'_>, InboxError> {
+        #[cfg(test)]
+        self.statements.borrow_mut().insert(sql.to_owned());
+        self.connection.prepare_cached(sql).map_err(|error| self.error(&error))
+    }
+
     fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Result<usize, InboxError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(|error| self.error(&error))?;
+        let mut statement = self.prepared(sql)?;
         statement.execute(values).map_err(|error| self.error(&error))
     }
 
@@ -231,7 +262,7 @@ impl Store {
         values: impl rusqlite::Params,
         map: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, InboxError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(|error| self.error(&error))?;
+        let mut statement = self.prepared(sql)?;
         statement.query_row(values, map).optional().map_err(|error| self.error(&error))
     }
 
@@ -241,7 +272,7 @@ impl Store {
         values: impl rusqlite::Params,
         map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, InboxError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(|error| self.error(&error))?;
+        let mut statement = self.prepared(sql)?;
         let rows = statement.query_map(values, map).map_err(|error| self.error(&error))?;
         rows.collect::<Result<_, _>>().map_err(|error| self.error(&error))
     }
@@ -272,8 +303,9 @@ impl Store {
     pub(super) fn purge(&self, now: u64) -> Result<bool, InboxError> {
         let old = self.sizes("state = 'delivered' AND finished_at < ?1", stored(now.saturating_sub(KEPT_MS)))?;
         let removed = Self::first_fitting(old);
-        for seq in &removed {
-            self.execute("DELETE FROM events WHERE seq = ?1", [seq])?;
+        for &seq in &removed {
+            let delete = self.execute("DELETE FROM events WHERE seq = ?1", [seq]);
+            delete.inspect_err(|error| self.pass_over(seq, error))?;
         }
         let is_spare = self.give_some_back()?;
         Ok(is_spare || !removed.is_empty())
@@ -287,6 +319,19 @@ impl Store {
         Ok(())
     }
 
+    /// How SQLite goes about each statement that was used: the statement, and its plan.
+    #[cfg(test)]
+    pub(super) fn plans(&self) -> Vec<(String, Vec<String>)> {
+        let plan = |sql: &String| {
+            let mut statement = self.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let values = vec![rusqlite::types::Null; statement.parameter_count()];
+            let rows = statement.query_map(rusqlite::params_from_iter(values), |row| row.get(3)).unwrap();
+            (sql.clone(), rows.map(Result::unwrap).collect())
+        };
+        let statements = self.statements.borrow();
+        statements.iter().filter(|sql| !sql.starts_with("PRAGMA")).map(plan).collect()
+    }
+
     #[cfg(test)]
     pub(super) fn batch_for_test(&self, sql: &str) -> Result<(), InboxError> {
         self.batch(sql)
@@ -295,6 +340,16 @@ impl Store {
     #[cfg(test)]
     pub(super) fn number_for_test(&self, sql: &str) -> Result<i64, InboxError> {
         Ok(self.first(sql, [], |row| row.get(0))?.unwrap())
+    }
+}
+
+/// Text to be shown, whatever is there.
+fn shown(value: ValueRef<'_>) -> Option<String> {
+    match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Real(number) => Some(number.to_string()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
     }
 }
 

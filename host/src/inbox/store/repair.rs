@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use super::{Store, beside, private_file, schema};
+use super::{Store, beside, explain, private_file, schema};
 use crate::inbox::InboxError;
 
 /// What the names of the files beside the store end in: the new store while it is made, and once it is whole.
@@ -26,14 +26,17 @@ impl Store {
     /// meets a damaged page there.
     pub(super) fn findings(&self, most: usize) -> Result<Vec<String>, InboxError> {
         let mut findings = Vec::new();
-        let looked = self.all(&format!("PRAGMA quick_check({most})"), [], |row| {
-            let said: String = row.get(0)?;
-            let lines =
-                said.lines().map(str::trim).filter(|line| !matches!(*line, "" | "ok" | "*** in database main ***"));
-            findings.extend(lines.map(str::to_owned));
-            Ok(())
-        });
-        if findings.is_empty() { looked.map(|_| findings) } else { Ok(findings) }
+        let failed = |error| explain(&self.file, &error);
+        let mut statement = self.connection.prepare(&format!("PRAGMA quick_check({most})")).map_err(failed)?;
+        for said in statement.query_map([], |row| row.get::<_, String>(0)).map_err(failed)? {
+            match said {
+                Ok(said) => findings.extend(said.lines().map(|line| line.trim().to_owned())),
+                Err(error) if findings.is_empty() => return Err(failed(error)),
+                Err(_) => break,
+            }
+        }
+        findings.retain(|line| !matches!(line.as_str(), "" | "ok" | "*** in database main ***"));
+        Ok(findings)
     }
 
     /// The store that takes the place of this one, if all that is damaged follows from the events, and those can be

@@ -177,12 +177,16 @@ impl Store {
         rows.into_iter().take_while(fits).map(|(seq, _)| seq).collect()
     }
 
-    /// Rows of events with what they take on disk.
+    /// Rows of events with what they take on disk, without those that are passed over.
     pub(super) fn sizes(&self, condition: &str, value: i64) -> Result<Vec<(i64, u64)>, InboxError> {
         let sql = format!(
-            "SELECT seq, length(data) + length(metadata) + ifnull(length(reply), 0) FROM events WHERE {condition} LIMIT 500"
+            "SELECT seq, length(data) + length(metadata) + ifnull(length(reply), 0) FROM events WHERE {condition} LIMIT ?2"
         );
-        self.all(&sql, params![value], |row| Ok((row.get(0)?, super::read(row.get(1)?))))
+        let passed_over = self.passed_over.borrow();
+        let most = i64::try_from(500 + passed_over.len()).unwrap_or(i64::MAX);
+        let mut rows = self.all(&sql, params![value, most], |row| Ok((row.get(0)?, super::read(row.get(1)?))))?;
+        rows.retain(|(seq, _)| !passed_over.contains(seq));
+        Ok(rows)
     }
 }
 

@@ -355,6 +355,40 @@ async fn stopping_waits_for_what_is_under_way_and_begins_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_not_taken_is_one_line_for_each_binding_however_often_it_is_tried() {
+    let (log, _guard) = crate::quiet::log();
+    let dir = TempDir::new().unwrap();
+    let inbox = open(&dir);
+    let app = App::deciding(|data, times| match data {
+        "panics" if times < 3 => panic!("a bug"),
+        "poison" => Err(status(422)),
+        _ if times < 3 => Err(status(500)),
+        _ => Ok(None),
+    });
+    inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
+    for binding in ["a", "b"] {
+        for number in 0..10 {
+            let name = format!("{binding}{number}");
+            let event = |data: &str| Event {
+                binding: binding.into(),
+                data: Bytes::copy_from_slice(data.as_bytes()),
+                ..event(&format!("{name}{data}"), &format!("{name}{data}"))
+            };
+            inbox.accept(event(&name)).await.unwrap();
+            inbox.accept(event("poison")).await.unwrap();
+        }
+    }
+    inbox.accept(event("panics", "panics")).await.unwrap();
+    until_counts(&inbox, 0, 20).await;
+    assert_eq!(app.seen(), 20 * 3 + 20 + 3);
+    for (line, count) in [("is not taken yet", 2), ("refuses an event for good", 2), ("panicked", 1)] {
+        assert_eq!(log.count(line), count, "{}", log.text());
+    }
+    assert!(log.text().contains("more=0"), "{}", log.text());
+    inbox.stop().await;
+}
+
+#[tokio::test]
 async fn a_store_that_cannot_be_read_or_written_is_one_line_in_the_log_whatever_is_tried() {
     let (log, _guard) = crate::quiet::log();
     let dir = TempDir::new().unwrap();
