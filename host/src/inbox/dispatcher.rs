@@ -341,10 +341,10 @@ fn has_ended(stopping: &watch::Receiver<bool>) -> bool {
 
 async fn reply_late(shared: Arc<Shared>, late: Late) {
     let Late { seq, event, reply } = late;
-    if let Err(error) = shared.writer.run(move |store| store.forget_reply(seq)).await {
-        if let Some(more) = shared.quiet.count("reply") {
-            tracing::warn!(seq, %error, more, "a repetition of this event may be answered with a reply that is sent already");
-        }
+    if let Err(error) = shared.writer.run(move |store| store.forget_reply(seq)).await
+        && let Some(more) = shared.quiet.count("reply")
+    {
+        tracing::warn!(seq, %error, more, "a repetition of this event may be answered with a reply that is sent already");
     }
     shared.consumer.reply_late(&event, reply).await;
 }

@@ -80,7 +80,7 @@ impl Store {
         let created = repair::take_place(&file).and_then(|()| private_file(&file));
         created
             .map_err(|error| InboxError::Io { file: file.clone(), reason: format!("cannot be created: {error}") })?;
-        let store = Self::connect(file.clone(), limits)?;
+        let store = Self::connect(file, limits)?;
         if store.version()? == 0 {
             // Before the journal mode, which writes the first page and thereby settles it.
             store.batch("PRAGMA auto_vacuum = INCREMENTAL")?;
@@ -88,25 +88,23 @@ impl Store {
             // What is damaged is not written to.
             let error = store.corrupt(finding);
             return store.put_in_order().inspect_err(|why| {
-                if *why != error {
-                    tracing::error!(error = %why, "the inbox cannot be put in order");
+                if !matches!(why, InboxError::Corrupt { .. }) {
+                    tracing::error!(%error, "the inbox cannot be put in order now");
                 }
             });
         }
-        drop(store);
-        Self::open_checked(&file, limits)
+        store.make_ready()
     }
 
-    /// Opens a store that is in order, as a host does.
-    fn open_checked(file: &Path, limits: Limits) -> Result<Self, InboxError> {
-        let store = Self::connect(file.to_owned(), limits)?;
-        store.batch("PRAGMA journal_mode = WAL")?;
-        store.bring_up_to_date(store.version()?)?;
-        if let Err(error) = store.reserve_journal().and_then(|()| store.end_growth()) {
+    /// A store that is in order, as a host needs it.
+    fn make_ready(self) -> Result<Self, InboxError> {
+        self.batch("PRAGMA journal_mode = WAL")?;
+        self.bring_up_to_date(self.version()?)?;
+        if let Err(error) = self.reserve_journal().and_then(|()| self.end_growth()) {
             tracing::error!(%error, "no space can be reserved for noting what was delivered; it may be delivered again");
         }
-        store.prepare(0);
-        Ok(store)
+        self.prepare(0);
+        Ok(self)
     }
 
     /// Takes the steps that the store has not had.

@@ -49,7 +49,7 @@ impl Store {
         let _ = fs::remove_file(beside(&self.file, UNFINISHED));
         rebuilt?;
         #[cfg_attr(not(test), expect(unused_mut, reason = "for the tests alone"))]
-        let mut store = Self::open_checked(&self.file, self.limits)?;
+        let mut store = Self::connect(self.file.clone(), self.limits)?.make_ready()?;
         #[cfg(test)]
         store.commits.clone_from(&self.commits);
         tracing::error!(

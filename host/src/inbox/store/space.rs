@@ -8,7 +8,7 @@
 //! - **Journal.** SQLite writes a journal that is there already from its beginning, once all of it is in the store.
 //!   It is made as long as it is to become before the first event, and left in place at the end of the host.
 //!
-//! This needs a file system that overwrites in place, as ext4, XFS and tmpfs do; Btrfs and ZFS write elsewhere first.
+//! This needs a file system that overwrites in place, as ext4 does; Btrfs and ZFS write elsewhere first.
 
 use std::fs::OpenOptions;
 use std::io::{self, Seek, SeekFrom, Write};
