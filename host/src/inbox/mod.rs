@@ -79,7 +79,7 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// 256 MiB are 100,000 usual messages and 1,500 of the largest, and a part of the smallest SD card that a host is
+    /// 256 MiB are 100,000 usual messages and 900 of the largest texts, and a part of the smallest SD card that a host is
     /// run from. 72 hours last from the evening of one working day over a weekend to the morning of the next.
     fn default() -> Self {
         Self { max_size: 256 << 20, max_age: Duration::from_secs(72 * 3_600) }
