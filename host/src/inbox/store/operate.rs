@@ -38,7 +38,7 @@ impl Store {
     ) -> Result<std::io::Result<()>, InboxError> {
         // Without it, SQLite would look for the dead ones among all.
         let index = if listing.states == [State::Dead] { "INDEXED BY events_dead" } else { "" };
-        let states: Vec<String> = listing.states.iter().map(|state| format!("'{state}'")).collect();
+        let states: Vec<String> = listing.states.iter().map(|state| format!("state = '{state}'")).collect();
         let sql = format!(
             "SELECT seq, events.binding, state, attempts, accepted_at, finished_at, last_error, msg_id,
                        events.conversation, length(data), due,
@@ -47,9 +47,9 @@ impl Store {
                        CASE WHEN ?2 THEN metadata END, CASE WHEN ?2 THEN data END
                    FROM events {index} LEFT JOIN lanes
                        ON lanes.binding = events.binding AND lanes.conversation = events.conversation
-                   WHERE seq > ?3 AND (?1 IS NULL OR events.binding = ?1) AND state IN ({})
+                   WHERE seq > ?3 AND (?1 IS NULL OR events.binding = ?1) AND ({})
                    ORDER BY seq LIMIT ?4",
-            states.join(", ")
+            states.join(" OR ")
         );
         let mut last = 0;
         loop {
