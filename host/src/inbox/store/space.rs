@@ -138,6 +138,10 @@ impl Store {
         let extend = || -> io::Result<()> {
             // No locks are on this file that closing it could release: those are on the two others.
             let mut journal = OpenOptions::new().write(true).create(true).truncate(false).open(self.journal())?;
+            // If it has just been cut to nothing, that must be on the disk before anything is written where the frames
+            // were: after a power cut some of them could be there and later ones be zeros, and SQLite would write those
+            // old pages into the store.
+            journal.sync_all()?;
             let mut length = journal.seek(SeekFrom::End(0))?;
             let zeros = [0; 16 * PAGE as usize];
             while length < JOURNAL_BYTES {
