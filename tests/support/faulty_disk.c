@@ -7,13 +7,15 @@
  *   enospc  ENOSPC
  *   power   the process ends, and of what was written since each file's last sync, everything is lost
  *   torn    the same, but a part of it, which FAULTY_DISK_AT decides, is on the disk nevertheless
- * FAULTY_DISK_REPORT is created when that has happened. A sync succeeds without a real one: what it means is that the
+ * FAULTY_DISK_REPORT is created when that has happened. A process that ends by itself writes the number of its calls to
+ * FAULTY_DISK_CALLS. A sync succeeds without a real one: what it means is that the
  * writes before it can no longer be lost. Index in shared memory and lock are left alone: a crash forgets both. */
 
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -143,6 +145,14 @@ static enum fault next(int is_write) {
     }
     errno = !strcmp(kind, "eio") || !is_write ? EIO : ENOSPC;
     return FAILED;
+}
+
+__attribute__((destructor)) static void ended(void) {
+    const char *path = getenv("FAULTY_DISK_CALLS");
+    int fd = path ? open(path, O_CREAT | O_TRUNC | O_WRONLY, 0600) : -1;
+    if (fd < 0) return;
+    dprintf(fd, "%ld", calls);
+    close(fd);
 }
 
 static ssize_t write_at(int fd, const void *bytes, size_t length, off_t at, const char *path) {

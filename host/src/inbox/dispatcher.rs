@@ -74,9 +74,17 @@ pub(super) async fn run(shared: Shared, mut late: mpsc::UnboundedReceiver<Late>)
     let mut running = Deliveries::new();
     let mut late_replies = JoinSet::new();
     let now = (shared.clock)();
-    if let Err(error) = shared.writer.run(move |store| store.wake_all(now), |()| ()).await {
-        tracing::error!(%error, "what an earlier process left in the inbox may be delivered up to 36 s later");
+    loop {
+        match shared.writer.run(move |store| store.wake_all(now)).await {
+            Ok(is_more) if is_more => {}
+            Ok(_) => break,
+            Err(error) => {
+                tracing::error!(%error, "what an earlier process left in the inbox may be delivered up to 36 s later");
+                break;
+            }
+        }
     }
+    let mut purged = Purge::default();
     let mut turn = 0;
     let mut purge = tokio::time::Instant::now();
     loop {
@@ -86,7 +94,7 @@ pub(super) async fn run(shared: Shared, mut late: mpsc::UnboundedReceiver<Late>)
             biased;
             () = ended(&mut stopping) => break,
             () = tokio::time::sleep_until(purge) => {
-                let more = purge_step(&shared).await;
+                let more = purge_step(&shared, &mut purged).await;
                 purge = tokio::time::Instant::now() + if more { PURGE_STEP } else { PURGE };
             }
             Some(done) = tasks.join_next_with_id() => finished(&shared, done, &mut tasks, &mut running),
@@ -167,11 +175,11 @@ async fn begin(shared: &Arc<Shared>, tasks: &mut JoinSet<()>, running: &mut Deli
     if room.in_all == 0 {
         return wait;
     }
-    let due = match shared.writer.run(move |store| store.due(&room, now), |due| due).await {
+    let due = match shared.writer.run(move |store| store.due(&room, now)).await {
         Ok(due) => due,
         Err(InboxError::Stopped) => Due::default(),
         Err(error) => {
-            let put_off = shared.writer.run(move |store| store.put_unreadable_off(now), |put_off| put_off).await;
+            let put_off = shared.writer.run(move |store| store.put_unreadable_off(now)).await;
             if put_off == Ok(true) {
                 return Duration::ZERO;
             }
@@ -207,7 +215,9 @@ fn finished(
         // A bug in the consumer. The conversation must neither stop for ever nor be tried without a pause.
         Err(error) => {
             if let Some(entry) = running.remove(&error.id()) {
-                tracing::error!(seq = entry.seq, "the delivery of an event panicked; it will be tried again");
+                if let Some(more) = shared.quiet.count("panicked") {
+                    tracing::error!(seq = entry.seq, more, "the delivery of an event panicked; it will be tried again");
+                }
                 let (shared, seq, attempts) = (Arc::clone(shared), entry.seq, entry.attempts);
                 let task = tasks.spawn(async move {
                     shared.failed(seq, attempts, "the delivery panicked in the host", false).await;
@@ -239,7 +249,9 @@ async fn deliver(shared: Arc<Shared>, head: Head) {
         }
         Err(error) if error.is_final() => {
             let recovered = shared.gates().up(&binding, (shared.clock)());
-            tracing::error!(binding, seq, %error, "the application refuses an event for good; see `inbox list`");
+            if let Some(more) = shared.quiet.count(&format!("refused {binding}")) {
+                tracing::error!(binding, seq, %error, more, "the application refuses an event for good; see `inbox list`");
+            }
             shared.desk.answer(seq, &event, None);
             let (now, text) = ((shared.clock)(), error.to_string());
             shared.persist(seq, move |store| store.refused(seq, &text, now)).await;
@@ -250,7 +262,10 @@ async fn deliver(shared: Arc<Shared>, head: Head) {
         }
         Err(error) => {
             let suffers = shared.gates().failed(&binding, taken_then, error.scope(), (shared.clock)());
-            tracing::warn!(binding, seq, attempts = attempts.saturating_add(1), %error, "an event is not taken yet");
+            if let Some(more) = shared.quiet.count(&format!("not taken {binding}")) {
+                let attempts = attempts.saturating_add(1);
+                tracing::warn!(binding, seq, attempts, %error, more, "an event is not taken yet");
+            }
             shared.failed(seq, attempts, &error.to_string(), suffers).await;
         }
     }
@@ -272,8 +287,17 @@ impl Shared {
 
     async fn recovered(&self) {
         let now = (self.clock)();
-        if let Err(error) = self.writer.run(move |store| store.wake(now), |()| ()).await {
-            tracing::error!(%error, "events that waited for the application go on waiting for up to 36 s");
+        loop {
+            match self.writer.run(move |store| store.wake(now)).await {
+                Ok(is_more) if is_more => {}
+                Ok(_) => break,
+                Err(error) => {
+                    if let Some(more) = self.quiet.count("wake") {
+                        tracing::error!(%error, more, "events that waited for the application go on waiting for up to 36 s");
+                    }
+                    break;
+                }
+            }
         }
         self.wake.notify_one();
     }
@@ -283,10 +307,12 @@ impl Shared {
     async fn persist(&self, seq: i64, work: impl FnMut(&Store) -> Result<(), InboxError> + Clone + Send + 'static) {
         let mut stopping = self.stopping.clone();
         loop {
-            match self.writer.run(work.clone(), |()| ()).await {
+            match self.writer.run(work.clone()).await {
                 Ok(()) => return,
                 Err(error) if matches!(error, InboxError::Stopped) || has_ended(&stopping) => {
-                    tracing::error!(seq, %error, "the result of a delivery is lost; the event will be delivered again");
+                    if let Some(more) = self.quiet.count("lost") {
+                        tracing::error!(seq, %error, more, "the result of a delivery is lost; the event will be delivered again");
+                    }
                     return;
                 }
                 Err(error) => {
@@ -315,25 +341,47 @@ fn has_ended(stopping: &watch::Receiver<bool>) -> bool {
 
 async fn reply_late(shared: Arc<Shared>, late: Late) {
     let Late { seq, event, reply } = late;
-    if let Err(error) = shared.writer.run(move |store| store.forget_reply(seq), |()| ()).await {
-        tracing::warn!(seq, %error, "a repetition of this event may be answered with a reply that is sent already");
+    if let Err(error) = shared.writer.run(move |store| store.forget_reply(seq)).await
+        && let Some(more) = shared.quiet.count("reply")
+    {
+        tracing::warn!(seq, %error, more, "a repetition of this event may be answered with a reply that is sent already");
     }
     shared.consumer.reply_late(&event, reply).await;
 }
 
-async fn purge_step(shared: &Shared) -> bool {
+/// What the steps of a purge remember.
+#[derive(Default)]
+struct Purge {
+    /// Events that have become dead, and of which the log has not spoken.
+    expired: usize,
+    /// How many events are passed over.
+    passed_over: usize,
+}
+
+/// Returns whether there is more to do.
+async fn purge_step(shared: &Shared, purge: &mut Purge) -> bool {
     let now = (shared.clock)();
     let work = move |store: &Store| Ok((store.expire(now)?, store.purge(now)?));
-    match shared.writer.run(work, |done| done).await {
+    match shared.writer.run(work).await {
         Ok((expired, more)) => {
+            purge.expired += expired;
+            // In the end, and now and then before.
+            if purge.expired > 0 && (expired == 0 || shared.quiet.count("expired").is_some()) {
+                let events = std::mem::take(&mut purge.expired);
+                tracing::error!(events, "not taken within --inbox-max-age, and dead now; see `inbox list`");
+            }
             if expired > 0 {
-                tracing::error!(events = expired, "not taken within --inbox-max-age, and dead now; see `inbox list`");
                 shared.wake.notify_one();
             }
             more || expired > 0
         }
         Err(InboxError::Stopped) => false,
         Err(error) => {
+            let before = purge.passed_over;
+            purge.passed_over = shared.writer.run(|store| Ok(store.passed_over())).await.unwrap_or(before);
+            if purge.passed_over != before {
+                return true;
+            }
             tracing::warn!(%error, "old entries of the inbox are not removed");
             false
         }

@@ -79,7 +79,7 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// 256 MiB are 100,000 usual messages and 1,500 of the largest, and a part of the smallest SD card that a host is
+    /// 256 MiB are 100,000 usual messages and 900 of the largest texts, and a part of the smallest SD card that a host is
     /// run from. 72 hours last from the evening of one working day over a weekend to the morning of the next.
     fn default() -> Self {
         Self { max_size: 256 << 20, max_age: Duration::from_secs(72 * 3_600) }
@@ -188,7 +188,7 @@ impl Inbox {
         };
         let bytes =
             event.data.len() + event.metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        self.writer()?.insert(bytes, move |store| store.insert(&event, now), then).await
+        self.writer()?.queue(Some(bytes), move |store| store.insert(&event, now), then).await
     }
 
     /// How many events wait, and how many are dead.
@@ -197,7 +197,7 @@ impl Inbox {
     ///
     /// If the store cannot be read.
     pub async fn counts(&self) -> Result<Counts, InboxError> {
-        self.writer()?.run(Store::counts, |counts| counts).await
+        self.writer()?.run(Store::counts).await
     }
 
     /// Begins no further delivery, waits some seconds for those under way, and closes the store. Afterwards another

@@ -32,6 +32,11 @@ impl Operator {
         Ok(Self { store: Store::open(dir)?, clock })
     }
 
+    #[cfg(test)]
+    pub(super) fn store_for_test(&self) -> &Store {
+        &self.store
+    }
+
     /// Shows events to `each`, in order. An error of `each` ends that, and is the inner result.
     ///
     /// # Errors

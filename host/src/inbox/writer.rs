@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -13,6 +14,13 @@ use super::store::Store;
 /// How many jobs wait for the thread, and how many one transaction has. Enough for all callbacks that the server
 /// has under way at a time, and few enough that the first of them does not wait long for the last.
 const QUEUE: usize = 256;
+
+/// Bytes of events after which a transaction takes no more: what fits into the journal costs one wait for the disk.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// The pause between two attempts to put a damaged store in order: each reads all of it, a second for some hundred
+/// thousand events.
+const PUT_IN_ORDER_AGAIN: Duration = Duration::from_secs(600);
 
 /// The way to the thread. The thread ends after [`Writer::close`], or when the last of these is gone.
 #[derive(Clone)]
@@ -86,7 +94,7 @@ impl Writer {
         thread::Builder::new()
             .name("inbox".into())
             .spawn(move || {
-                work(&store, receiver);
+                let store = work(store, receiver);
                 if let Err(error) = store.close() {
                     tracing::warn!(%error, "the inbox could not be tidied up; the next start does it");
                 }
@@ -104,44 +112,22 @@ impl Writer {
         })
     }
 
-    /// Runs `work` in a transaction, perhaps together with that of others. `then` runs on the thread after the
-    /// commit and before any later job, whether or not anybody still waits. `work` may run more than once.
-    pub(super) async fn run<T, R>(
+    /// Runs `work` in a transaction, perhaps together with that of others. `work` may run more than once.
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnMut(&Store) -> Result<T, InboxError> + Send + 'static,
-        then: impl FnOnce(T) -> R + Send + 'static,
-    ) -> Result<R, InboxError>
-    where
-        T: Send + 'static,
-        R: Send + 'static,
-    {
-        self.queue(None, work, then).await
+    ) -> Result<T, InboxError> {
+        self.queue(None, work, |result| result).await
     }
 
-    /// As [`Self::run`], for work that stores an event of so many bytes: room is made for it before.
-    pub(super) async fn insert<T, R>(
-        &self,
-        bytes: usize,
-        work: impl FnMut(&Store) -> Result<T, InboxError> + Send + 'static,
-        then: impl FnOnce(T) -> R + Send + 'static,
-    ) -> Result<R, InboxError>
-    where
-        T: Send + 'static,
-        R: Send + 'static,
-    {
-        self.queue(Some(bytes), work, then).await
-    }
-
-    async fn queue<T, R>(
+    /// As [`Self::run`], for work that stores an event: with its bytes, for which room is made before. `then` runs on
+    /// the thread after the commit and before any later job, whether or not anybody still waits.
+    pub(super) async fn queue<T: Send + 'static, R: Send + 'static>(
         &self,
         bytes: Option<usize>,
         work: impl FnMut(&Store) -> Result<T, InboxError> + Send + 'static,
         then: impl FnOnce(T) -> R + Send + 'static,
-    ) -> Result<R, InboxError>
-    where
-        T: Send + 'static,
-        R: Send + 'static,
-    {
+    ) -> Result<R, InboxError> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Task { bytes, work, result: None, then, reply });
         self.jobs.send(Message::Job(job)).await.map_err(|_| InboxError::Stopped)?;
@@ -161,9 +147,11 @@ impl Writer {
     }
 }
 
-fn work(store: &Store, mut messages: mpsc::Receiver<Message>) {
+/// Does the jobs until the end; the store as it is then.
+fn work(mut store: Store, mut messages: mpsc::Receiver<Message>) -> Store {
+    let mut put_in_order: Option<Instant> = None;
     while let Some(first) = messages.blocking_recv() {
-        let mut batch = Vec::new();
+        let mut batch: Vec<Box<dyn Job>> = Vec::new();
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
@@ -171,18 +159,19 @@ fn work(store: &Store, mut messages: mpsc::Receiver<Message>) {
                 // What is queued before this moment still comes.
                 Message::Close => messages.close(),
             }
-            next = if batch.len() < QUEUE { messages.try_recv().ok() } else { None };
+            let bytes: usize = batch.iter().filter_map(|job| job.bytes()).sum();
+            next = if batch.len() < QUEUE && bytes < BATCH_BYTES { messages.try_recv().ok() } else { None };
         }
         if batch.is_empty() {
             continue;
         }
-        match transaction(store, &mut batch) {
+        match transaction(&store, &mut batch) {
             Ok(()) => batch.into_iter().for_each(|job| job.finish(Ok(()))),
             // One that fails must not take the others with it: a delivered mark may fit where a large message
             // does not.
             Err(_) if batch.len() > 1 => {
                 for mut job in batch {
-                    let result = transaction(store, std::slice::from_mut(&mut job));
+                    let result = transaction(&store, std::slice::from_mut(&mut job));
                     job.finish(result);
                 }
             }
@@ -192,7 +181,15 @@ fn work(store: &Store, mut messages: mpsc::Receiver<Message>) {
                 }
             }
         }
+        if store.damage().is_some() && put_in_order.is_none_or(|last| last.elapsed() >= PUT_IN_ORDER_AGAIN) {
+            put_in_order = Some(Instant::now());
+            match store.put_in_order() {
+                Ok(new) => store = new,
+                Err(error) => tracing::error!(%error, "the inbox cannot be put in order while the host runs"),
+            }
+        }
     }
+    store
 }
 
 /// All of the jobs, or none.

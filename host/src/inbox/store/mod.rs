@@ -2,10 +2,12 @@
 
 mod operate;
 mod queue;
+mod repair;
 mod schema;
 mod space;
 
 use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 #[cfg(test)]
@@ -13,7 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row};
+use rusqlite::types::ValueRef;
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, Row};
 
 use super::{InboxError, Limits, State};
 pub(super) use queue::{Due, Head, Lane, Room, Stored};
@@ -50,6 +53,11 @@ pub(super) struct Store {
     damage: OnceCell<InboxError>,
     /// The conversation whose first event could not be read because of that.
     unreadable: RefCell<Option<Lane>>,
+    /// Events on damaged pages: neither delivered nor changed.
+    passed_over: RefCell<BTreeSet<i64>>,
+    /// Every statement that was used.
+    #[cfg(test)]
+    statements: RefCell<BTreeSet<String>>,
     /// Commits that changed something.
     #[cfg(test)]
     pub(super) commits: Arc<std::sync::atomic::AtomicU64>,
@@ -64,26 +72,39 @@ fn read(ms: i64) -> u64 {
 }
 
 impl Store {
-    /// Opens the store in `dir`, creates it if there is none, checks it, and reserves the space that it needs.
+    /// Opens the store in `dir`, creates it if there is none, checks it, puts it in order if it can be, and reserves the
+    /// space that it needs.
     pub(super) fn create(dir: &Path, limits: Limits) -> Result<Self, InboxError> {
         let file = dir.join(FILE);
-        private_file(&file)
+        // A store of an earlier host that was rebuilt and not put in its place yet.
+        let created = repair::take_place(&file).and_then(|()| private_file(&file));
+        created
             .map_err(|error| InboxError::Io { file: file.clone(), reason: format!("cannot be created: {error}") })?;
         let store = Self::connect(file, limits)?;
-        let version = store.version()?;
-        if version == 0 {
+        if store.version()? == 0 {
             // Before the journal mode, which writes the first page and thereby settles it.
-            store.batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")?;
-        } else {
+            store.batch("PRAGMA auto_vacuum = INCREMENTAL")?;
+        } else if let Some(finding) = store.findings(1)?.first() {
             // What is damaged is not written to.
-            store.check()?;
+            let error = store.corrupt(finding);
+            return store.put_in_order().inspect_err(|why| {
+                if !matches!(why, InboxError::Corrupt { .. }) {
+                    tracing::error!(%error, "the inbox cannot be put in order now");
+                }
+            });
         }
-        store.bring_up_to_date(version)?;
-        if let Err(error) = store.reserve_journal().and_then(|()| store.end_growth()) {
+        store.make_ready()
+    }
+
+    /// A store that is in order, as a host needs it.
+    fn make_ready(self) -> Result<Self, InboxError> {
+        self.batch("PRAGMA journal_mode = WAL")?;
+        self.bring_up_to_date(self.version()?)?;
+        if let Err(error) = self.reserve_journal().and_then(|()| self.end_growth()) {
             tracing::error!(%error, "no space can be reserved for noting what was delivered; it may be delivered again");
         }
-        store.prepare(0);
-        Ok(store)
+        self.prepare(0);
+        Ok(self)
     }
 
     /// Takes the steps that the store has not had.
@@ -125,7 +146,8 @@ impl Store {
                 return Err(InboxError::Io { reason: format!("cannot be read: {error}"), file });
             }
         }
-        let store = Self::connect(file.clone(), Limits::default())?;
+        // What is there may go to its place, whatever a host may store.
+        let store = Self::connect(file.clone(), Limits { max_size: u64::MAX, ..Limits::default() })?;
         match store.version()? {
             0 => Err(missing()),
             schema::VERSION => Ok(store),
@@ -134,7 +156,7 @@ impl Store {
     }
 
     fn connect(file: PathBuf, limits: Limits) -> Result<Self, InboxError> {
-        if is_empty(&file) && !is_empty(&file.with_file_name(JOURNAL)) {
+        if is_empty(&file) && !is_empty(&beside(&file, "-wal")) {
             // SQLite would take the journal for a left-over and remove it.
             return Err(InboxError::Corrupt { file, reason: format!("it is empty, but {JOURNAL} is not") });
         }
@@ -148,10 +170,15 @@ impl Store {
             scarce: RefCell::default(),
             damage: OnceCell::new(),
             unreadable: RefCell::default(),
+            passed_over: RefCell::default(),
+            #[cfg(test)]
+            statements: RefCell::default(),
             #[cfg(test)]
             commits: Arc::default(),
         };
         store.connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| store.error(&error))?;
+        // More than there are statements.
+        store.connection.set_prepared_statement_cache_capacity(64);
         // SQLite would otherwise remove the journal at the end, and with it the space that is reserved there; and it
         // would do so although the store may be damaged.
         let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
@@ -168,7 +195,7 @@ impl Store {
     }
 
     fn journal(&self) -> PathBuf {
-        self.file.with_file_name(JOURNAL)
+        beside(&self.file, "-wal")
     }
 
     fn version(&self) -> Result<i64, InboxError> {
@@ -182,15 +209,8 @@ impl Store {
         Ok(found)
     }
 
-    fn check(&self) -> Result<(), InboxError> {
-        let said: String = self
-            .connection
-            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-            .map_err(|error| self.error(&error))?;
-        if said == "ok" {
-            return Ok(());
-        }
-        Err(InboxError::Corrupt { file: self.file.clone(), reason: one_line(&said) })
+    fn corrupt(&self, finding: &str) -> InboxError {
+        InboxError::Corrupt { file: self.file.clone(), reason: one_line(finding) }
     }
 
     fn error(&self, error: &rusqlite::Error) -> InboxError {
@@ -199,6 +219,18 @@ impl Store {
             tracing::error!(%error, "the inbox takes no more messages; it delivers those that it can read");
         }
         error
+    }
+
+    /// Takes note of an event that is on a damaged page: all others must not wait for it.
+    fn pass_over(&self, seq: i64, error: &InboxError) {
+        if matches!(error, InboxError::Corrupt { .. }) && self.passed_over.borrow_mut().insert(seq) {
+            tracing::error!(seq, %error, "an event cannot be read: it is neither delivered nor set aside, and those behind it wait");
+        }
+    }
+
+    /// How many events are passed over.
+    pub(super) fn passed_over(&self) -> usize {
+        self.passed_over.borrow().len()
     }
 
     /// What is damaged, if that has been found: nothing may be acknowledged that is stored there.
@@ -210,8 +242,14 @@ impl Store {
         self.connection.execute_batch(sql).map_err(|error| self.error(&error))
     }
 
+    fn prepared(&self, sql: &str) -> Result<CachedStatement<'_>, InboxError> {
+        #[cfg(test)]
+        self.statements.borrow_mut().insert(sql.to_owned());
+        self.connection.prepare_cached(sql).map_err(|error| self.error(&error))
+    }
+
     fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Result<usize, InboxError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(|error| self.error(&error))?;
+        let mut statement = self.prepared(sql)?;
         statement.execute(values).map_err(|error| self.error(&error))
     }
 
@@ -222,7 +260,7 @@ impl Store {
         values: impl rusqlite::Params,
         map: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, InboxError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(|error| self.error(&error))?;
+        let mut statement = self.prepared(sql)?;
         statement.query_row(values, map).optional().map_err(|error| self.error(&error))
     }
 
@@ -232,7 +270,7 @@ impl Store {
         values: impl rusqlite::Params,
         map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, InboxError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(|error| self.error(&error))?;
+        let mut statement = self.prepared(sql)?;
         let rows = statement.query_map(values, map).map_err(|error| self.error(&error))?;
         rows.collect::<Result<_, _>>().map_err(|error| self.error(&error))
     }
@@ -263,8 +301,9 @@ impl Store {
     pub(super) fn purge(&self, now: u64) -> Result<bool, InboxError> {
         let old = self.sizes("state = 'delivered' AND finished_at < ?1", stored(now.saturating_sub(KEPT_MS)))?;
         let removed = Self::first_fitting(old);
-        for seq in &removed {
-            self.execute("DELETE FROM events WHERE seq = ?1", [seq])?;
+        for &seq in &removed {
+            let delete = self.execute("DELETE FROM events WHERE seq = ?1", [seq]);
+            delete.inspect_err(|error| self.pass_over(seq, error))?;
         }
         let is_spare = self.give_some_back()?;
         Ok(is_spare || !removed.is_empty())
@@ -278,6 +317,19 @@ impl Store {
         Ok(())
     }
 
+    /// How SQLite goes about each statement that was used: the statement, and its plan.
+    #[cfg(test)]
+    pub(super) fn plans(&self) -> Vec<(String, Vec<String>)> {
+        let plan = |sql: &String| {
+            let mut statement = self.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let values = vec![rusqlite::types::Null; statement.parameter_count()];
+            let rows = statement.query_map(rusqlite::params_from_iter(values), |row| row.get(3)).unwrap();
+            (sql.clone(), rows.map(Result::unwrap).collect())
+        };
+        let statements = self.statements.borrow();
+        statements.iter().filter(|sql| !sql.starts_with("PRAGMA")).map(plan).collect()
+    }
+
     #[cfg(test)]
     pub(super) fn batch_for_test(&self, sql: &str) -> Result<(), InboxError> {
         self.batch(sql)
@@ -289,6 +341,16 @@ impl Store {
     }
 }
 
+/// Text to be shown, whatever is there.
+fn shown(value: ValueRef<'_>) -> Option<String> {
+    match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Real(number) => Some(number.to_string()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+    }
+}
+
 fn state(row: &Row<'_>, index: usize) -> rusqlite::Result<State> {
     // The table's CHECK knows no others.
     Ok(match row.get_ref(index)?.as_str()? {
@@ -296,6 +358,13 @@ fn state(row: &Row<'_>, index: usize) -> rusqlite::Result<State> {
         "delivered" => State::Delivered,
         _ => State::Pending,
     })
+}
+
+/// A file that has the store's name and more.
+fn beside(file: &Path, end: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(end);
+    name.into()
 }
 
 /// Whether there is nothing in the file, or no file.

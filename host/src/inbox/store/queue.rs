@@ -11,7 +11,7 @@ use bytes::Bytes;
 use rusqlite::params;
 use rusqlite::types::ValueRef;
 
-use super::{Store, read, state, stored};
+use super::{Store, read, shown, state, stored};
 use crate::event::Event;
 use crate::inbox::backoff::LONGEST_MS;
 use crate::inbox::{InboxError, State};
@@ -60,11 +60,23 @@ pub(in crate::inbox) struct Room {
     pub(in crate::inbox) turn: usize,
 }
 
+/// Lanes that are changed in one transaction: each has a page in the table and two in indexes.
+const HASTENED_AT_ONCE: usize = 200;
+
+/// Whether they suffer or not.
+const ANY: &str = "true";
+
+const BINDINGS: &str = "WITH RECURSIVE names (name) AS (
+         SELECT min(binding) FROM lanes
+         UNION ALL
+         SELECT (SELECT min(binding) FROM lanes WHERE binding > name) FROM names WHERE name IS NOT NULL
+     ) SELECT name FROM names WHERE name IS NOT NULL";
+
 /// What is said of an event that makes no sense.
 const UNREADABLE: &str = "the host cannot read it back from the inbox; see `inbox list`";
 
 /// Text as this host has written it.
-fn text(value: ValueRef<'_>) -> Option<String> {
+pub(super) fn text(value: ValueRef<'_>) -> Option<String> {
     value.as_str().ok().map(str::to_owned)
 }
 
@@ -159,16 +171,7 @@ impl Store {
 
     /// The events to deliver now, as far as there is room.
     pub(in crate::inbox) fn due(&self, room: &Room, now: u64) -> Result<Due, InboxError> {
-        // One index look-up a binding, however many lanes there are.
-        let mut bindings: Vec<Option<String>> = self.all(
-            "WITH RECURSIVE names (name) AS (
-                 SELECT min(binding) FROM lanes
-                 UNION ALL
-                 SELECT (SELECT min(binding) FROM lanes WHERE binding > name) FROM names WHERE name IS NOT NULL
-             ) SELECT name FROM names WHERE name IS NOT NULL",
-            [],
-            |row| Ok(text(row.get_ref(0)?)),
-        )?;
+        let mut bindings = self.bindings()?;
         if bindings.contains(&None) {
             self.set_unreadable_lanes_aside(now)?;
         }
@@ -177,10 +180,9 @@ impl Store {
         let mut due = Due::default();
         for binding in bindings.iter().flatten() {
             // A lane that waits for longer than any pause met a clock that was set back since.
-            self.execute(
-                "UPDATE lanes SET due = ?2 WHERE binding = ?1 AND due > ?3",
-                params![binding, stored(now), stored(now.saturating_add(LONGEST_MS))],
-            )?;
+            if self.hasten(binding, now.saturating_add(LONGEST_MS), now, ANY)? == HASTENED_AT_ONCE {
+                due.next = Some(now);
+            }
             let next: Option<i64> = self
                 .first(
                     "SELECT min(due) FROM lanes WHERE binding = ?1 AND due > ?2",
@@ -196,6 +198,28 @@ impl Store {
             }
         }
         Ok(due)
+    }
+
+    /// The bindings that have lanes: one index look-up for each, however many lanes there are. `None` is no text.
+    fn bindings(&self) -> Result<Vec<Option<String>>, InboxError> {
+        self.all(BINDINGS, [], |row| Ok(text(row.get_ref(0)?)))
+    }
+
+    /// Makes lanes of a binding due at `now` that are due after `later`: some of them. Returns how many.
+    fn hasten(&self, binding: &str, later: u64, now: u64, which: &str) -> Result<usize, InboxError> {
+        let sql = format!(
+            "UPDATE lanes SET due = ?2, suffers = 0 WHERE id IN
+                 (SELECT id FROM lanes WHERE binding = ?1 AND due > ?3 AND {which} LIMIT {HASTENED_AT_ONCE})"
+        );
+        self.execute(&sql, params![binding, stored(now), stored(later)])
+    }
+
+    fn hasten_all(&self, now: u64, which: &str) -> Result<bool, InboxError> {
+        let mut is_more = false;
+        for binding in self.bindings()?.iter().flatten() {
+            is_more |= self.hasten(binding, now, now, which)? == HASTENED_AT_ONCE;
+        }
+        Ok(is_more)
     }
 
     fn heads(
@@ -233,7 +257,7 @@ impl Store {
                 }
                 Err(error) => {
                     if matches!(error, InboxError::Corrupt { .. }) {
-                        tracing::error!(binding, seq, %error, "an event cannot be read, and its conversation waits");
+                        self.pass_over(seq, &error);
                         self.unreadable.replace(Some((binding.to_owned(), conversation)));
                     }
                     return Err(error);
@@ -268,30 +292,39 @@ impl Store {
 
     /// Lanes whose names make no sense, and their events: nobody could be asked to take them.
     fn set_unreadable_lanes_aside(&self, now: u64) -> Result<(), InboxError> {
-        let lanes = self.all("SELECT id, binding, conversation FROM lanes", [], |row| {
-            let is_readable = text(row.get_ref(1)?).is_some() && text(row.get_ref(2)?).is_some();
-            Ok((row.get::<_, i64>(0)?, is_readable))
+        let mut unreadable = Vec::new();
+        self.all("SELECT id, binding, conversation FROM lanes", [], |row| {
+            if text(row.get_ref(1)?).is_none() || text(row.get_ref(2)?).is_none() {
+                unreadable.push(row.get::<_, i64>(0)?);
+            }
+            Ok(())
         })?;
-        for (id, _) in lanes.iter().filter(|(_, is_readable)| !is_readable) {
+        for id in unreadable {
             let seqs: Vec<i64> = self.all(
-                "SELECT seq FROM events JOIN lanes
+                &format!(
+                    "SELECT seq FROM lanes CROSS JOIN events
                      ON events.binding = lanes.binding AND events.conversation = lanes.conversation
-                 WHERE lanes.id = ?1 AND state = 'pending'",
+                 WHERE lanes.id = ?1 AND state = 'pending' LIMIT {HASTENED_AT_ONCE}"
+                ),
                 [id],
                 |row| row.get(0),
             )?;
-            for seq in seqs {
+            for &seq in &seqs {
                 tracing::error!(seq, UNREADABLE);
                 self.die(seq, UNREADABLE, now)?;
             }
-            self.execute("DELETE FROM lanes WHERE id = ?1", [id])?;
+            // Otherwise there are more, and the next look comes by them.
+            if seqs.len() < HASTENED_AT_ONCE {
+                self.execute("DELETE FROM lanes WHERE id = ?1", [id])?;
+            }
         }
         Ok(())
     }
 
+    /// The conversation of a pending event. Names that make no sense are those of no lane.
     pub(super) fn pending_lane(&self, seq: i64) -> Result<Option<Lane>, InboxError> {
         self.first("SELECT binding, conversation FROM events WHERE seq = ?1 AND state = 'pending'", [seq], |row| {
-            Ok((row.get(0)?, row.get(1)?))
+            Ok((shown(row.get_ref(0)?).unwrap_or_default(), shown(row.get_ref(1)?).unwrap_or_default()))
         })
     }
 
@@ -363,7 +396,8 @@ impl Store {
         let old = self.sizes("state = 'pending' AND ifnull(retried_at, accepted_at) < ?1", oldest)?;
         let old = Self::first_fitting(old);
         for &seq in &old {
-            self.set_aside(seq, "the application did not take it within --inbox-max-age", now)?;
+            let set_aside = self.set_aside(seq, "the application did not take it within --inbox-max-age", now);
+            set_aside.inspect_err(|error| self.pass_over(seq, error))?;
         }
         Ok(old.len())
     }
@@ -387,15 +421,13 @@ impl Store {
         Ok(())
     }
 
-    /// The application is back: what only waited for that is due.
-    pub(in crate::inbox) fn wake(&self, now: u64) -> Result<(), InboxError> {
-        self.execute("UPDATE lanes SET due = ?1, suffers = 0 WHERE suffers = 1 AND due > ?1", [stored(now)])?;
-        Ok(())
+    /// The application is back: what only waited for that is due. Returns whether there may be more.
+    pub(in crate::inbox) fn wake(&self, now: u64) -> Result<bool, InboxError> {
+        self.hasten_all(now, "suffers = 1")
     }
 
-    /// A new process: everything is due.
-    pub(in crate::inbox) fn wake_all(&self, now: u64) -> Result<(), InboxError> {
-        self.execute("UPDATE lanes SET due = ?1, suffers = 0 WHERE due > ?1", [stored(now)])?;
-        Ok(())
+    /// A new process: everything is due. Returns whether there may be more.
+    pub(in crate::inbox) fn wake_all(&self, now: u64) -> Result<bool, InboxError> {
+        self.hasten_all(now, ANY)
     }
 }

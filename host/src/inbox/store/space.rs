@@ -8,7 +8,7 @@
 //! - **Journal.** SQLite writes a journal that is there already from its beginning, once all of it is in the store.
 //!   It is made as long as it is to become before the first event, and left in place at the end of the host.
 //!
-//! This needs a file system that overwrites in place, as ext4, XFS and tmpfs do; Btrfs and ZFS write elsewhere first.
+//! This needs a file system that overwrites in place, as ext4 does; Btrfs and ZFS write elsewhere first.
 
 use std::fs::OpenOptions;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -138,6 +138,10 @@ impl Store {
         let extend = || -> io::Result<()> {
             // No locks are on this file that closing it could release: those are on the two others.
             let mut journal = OpenOptions::new().write(true).create(true).truncate(false).open(self.journal())?;
+            // If it has just been cut to nothing, that must be on the disk before anything is written where the frames
+            // were: after a power cut some of them could be there and later ones be zeros, and SQLite would write those
+            // old pages into the store.
+            journal.sync_all()?;
             let mut length = journal.seek(SeekFrom::End(0))?;
             let zeros = [0; 16 * PAGE as usize];
             while length < JOURNAL_BYTES {
@@ -177,12 +181,16 @@ impl Store {
         rows.into_iter().take_while(fits).map(|(seq, _)| seq).collect()
     }
 
-    /// Rows of events with what they take on disk.
+    /// Rows of events with what they take on disk, without those that are passed over.
     pub(super) fn sizes(&self, condition: &str, value: i64) -> Result<Vec<(i64, u64)>, InboxError> {
         let sql = format!(
-            "SELECT seq, length(data) + length(metadata) + ifnull(length(reply), 0) FROM events WHERE {condition} LIMIT 500"
+            "SELECT seq, length(data) + length(metadata) + ifnull(length(reply), 0) FROM events WHERE {condition} LIMIT ?2"
         );
-        self.all(&sql, params![value], |row| Ok((row.get(0)?, super::read(row.get(1)?))))
+        let passed_over = self.passed_over.borrow();
+        let most = i64::try_from(500 + passed_over.len()).unwrap_or(i64::MAX);
+        let mut rows = self.all(&sql, params![value, most], |row| Ok((row.get(0)?, super::read(row.get(1)?))))?;
+        rows.retain(|(seq, _)| !passed_over.contains(seq));
+        Ok(rows)
     }
 }
 

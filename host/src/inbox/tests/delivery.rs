@@ -110,7 +110,7 @@ async fn a_conversation_waits_for_its_first_event_and_others_do_not() {
         if times < 4 {
             let attempts = move |store: &Store| store.number_for_test("SELECT max(attempts) FROM events");
             let inbox = &inbox;
-            let stored = || async move { inbox.writer().unwrap().run(attempts, |n| n).await.unwrap() };
+            let stored = || async move { inbox.writer().unwrap().run(attempts).await.unwrap() };
             while stored().await < times {}
         }
     }
@@ -280,7 +280,7 @@ async fn callbacks_at_a_time_share_a_commit() {
     let busy = tokio::spawn({
         let writer = writer.clone();
         let gate = Mutex::new(gate);
-        async move { writer.run(move |_| gate.lock().unwrap().recv().map_err(|_| InboxError::Stopped), |()| ()).await }
+        async move { writer.run(move |_| gate.lock().unwrap().recv().map_err(|_| InboxError::Stopped)).await }
     });
     tokio::task::yield_now().await;
     until("the thread is busy", || writer.queued() == 0).await;
@@ -303,7 +303,7 @@ async fn a_result_that_cannot_be_stored_is_kept_and_the_event_not_repeated() {
     let inbox = open(&dir);
     let writer = inbox.writer().unwrap();
     let sql = "CREATE TRIGGER broken BEFORE UPDATE ON events BEGIN SELECT raise(FAIL, 'no'); END";
-    writer.run(|store| store.batch_for_test(sql), |()| ()).await.unwrap();
+    writer.run(|store| store.batch_for_test(sql)).await.unwrap();
     let app = App::echo();
     inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
     let first = inbox.accept(event("1", "c")).await.unwrap();
@@ -312,7 +312,7 @@ async fn a_result_that_cannot_be_stored_is_kept_and_the_event_not_repeated() {
     assert_eq!(again.reply(soon()).await, Some("re 1".into()));
     inbox.accept(event("2", "c")).await.unwrap();
     assert_eq!(inbox.counts().await, Ok(Counts { pending: 2, dead: 0 }));
-    writer.run(|store| store.batch_for_test("DROP TRIGGER broken"), |()| ()).await.unwrap();
+    writer.run(|store| store.batch_for_test("DROP TRIGGER broken")).await.unwrap();
     until_counts(&inbox, 0, 0).await;
     assert_eq!(app.taken(), ["1", "2"]);
 }
@@ -355,6 +355,40 @@ async fn stopping_waits_for_what_is_under_way_and_begins_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_not_taken_is_one_line_for_each_binding_however_often_it_is_tried() {
+    let (log, _guard) = crate::quiet::log();
+    let dir = TempDir::new().unwrap();
+    let inbox = open(&dir);
+    let app = App::deciding(|data, times| match data {
+        "panics" if times < 3 => panic!("a bug"),
+        "poison" => Err(status(422)),
+        _ if times < 3 => Err(status(500)),
+        _ => Ok(None),
+    });
+    inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
+    for binding in ["a", "b"] {
+        for number in 0..10 {
+            let name = format!("{binding}{number}");
+            let event = |data: &str| Event {
+                binding: binding.into(),
+                data: Bytes::copy_from_slice(data.as_bytes()),
+                ..event(&format!("{name}{data}"), &format!("{name}{data}"))
+            };
+            inbox.accept(event(&name)).await.unwrap();
+            inbox.accept(event("poison")).await.unwrap();
+        }
+    }
+    inbox.accept(event("panics", "panics")).await.unwrap();
+    until_counts(&inbox, 0, 20).await;
+    assert_eq!(app.seen(), 20 * 3 + 20 + 3);
+    for (line, count) in [("is not taken yet", 2), ("refuses an event for good", 2), ("panicked", 1)] {
+        assert_eq!(log.count(line), count, "{}", log.text());
+    }
+    assert!(log.text().contains("more=0"), "{}", log.text());
+    inbox.stop().await;
+}
+
+#[tokio::test]
 async fn a_store_that_cannot_be_read_or_written_is_one_line_in_the_log_whatever_is_tried() {
     let (log, _guard) = crate::quiet::log();
     let dir = TempDir::new().unwrap();
@@ -362,11 +396,11 @@ async fn a_store_that_cannot_be_read_or_written_is_one_line_in_the_log_whatever_
     inbox.accept(event("m", "c")).await.unwrap();
     let app = App::echo();
     let break_it = "CREATE TRIGGER broken BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'broken'); END";
-    inbox.writer().unwrap().run(move |store| store.batch_for_test(break_it), |()| ()).await.unwrap();
+    inbox.writer().unwrap().run(move |store| store.batch_for_test(break_it)).await.unwrap();
     inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
     until("it is delivered", || app.seen() == 1).await;
     let gone = "ALTER TABLE lanes RENAME TO gone";
-    inbox.writer().unwrap().run(move |store| store.batch_for_test(gone), |()| ()).await.unwrap();
+    inbox.writer().unwrap().run(move |store| store.batch_for_test(gone)).await.unwrap();
     for _ in 0..20 {
         inbox.inner.wake.notify_one();
         tokio::time::sleep(Duration::from_millis(100)).await;

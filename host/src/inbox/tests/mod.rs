@@ -5,6 +5,8 @@ mod delivery;
 mod faults;
 mod model;
 mod operator;
+mod repair;
+mod scale;
 mod space;
 mod store;
 

@@ -8,15 +8,15 @@ fn large(number: u64) -> Event {
 }
 
 async fn limit_pages(inbox: &Inbox, more: Option<i64>) {
-    inbox.writer().unwrap().run(move |store| store.limit_pages(more), |()| ()).await.unwrap();
+    inbox.writer().unwrap().run(move |store| store.limit_pages(more)).await.unwrap();
 }
 
 async fn number(inbox: &Inbox, sql: &'static str) -> i64 {
-    inbox.writer().unwrap().run(move |store| store.number_for_test(sql), |number| number).await.unwrap()
+    inbox.writer().unwrap().run(move |store| store.number_for_test(sql)).await.unwrap()
 }
 
 async fn change(inbox: &Inbox, sql: &'static str) {
-    inbox.writer().unwrap().run(move |store| store.batch_for_test(sql), |()| ()).await.unwrap();
+    inbox.writer().unwrap().run(move |store| store.batch_for_test(sql)).await.unwrap();
 }
 
 /// Stores large events until one is refused; how many, and why.
@@ -96,7 +96,7 @@ async fn a_reply_never_takes_the_space_that_marks_need() {
     let deliver = |store: &crate::inbox::store::Store| {
         (1..=20).try_for_each(|seq| store.delivered(seq, Some(&vec![b'r'; 200_000]), 1))
     };
-    inbox.writer().unwrap().run(deliver, |()| ()).await.unwrap();
+    inbox.writer().unwrap().run(deliver).await.unwrap();
     assert_eq!(inbox.counts().await.unwrap(), Counts { pending: 0, dead: 0 });
     let kept = number(&inbox, "SELECT count(*) FROM events WHERE reply IS NOT NULL").await;
     assert!((1..20).contains(&kept), "{kept}: as many as there is room for");
@@ -145,7 +145,7 @@ async fn what_is_not_taken_for_too_long_is_dead_and_has_another_time_after_a_ret
     let app = App::deciding(|data, times| if data == "new" && times > 1 { Ok(None) } else { Err(down()) });
     let expire = || async {
         let moment = now.load(Ordering::SeqCst);
-        inbox.writer().unwrap().run(move |store| store.expire(moment), |count| count).await.unwrap()
+        inbox.writer().unwrap().run(move |store| store.expire(moment)).await.unwrap()
     };
     assert_eq!(expire().await, 0, "not before its time");
     now.fetch_add(1, Ordering::SeqCst);
@@ -159,6 +159,87 @@ async fn what_is_not_taken_for_too_long_is_dead_and_has_another_time_after_a_ret
     assert_eq!(expire().await, 0);
     now.fetch_add(3_600_001, Ordering::SeqCst);
     assert!(expire().await >= 1);
+}
+
+#[tokio::test]
+async fn what_is_damaged_and_too_old_keeps_nothing_else_from_being_set_aside_and_removed() {
+    let damages = [
+        "UPDATE events SET conversation = x'ff' WHERE msg_id = 'bad'",
+        "UPDATE events SET conversation = CAST(x'ff' AS TEXT), binding = 7.5 WHERE msg_id = 'bad'",
+        "UPDATE events SET data = 7, metadata = x'ff', trace = 1, attempts = 'many' WHERE msg_id = 'bad'",
+    ];
+    for damage in damages {
+        let dir = TempDir::new().unwrap();
+        let (now, clock) = still();
+        let inbox = Inbox::open(dir.path(), Arc::clone(&clock), Limits::default()).unwrap();
+        for data in ["bad", "good"] {
+            inbox.accept(event(data, data)).await.unwrap();
+        }
+        change(&inbox, damage).await;
+        // Not even tried: the application is down for as long as that.
+        now.fetch_add(Limits::default().max_age_ms() + 1, Ordering::SeqCst);
+        let moment = clock();
+        let expired = inbox.writer().unwrap().run(move |store| store.expire(moment)).await;
+        assert_eq!(expired, Ok(2), "{damage}");
+        let dead = listed(&operator(&dir), &[State::Dead]);
+        let shown: Vec<_> = dead.iter().map(|entry| (entry.seq, entry.msg_id.as_deref())).collect();
+        assert_eq!(shown, [(1, Some("bad")), (2, Some("good"))], "{damage}");
+        // The operator can do to it what is done to others.
+        let operator = Operator::open(dir.path(), clock).unwrap();
+        assert_eq!(operator.retry(&Selection::All), Ok(2), "{damage}");
+        inbox.start(App::echo());
+        until_counts(&inbox, 0, 1).await;
+        assert_eq!(operator.drop_events(&Selection::Seqs(vec![1])), Ok(1), "{damage}");
+        until_counts(&inbox, 0, 0).await;
+        inbox.stop().await;
+    }
+}
+
+/// Destroys the middle of what the data of a [`large`] event are in, all of which are `byte`.
+fn destroy_data(dir: &TempDir, byte: u8) {
+    let file = dir.path().join("inbox.sqlite");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let is_its = |page: &usize| bytes[page * 4_096 + 4..][..4_000].iter().all(|other| *other == byte);
+    let pages: Vec<usize> = (0..bytes.len() / 4_096).filter(is_its).collect();
+    let middle = pages[pages.len() / 2] * 4_096;
+    bytes[middle..middle + 4_096].fill(0xA5);
+    std::fs::write(&file, &bytes).unwrap();
+}
+
+#[tokio::test]
+async fn events_on_damaged_pages_that_are_too_old_keep_nothing_else_from_being_set_aside_and_removed() {
+    let dir = TempDir::new().unwrap();
+    let (now, clock) = still();
+    let inbox = Inbox::open(dir.path(), Arc::clone(&clock), Limits::default()).unwrap();
+    inbox.accept(event("delivered", "d")).await.unwrap();
+    let moment = clock();
+    inbox.writer().unwrap().run(move |store| store.delivered(1, None, moment)).await.unwrap();
+    for byte in ["0", "1"] {
+        let damaged = Event { data: byte.repeat(100_000).into(), ..event(byte, byte) };
+        inbox.accept(damaged).await.unwrap();
+        for number in 0..3 {
+            inbox.accept(event(&format!("{byte} {number}"), &number.to_string())).await.unwrap();
+        }
+    }
+    inbox.stop().await;
+    let inbox = Inbox::open(dir.path(), clock, Limits::default()).unwrap();
+    destroy_data(&dir, b'0');
+    destroy_data(&dir, b'1');
+    change(&inbox, "PRAGMA shrink_memory").await;
+    now.fetch_add(Limits::default().max_age_ms() + 1, Ordering::SeqCst);
+    let (log, _guard) = crate::quiet::log();
+    inbox.start(App::deciding(|_, _| Err(down())));
+    until_counts(&inbox, 2, 6).await;
+    let delivered = || number(&inbox, "SELECT count(*) FROM events WHERE state = 'delivered'");
+    for _ in 0..2_000 {
+        if delivered().await == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(delivered().await, 0);
+    // The writer's thread names the two; here is the sum of the others.
+    assert_eq!(log.count("not taken within --inbox-max-age"), 1, "{}", log.text());
 }
 
 #[tokio::test]
@@ -211,15 +292,8 @@ async fn a_store_that_is_found_to_be_damaged_takes_nothing_more_and_delivers_wha
     }
     inbox.stop().await;
     let inbox = open(&dir);
-    // The data of the first event are in pages of their own; the middle of that chain is destroyed.
-    let file = dir.path().join("inbox.sqlite");
-    let mut bytes = std::fs::read(&file).unwrap();
-    let pages: Vec<usize> = (0..bytes.len() / 4_096)
-        .filter(|page| bytes[page * 4_096 + 4..][..4_000].iter().all(|byte| *byte == b'0'))
-        .collect();
-    let middle = pages[pages.len() / 2] * 4_096;
-    bytes[middle..middle + 4_096].fill(0xA5);
-    std::fs::write(&file, &bytes).unwrap();
+    // The data of the first event are in pages of their own.
+    destroy_data(&dir, b'0');
     // The check at the start has read the pages, and SQLite would go on with what it remembers.
     change(&inbox, "PRAGMA shrink_memory").await;
     inbox.accept(event("before it is found", "5")).await.unwrap();

@@ -26,7 +26,7 @@ async fn nothing_that_people_wrote_is_left_after_delivery_and_the_rest_goes_afte
         let inbox = Inbox::open(dir.path(), Arc::clone(&clock), Limits::default()).unwrap();
         let moment = (inbox.inner.clock)();
         let writer = inbox.writer().unwrap();
-        while writer.run(move |store| store.purge(moment), |more| more).await.unwrap() {}
+        while writer.run(move |store| store.purge(moment)).await.unwrap() {}
         // With a way to the thread still in somebody's hands.
         inbox.stop().await;
         drop(writer);
@@ -45,7 +45,7 @@ async fn a_hundred_thousand_pending_events_are_as_easy_as_one() {
                INSERT INTO events (binding, msg_id, conversation, accepted_at, state, metadata, trace, data)
                SELECT 'team', i, CASE WHEN i % 2 THEN 'one' ELSE 'c' || i END, 1, 'pending', '[]', '[]', x'61' FROM n;
                INSERT INTO lanes (binding, conversation, due) SELECT DISTINCT binding, conversation, 1 FROM events;";
-    writer.run(|store| store.batch_for_test(sql), |()| ()).await.unwrap();
+    writer.run(|store| store.batch_for_test(sql)).await.unwrap();
     let app = App::echo();
     let begun = Instant::now();
     inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
@@ -88,7 +88,7 @@ async fn a_newer_store_a_second_host_and_a_missing_store_are_refused() {
     let inbox = open(&dir);
     let second = Inbox::open(dir.path(), clock::system(), Limits::default()).unwrap_err();
     assert_eq!(second, InboxError::InUse { dir: dir.path().to_owned() });
-    inbox.writer().unwrap().run(|store| store.batch_for_test("PRAGMA user_version = 3"), |()| ()).await.unwrap();
+    inbox.writer().unwrap().run(|store| store.batch_for_test("PRAGMA user_version = 3")).await.unwrap();
     inbox.stop().await;
     let newer = Inbox::open(dir.path(), clock::system(), Limits::default()).unwrap_err();
     assert!(matches!(newer, InboxError::Newer { found: 3, known: 2, .. }), "{newer}");

@@ -1,0 +1,159 @@
+//! Puts a damaged store in order where no event is lost by it: indexes and lanes follow from the events.
+//!
+//! The events are copied into a new store, which then takes the damaged one's place. In its own place a store cannot
+//! be repaired: SQLite rebuilds an index by emptying it first, and reads the damaged pages for that.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use super::{Store, beside, explain, private_file, schema};
+use crate::inbox::InboxError;
+
+/// What the names of the files beside the store end in: the new store while it is made, and once it is whole.
+const UNFINISHED: &str = "-unfinished";
+const REBUILT: &str = "-rebuilt";
+
+/// What the damaged store is called from then on; its journal, with `-wal` at the end.
+const DAMAGED: &str = "-damaged";
+
+/// Findings that are looked at. A damaged root is one for each page below it, and a store of a GiB has 260,000 pages.
+const MOST_FINDINGS: usize = 1_000_000;
+
+impl Store {
+    /// What is damaged, as SQLite says it: first of all trees, which is all that counts here, then of rows, until it
+    /// meets a damaged page there.
+    pub(super) fn findings(&self, most: usize) -> Result<Vec<String>, InboxError> {
+        let mut findings = Vec::new();
+        let failed = |error| explain(&self.file, &error);
+        let mut statement = self.connection.prepare(&format!("PRAGMA quick_check({most})")).map_err(failed)?;
+        for said in statement.query_map([], |row| row.get::<_, String>(0)).map_err(failed)? {
+            match said {
+                Ok(said) => findings.extend(said.lines().map(|line| line.trim().to_owned())),
+                Err(error) if findings.is_empty() => return Err(failed(error)),
+                Err(_) => break,
+            }
+        }
+        findings.retain(|line| !matches!(line.as_str(), "" | "ok" | "*** in database main ***"));
+        Ok(findings)
+    }
+
+    /// The store that takes the place of this one, if all that is damaged follows from the events, and those can be
+    /// read. Otherwise nothing is changed.
+    pub(in crate::inbox) fn put_in_order(&self) -> Result<Self, InboxError> {
+        let findings = self.findings(MOST_FINDINGS)?;
+        self.follows_from_events(&findings)?;
+        let rebuilt = self.rebuild().and_then(|()| self.io("replaced", take_place(&self.file)));
+        // Whatever came of it, and nothing if it was renamed.
+        let _ = fs::remove_file(beside(&self.file, UNFINISHED));
+        rebuilt?;
+        #[cfg_attr(not(test), expect(unused_mut, reason = "for the tests alone"))]
+        let mut store = Self::connect(self.file.clone(), self.limits)?.make_ready()?;
+        #[cfg(test)]
+        store.commits.clone_from(&self.commits);
+        tracing::error!(
+            damage = findings.first().map_or("found while it was used", |first| first),
+            "the inbox {} was damaged and is put in order: it has every event; check the disk, and delete what has its name \
+             and {DAMAGED} or {DAMAGED}-wal at the end",
+            self.file.display()
+        );
+        Ok(store)
+    }
+
+    /// An error if there is something among the findings that could concern events. A page that belongs to two trees may.
+    fn follows_from_events(&self, findings: &[String]) -> Result<(), InboxError> {
+        let sql = "SELECT rootpage FROM sqlite_schema WHERE rootpage > 0 AND name NOT IN ('events', 'sqlite_sequence')";
+        let roots: BTreeSet<String> =
+            self.all(sql, [], |row| row.get::<_, i64>(0))?.iter().map(ToString::to_string).collect();
+        let follows = |finding: &String| {
+            let mut words = finding.split_whitespace();
+            let is_of_no_event = match (words.next(), words.next()) {
+                (Some("Tree"), Some(root)) => roots.contains(root),
+                (Some("Freelist:" | "Page"), Some(_)) => true,
+                // Of a row, or of how many there are.
+                _ => finding.contains("lanes"),
+            };
+            // Where a page is used says the page before it; the map is for moving pages alone.
+            let is_of_the_map = finding.contains("ptr map") || finding.contains("ptrmap");
+            (is_of_no_event || is_of_the_map) && !finding.contains("2nd reference")
+        };
+        match findings.iter().find(|finding| !follows(finding)) {
+            Some(finding) => Err(self.corrupt(finding)),
+            None if findings.len() >= MOST_FINDINGS => Err(self.corrupt("in very many places")),
+            None if self.version()? == schema::VERSION => Ok(()),
+            None => Err(self.corrupt(findings.first().map_or("", |first| first))),
+        }
+    }
+
+    /// Copies the events into a store of its own.
+    fn rebuild(&self) -> Result<(), InboxError> {
+        let unfinished = beside(&self.file, UNFINISHED);
+        let started = match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => private_file(&unfinished),
+        };
+        self.io("rebuilt", started)?;
+        let new = Self::connect(unfinished.clone(), self.limits)?;
+        new.batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = MEMORY")?;
+        new.bring_up_to_date(0)?;
+        drop(new);
+        let path = unfinished.to_str().ok_or_else(|| self.corrupt("its path is not UTF-8"))?;
+        self.execute("ATTACH ?1 AS rebuilt", [path])?;
+        // Synced below, all at once. By the order of the table: SQLite would otherwise copy the indexes as they are.
+        let copied = self
+            .batch("PRAGMA rebuilt.journal_mode = MEMORY; PRAGMA rebuilt.synchronous = OFF; PRAGMA rebuilt.cache_size = -65536")
+            .and_then(|()| {
+                self.transaction(|store| {
+                    store.batch(
+                        "INSERT INTO rebuilt.events SELECT * FROM main.events NOT INDEXED ORDER BY seq;
+                         INSERT INTO rebuilt.lanes (binding, conversation, due)
+                             SELECT DISTINCT binding, conversation, 0 FROM rebuilt.events WHERE state = 'pending';
+                         DELETE FROM rebuilt.sqlite_sequence;
+                         INSERT INTO rebuilt.sqlite_sequence SELECT * FROM main.sqlite_sequence;",
+                    )
+                })
+            });
+        let detached = self.batch("DETACH rebuilt");
+        copied.and(detached)?;
+        let finish = || {
+            File::options().write(true).open(&unfinished)?.sync_all()?;
+            fs::rename(&unfinished, beside(&self.file, REBUILT))?;
+            sync_directory(&self.file)
+        };
+        self.io("rebuilt", finish())
+    }
+
+    fn io<T>(&self, what: &str, result: io::Result<T>) -> Result<T, InboxError> {
+        result.map_err(|error| InboxError::Io { file: self.file.clone(), reason: format!("cannot be {what}: {error}") })
+    }
+}
+
+/// Puts the store that was rebuilt in the place of the damaged one; also what an earlier host has not come to do. A
+/// host that ends at any point here finds the rest to do at its next start.
+pub(super) fn take_place(file: &Path) -> io::Result<()> {
+    let rebuilt = beside(file, REBUILT);
+    if !rebuilt.try_exists()? {
+        return Ok(());
+    }
+    // The journal first: beside the new store it would be taken for that one's.
+    for end in ["-wal", ""] {
+        found(fs::rename(beside(file, end), beside(file, &format!("{DAMAGED}{end}"))))?;
+    }
+    found(fs::remove_file(beside(file, "-shm")))?;
+    sync_directory(file)?;
+    fs::rename(&rebuilt, file)?;
+    sync_directory(file)
+}
+
+fn found(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+/// Makes what was renamed beside the file outlast a power cut.
+fn sync_directory(file: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        File::open(file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
+}
