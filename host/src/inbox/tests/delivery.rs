@@ -467,7 +467,7 @@ async fn what_only_waited_for_the_application_is_due_when_that_is_back_and_nothi
         };
         store.due(&room, now)
     };
-    let due = inbox.writer().unwrap().run(work, |due| due).await.unwrap();
+    let due = inbox.writer().unwrap().run(work).await.unwrap();
     assert_eq!(due.heads.iter().map(|head| head.seq).collect::<Vec<_>>(), [waits]);
     assert_eq!(due.next, Some(now + 30_000));
 }

@@ -420,7 +420,7 @@ async fn what_is_given_back_leaves_room_for_the_next_messages() {
     inbox.start(App::deciding(|_, _| Ok(None)));
     until_counts(&inbox, 0, 0).await;
     let now = (inbox.inner.clock)();
-    while inbox.writer().unwrap().run(move |store| store.purge(now), |more| more).await.unwrap() {}
+    while inbox.writer().unwrap().run(move |store| store.purge(now)).await.unwrap() {}
     let (pages, free) = (number(&inbox, "PRAGMA page_count").await, number(&inbox, "PRAGMA freelist_count").await);
     // The reserve and two steps of growth stay, and little beside them.
     assert!(free >= 3 * 256 && pages < 4 * 256, "{free} of {pages}");
