@@ -239,10 +239,10 @@ mod tests {
     fn reading_a_line_costs_the_same_however_long_it_is() {
         // What is behind the first kilobyte is neither read nor searched for a partner.
         for part in ["[](", "* ", "> ", "- ", " *a", "`a``b", "]( ", "\\", "1. "] {
-            let line = part.repeat(2_000_000);
+            let line = part.repeat(100_000);
             let start = std::time::Instant::now();
             title(&line);
-            // Without the limit, every mark's partner would be searched through megabytes.
+            // Without the limit, every mark's partner would be searched through all of it.
             assert!(start.elapsed() < std::time::Duration::from_secs(20), "{part:?}");
         }
         let far = format!("**{}** x", "a".repeat(READ));
