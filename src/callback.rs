@@ -387,6 +387,9 @@ mod tests {
             )
         };
         assert_eq!((headers("sign", &sign("new")), headers("sign", &sign("old"))), (Ok(vec![]), Ok(vec![])));
+        // Somebody who gives the same secret twice loses nothing.
+        let twice = Key::Signature { secret: Secret::new(SECRET), previous: Some(Secret::new(SECRET)) };
+        assert_eq!(body(&Policy { key: Some(twice), ..policy() }, "{}"), Ok(vec![]));
         for other in ["", "older", "newold"] {
             assert_eq!(headers("sign", &sign(other)), Err(Refusal::BadSignature), "{other:?}");
         }

@@ -58,11 +58,9 @@ pub(crate) fn ends_open(text: &str) -> bool {
 fn without_marks(line: &[u8], fence: &mut u8) -> Vec<u8> {
     let mut at = 0;
     loop {
-        let start = at;
-        while at < line.len() && is_blank(line, at) {
-            at += 1;
-        }
-        let is_indented = at > start + 3;
+        let blanks = line.iter().skip(at).take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let is_indented = blanks > 3;
+        at += blanks;
         let mark = byte(line, at);
         let marks = run(line, at);
         let mut text = line.get(at..).unwrap_or_default().trim_ascii_end();
@@ -183,7 +181,12 @@ mod tests {
             ("```rust\n\n# no heading *x*\n```", "# no heading *x*"),
             ("~~~\n~~~\n\nafter", "after"),
             ("> ```\n> code\n> ```", "code"),
+            ("```\n```\n**bold**", "bold"),
+            ("~~~\n```\n~~~\n**bold**", "```"),
             ("    # indented *code*", "# indented *code*"),
+            ("    > indented *code*", "> indented *code*"),
+            ("    ```\n**bold**", "```"),
+            ("   # heading", "heading"),
             ("###### six ######", "six"),
             ("####### seven", "####### seven"),
             ("# C#", "C#"),
@@ -193,6 +196,10 @@ mod tests {
             ("+ item", "item"),
             ("1. first", "first"),
             ("12) twelfth", "twelfth"),
+            ("123456789. item", "item"),
+            ("1234567890. no item", "1234567890. no item"),
+            ("1. 5 apples", "5 apples"),
+            ("12 monkeys", "12 monkeys"),
             ("1.5 million", "1.5 million"),
             ("> > - 1. # deep", "deep"),
             ("---\n\n* * *\n___\nafter", "after"),
@@ -203,6 +210,8 @@ mod tests {
             ("[a *b* `c`](u)", "a b c"),
             ("[x](see below)", "[x](see below)"),
             ("[ALERT] disk full", "[ALERT] disk full"),
+            ("[ALERT]: sda) full", "[ALERT]: sda) full"),
+            ("[ALERT]:sda) full", "[ALERT]:sda) full"),
             ("[ALERT][1] (sda)", "[ALERT][1] (sda)"),
             ("![](only.png)\ntext", "text"),
             ("*a **b** c*", "a b c"),
@@ -213,6 +222,7 @@ mod tests {
             ("~~done~~ ~5 ~~~", "done ~5 ~~~"),
             ("[![build](b.svg)](u) ok", "build ok"),
             ("\\*no\\* \\# C:\\Dir", "*no* # C:\\Dir"),
+            ("\\*a*", "*a*"),
             ("`*code*` ``x`y``", "*code* x`y"),
             ("`open", "`open"),
             ("<b>Alert</b>!", "<b>Alert</b>!"),

@@ -208,9 +208,12 @@ mod tests {
         let digits = "0123456789abcdef".repeat(4);
         assert_eq!(credential(&digits), Some("an access token"));
         assert_eq!(credential(&format!("SEC{digits}")), Some("a signing secret"));
+        assert_eq!(credential("SECabcdefghijklm1234"), Some("a signing secret"));
         for word in [
             "localhost",
             "SEC1",
+            "SECabcdefghijklmn123",
+            "SECabcdefghijkl1234",
             "SECURITYGATEWAYSERVICE",
             "mydingtalkgatewayserviceforproduction",
             "my-dingtalk-gateway-service-1234-of-production",
