@@ -58,9 +58,11 @@ pub(crate) fn ends_open(text: &str) -> bool {
 fn without_marks(line: &[u8], fence: &mut u8) -> Vec<u8> {
     let mut at = 0;
     loop {
-        let blanks = line.iter().skip(at).take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-        let is_indented = blanks > 3;
-        at += blanks;
+        let start = at;
+        while matches!(line.get(at), Some(b' ' | b'\t')) {
+            at += 1;
+        }
+        let is_indented = at > start + 3;
         let mark = byte(line, at);
         let marks = run(line, at);
         let mut text = line.get(at..).unwrap_or_default().trim_ascii_end();
