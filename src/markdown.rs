@@ -59,7 +59,7 @@ fn without_marks(line: &[u8], fence: &mut u8) -> Vec<u8> {
     let mut at = 0;
     loop {
         let start = at;
-        while matches!(line.get(at), Some(b' ' | b'\t')) {
+        while at < line.len() && is_blank(line, at) {
             at += 1;
         }
         let is_indented = at > start + 3;
