@@ -59,7 +59,7 @@ fn without_marks(line: &[u8], fence: &mut u8) -> Vec<u8> {
     let mut at = 0;
     loop {
         let start = at;
-        while at < line.len() && is_blank(line, at) {
+        while matches!(line.get(at), Some(b' ' | b'\t')) {
             at += 1;
         }
         let is_indented = at > start + 3;
@@ -76,7 +76,7 @@ fn without_marks(line: &[u8], fence: &mut u8) -> Vec<u8> {
                 let is_fence = if *fence == 0 {
                     mark == b'~' || !text.iter().skip(marks).any(|byte| *byte == mark)
                 } else {
-                    text.iter().skip(marks).all(|byte| *byte == b' ')
+                    text.len() == marks
                 };
                 if is_fence {
                     *fence ^= mark;
@@ -183,6 +183,11 @@ mod tests {
             ("```rust\n\n# no heading *x*\n```", "# no heading *x*"),
             ("~~~\n~~~\n\nafter", "after"),
             ("> ```\n> code\n> ```", "code"),
+            ("```\n```x\n```", "```x"),
+            ("```code``` in a line", "code in a line"),
+            ("~~~ a~b\n**code**\n~~~", "**code**"),
+            (">    **bold**", "bold"),
+            (">     *code*", "*code*"),
             ("```\n```\n**bold**", "bold"),
             ("~~~\n```\n~~~\n**bold**", "```"),
             ("    # indented *code*", "# indented *code*"),
