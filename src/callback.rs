@@ -447,6 +447,9 @@ mod tests {
             (r#"{"msgtype":"file","content":{"fileName":"a.txt"}}"#, &[("msgtype", "file")]),
             (r#"{"errorCode":20001,"errorMessage":"quota"}"#, &[("errorCode", "20001")]),
             (r#"{"msgtype":"hologram","hologram":{}}"#, &[("msgtype", "hologram")]),
+            // Text is what a text message says, and nothing that another type calls so.
+            (r#"{"msgtype":"hologram","text":{"content":"x"}}"#, &[("msgtype", "hologram")]),
+            (r#"{"senderNick":"text","content":"x"}"#, &[("senderNick", "text")]),
             (r#"{"msgtype":["text"],"text":{"content":"x"}}"#, &[]),
         ] {
             let expected: Vec<_> = expected.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
