@@ -365,8 +365,27 @@ mod tests {
         assert_eq!(message("***", &[("msgtype", "markdown")])["markdown"]["title"], "***");
         let long = message(&"长".repeat(100), &[("msgtype", "markdown")]);
         assert_eq!(long["markdown"]["title"].as_str().unwrap().chars().count(), 65);
-        for nothing in [("isAtAll", "false"), ("atMobiles", " , "), ("isAtAll", ""), ("msgtype", ""), ("title", "t")] {
-            assert_eq!(message("x", &[nothing]), text("x"), "{nothing:?}");
+        for (name, value) in [
+            ("isAtAll", "false"),
+            ("isAtAll", ""),
+            ("atMobiles", " , "),
+            ("msgtype", "text"),
+            ("msgtype", ""),
+            ("title", "t"),
+        ] {
+            assert_eq!(message("x", &[(name, value)]), text("x"), "{name} {value:?}");
+        }
+    }
+
+    #[test]
+    fn a_mention_stands_before_code_that_has_no_end_and_behind_everything_else() {
+        for (data, written) in [
+            ("```\ncode", "@18\n\n```\ncode"),
+            ("# title", "# title\n\n@18"),
+            ("| a |\n|---|\n| b |", "| a |\n|---|\n| b |\n\n@18"),
+        ] {
+            let message = message(data, &[("msgtype", "markdown"), ("atMobiles", "18")]);
+            assert_eq!(message["markdown"]["text"], written);
         }
     }
 

@@ -170,6 +170,8 @@ mod tests {
         for secret in [r"\u00%u", r"S3CR3T\u00zz-and-more"] {
             assert_eq!(redact(&format!("<{secret}>"), [secret]), "<[redacted]>", "{secret}");
         }
+        // And what is no escape either is another text.
+        assert_eq!(redact(r"S3CR3T\u00yy", [r"S3CR3T\u00zz"]), r"S3CR3T\u00yy");
     }
 
     #[test]
