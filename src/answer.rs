@@ -158,6 +158,8 @@ fn security_check(errmsg: &str) -> Option<SecurityCheck> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::collections::BTreeSet;
+
     use super::*;
     use RejectionClass as Class;
     use proptest::prelude::*;
@@ -272,11 +274,8 @@ mod tests {
             assert_eq!((found.class.name(), found.retry_after), (class.as_str(), wait), "{errcode} {text}");
             assert_ne!(found.class, Class::Unknown, "{errcode} need not be listed");
         }
-        for errcode in -1_000..1_000_000 {
-            let found = meaning(errcode, "another text");
-            let is_documented = documented.iter().any(|(known, ..)| *known == errcode);
-            assert_eq!(found.class != Class::Unknown, is_documented, "{errcode}: {}", found.class.name());
-        }
+        let known = (-1_000..1_000_000).filter(|errcode| meaning(*errcode, "another text").class != Class::Unknown);
+        assert_eq!(known.collect::<BTreeSet<_>>(), documented.iter().map(|(errcode, ..)| *errcode).collect());
         assert_eq!(rejection(40_035, "不合法的参数 https://h/?access_token=x").class, Class::Content);
     }
 

@@ -387,6 +387,9 @@ mod tests {
             )
         };
         assert_eq!((headers("sign", &sign("new")), headers("sign", &sign("old"))), (Ok(vec![]), Ok(vec![])));
+        // Somebody who gives the same secret twice loses nothing.
+        let twice = Key::Signature { secret: Secret::new(SECRET), previous: Some(Secret::new(SECRET)) };
+        assert_eq!(body(&Policy { key: Some(twice), ..policy() }, "{}"), Ok(vec![]));
         for other in ["", "older", "newold"] {
             assert_eq!(headers("sign", &sign(other)), Err(Refusal::BadSignature), "{other:?}");
         }
@@ -444,6 +447,9 @@ mod tests {
             (r#"{"msgtype":"file","content":{"fileName":"a.txt"}}"#, &[("msgtype", "file")]),
             (r#"{"errorCode":20001,"errorMessage":"quota"}"#, &[("errorCode", "20001")]),
             (r#"{"msgtype":"hologram","hologram":{}}"#, &[("msgtype", "hologram")]),
+            // Text is what a text message says, and nothing that another type calls so.
+            (r#"{"msgtype":"hologram","text":{"content":"x"}}"#, &[("msgtype", "hologram")]),
+            (r#"{"senderNick":"text","content":"x"}"#, &[("senderNick", "text")]),
             (r#"{"msgtype":["text"],"text":{"content":"x"}}"#, &[]),
         ] {
             let expected: Vec<_> = expected.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();

@@ -467,7 +467,9 @@ mod tests {
             secrets("h/robot/sendBySession?session=x&a=b&lang=chinese"),
             ["x", "chinese", "/robot/sendBySession?session=x&a=b&lang=chinese"]
         );
-        assert_eq!(secrets("h?b"), [""; 0]);
+        for url in ["h?b", "h/robot", "h/v1?a=b"] {
+            assert_eq!(secrets(url), [""; 0], "{url}");
+        }
     }
 
     #[test]

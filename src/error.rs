@@ -479,6 +479,115 @@ mod tests {
         }
     }
 
+    /// The cases of a type of the contract.
+    fn contract(kind: &str) -> Vec<&'static str> {
+        let (_, from) = include_str!("../wit/types.wit").split_once(&format!(" {kind} {{\n")).expect(kind);
+        let lines = from.lines().map(str::trim).take_while(|line| *line != "}");
+        let cases = lines.filter(|line| !line.is_empty() && !line.starts_with("///"));
+        cases.map(|line| line.split(['(', ',']).next().unwrap()).collect()
+    }
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let refusals = refusals().map(|refusal| refusal.name().strip_prefix("callback-refused.").unwrap());
+        assert_eq!(refusals.to_vec(), contract("variant refusal"));
+        assert_eq!([Outcome::NotSent, Outcome::Unknown].map(Outcome::name).to_vec(), contract("enum outcome"));
+        use RejectionClass::*;
+        let classes = [Configuration, Content, RateLimited, Quota, Busy, Unknown].map(RejectionClass::name);
+        assert_eq!(classes.to_vec(), contract("enum rejection-class"));
+        use SecurityCheck::*;
+        let checks = [Keyword, Signature, Timestamp, IpAddress].map(SecurityCheck::name);
+        assert_eq!(checks.to_vec(), contract("enum security-check"));
+        let all = all();
+        for (kind, prefix) in [("variant answer-error", "unexpected-answer."), ("variant error", "")] {
+            for case in contract(kind) {
+                let name = [prefix, case].concat();
+                assert!(all.iter().any(|error| error.name().starts_with(&name)), "{name}");
+            }
+        }
+    }
+
+    fn refusals() -> [Refusal; 11] {
+        use Refusal::*;
+        [
+            Unverifiable,
+            Unsigned,
+            Ambiguous,
+            BadTimestamp,
+            Expired,
+            BadSignature,
+            Reused,
+            WrongRobot,
+            TooLarge(131_072),
+            WrongContentType,
+            Malformed("it is not UTF-8".into()),
+        ]
+    }
+
+    #[test]
+    fn a_refused_callback_says_what_was_wrong_and_which_property_to_look_at() {
+        let says = [
+            "property \"appSecret\"",
+            "no signature",
+            "more than one signature",
+            "not a number of milliseconds",
+            "check the clock (property \"callbackMaxSkew\")",
+            "compare the property \"appSecret\"",
+            "has come with another message before",
+            "properties \"robotCode\" and \"chatbotCorpId\"",
+            "longer than 131072 bytes",
+            "not application/json",
+            "no message: it is not UTF-8",
+        ];
+        for (refusal, says) in refusals().into_iter().zip(says) {
+            let text = Error::CallbackRefused(refusal).to_string();
+            assert!(text.starts_with("dingtalk webhook error: callback refused: ") && text.contains(says), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_rejection_begins_as_in_dapr_and_goes_on_with_code_class_and_what_to_do() {
+        let rejected = |errcode, class, check, seconds: Option<u64>| {
+            let retry_after = seconds.map(Duration::from_secs);
+            Error::Rejected(Rejection { errcode, errmsg: "no".into(), class, check, retry_after }).to_string()
+        };
+        for (check, advice) in [
+            (SecurityCheck::Keyword, "keyword check: put one of the robot's keywords into the message"),
+            (SecurityCheck::Signature, "signature check: check the property \"secret\" against the robot's settings"),
+            (SecurityCheck::Timestamp, "timestamp check: set this machine's clock; it may be off by one hour at most"),
+            (SecurityCheck::IpAddress, "ip-address check: add this machine's address to the robot's allow-list"),
+        ] {
+            assert_eq!(
+                rejected(310_000, RejectionClass::Content, Some(check), None),
+                format!("dingtalk webhook error: send msg failed. no (errcode 310000, content, {advice})")
+            );
+        }
+        assert_eq!(
+            rejected(130_101, RejectionClass::RateLimited, None, Some(600)),
+            "dingtalk webhook error: send msg failed. no (errcode 130101, rate-limited, send again after 600 s)"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_is_no_result_is_described_with_what_to_look_at() {
+        for (answer, says) in [
+            (AnswerError::Status(404), "post failed. status:404"),
+            (
+                AnswerError::Status(302),
+                "post failed. status:302 (a redirect, which is not followed; set the property \"url\"",
+            ),
+            (AnswerError::Html, "an HTML page, not a result: a proxy or gateway answered"),
+            (AnswerError::Truncated, "ended before it was complete"),
+            (AnswerError::Oversized(65_536), "longer than 65536 bytes"),
+            (AnswerError::Malformed("it is empty".into()), "not a result: it is empty"),
+            (AnswerError::MissingErrcode, "no errcode; check that the property \"url\" is a robot's webhook"),
+            (AnswerError::Throttled(Duration::from_secs(300)), "throttles this address; send again after 300 s"),
+        ] {
+            let text = Error::UnexpectedAnswer(answer).to_string();
+            assert!(text.starts_with("dingtalk webhook error: ") && text.contains(says), "{text}");
+        }
+    }
+
     #[test]
     fn a_status_says_whether_the_request_was_carried_out() {
         for (status, outcome) in [

@@ -14,8 +14,7 @@ const ESCAPE: u8 = 0xfe;
 pub(crate) fn text(line: &[u8]) -> Vec<u8> {
     let mut text = line.to_vec();
     let mut at = 0;
-    while at < text.len() {
-        let mark = byte(&text, at);
+    while let Some(mark) = text.get(at).copied() {
         // Where the mark ends, and where its partner begins.
         let mut next = at + 1;
         match mark {

@@ -227,6 +227,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_object_is_called_so() {
+        for (json, says) in [("[1]", "expected an object"), ("null", "expected an object"), ("{} {}", "trailing")] {
+            let error = members(json, &mut |_, _| ()).unwrap_err().to_string();
+            assert!(error.contains(says), "{json}: {error}");
+        }
+    }
+
+    #[test]
     fn names_fold_as_in_go() {
         for (name, this) in [
             ("msgId", "msgId"),

@@ -59,7 +59,7 @@ fn without_marks(line: &[u8], fence: &mut u8) -> Vec<u8> {
     let mut at = 0;
     loop {
         let start = at;
-        while at < line.len() && is_blank(line, at) {
+        while matches!(line.get(at), Some(b' ' | b'\t')) {
             at += 1;
         }
         let is_indented = at > start + 3;
@@ -76,7 +76,7 @@ fn without_marks(line: &[u8], fence: &mut u8) -> Vec<u8> {
                 let is_fence = if *fence == 0 {
                     mark == b'~' || !text.iter().skip(marks).any(|byte| *byte == mark)
                 } else {
-                    text.iter().skip(marks).all(|byte| *byte == b' ')
+                    text.len() == marks
                 };
                 if is_fence {
                     *fence ^= mark;
@@ -183,7 +183,17 @@ mod tests {
             ("```rust\n\n# no heading *x*\n```", "# no heading *x*"),
             ("~~~\n~~~\n\nafter", "after"),
             ("> ```\n> code\n> ```", "code"),
+            ("```\n```x\n```", "```x"),
+            ("```code``` in a line", "code in a line"),
+            ("~~~ a~b\n**code**\n~~~", "**code**"),
+            (">    **bold**", "bold"),
+            (">     *code*", "*code*"),
+            ("```\n```\n**bold**", "bold"),
+            ("~~~\n```\n~~~\n**bold**", "```"),
             ("    # indented *code*", "# indented *code*"),
+            ("    > indented *code*", "> indented *code*"),
+            ("    ```\n**bold**", "```"),
+            ("   # heading", "heading"),
             ("###### six ######", "six"),
             ("####### seven", "####### seven"),
             ("# C#", "C#"),
@@ -193,6 +203,10 @@ mod tests {
             ("+ item", "item"),
             ("1. first", "first"),
             ("12) twelfth", "twelfth"),
+            ("123456789. item", "item"),
+            ("1234567890. no item", "1234567890. no item"),
+            ("1. 5 apples", "5 apples"),
+            ("12 monkeys", "12 monkeys"),
             ("1.5 million", "1.5 million"),
             ("> > - 1. # deep", "deep"),
             ("---\n\n* * *\n___\nafter", "after"),
@@ -203,6 +217,8 @@ mod tests {
             ("[a *b* `c`](u)", "a b c"),
             ("[x](see below)", "[x](see below)"),
             ("[ALERT] disk full", "[ALERT] disk full"),
+            ("[ALERT]: sda) full", "[ALERT]: sda) full"),
+            ("[ALERT]:sda) full", "[ALERT]:sda) full"),
             ("[ALERT][1] (sda)", "[ALERT][1] (sda)"),
             ("![](only.png)\ntext", "text"),
             ("*a **b** c*", "a b c"),
@@ -213,6 +229,7 @@ mod tests {
             ("~~done~~ ~5 ~~~", "done ~5 ~~~"),
             ("[![build](b.svg)](u) ok", "build ok"),
             ("\\*no\\* \\# C:\\Dir", "*no* # C:\\Dir"),
+            ("\\*a*", "*a*"),
             ("`*code*` ``x`y``", "*code* x`y"),
             ("`open", "`open"),
             ("<b>Alert</b>!", "<b>Alert</b>!"),
@@ -239,10 +256,10 @@ mod tests {
     fn reading_a_line_costs_the_same_however_long_it_is() {
         // What is behind the first kilobyte is neither read nor searched for a partner.
         for part in ["[](", "* ", "> ", "- ", " *a", "`a``b", "]( ", "\\", "1. "] {
-            let line = part.repeat(2_000_000);
+            let line = part.repeat(100_000);
             let start = std::time::Instant::now();
             title(&line);
-            // Without the limit, every mark's partner would be searched through megabytes.
+            // Without the limit, every mark's partner would be searched through all of it.
             assert!(start.elapsed() < std::time::Duration::from_secs(20), "{part:?}");
         }
         let far = format!("**{}** x", "a".repeat(READ));

@@ -365,13 +365,37 @@ mod tests {
         assert_eq!(message("***", &[("msgtype", "markdown")])["markdown"]["title"], "***");
         let long = message(&"长".repeat(100), &[("msgtype", "markdown")]);
         assert_eq!(long["markdown"]["title"].as_str().unwrap().chars().count(), 65);
-        assert_eq!(message("x", &[("isAtAll", "false"), ("atMobiles", " , ")]), text("x"));
+        for (name, value) in [
+            ("isAtAll", "false"),
+            ("isAtAll", ""),
+            ("atMobiles", " , "),
+            ("msgtype", "text"),
+            ("msgtype", ""),
+            ("title", "t"),
+        ] {
+            assert_eq!(message("x", &[(name, value)]), text("x"), "{name} {value:?}");
+        }
+    }
+
+    #[test]
+    fn a_mention_stands_before_code_that_has_no_end_and_behind_everything_else() {
+        for (data, written) in [
+            ("```\ncode", "@18\n\n```\ncode"),
+            ("# title", "# title\n\n@18"),
+            ("| a |\n|---|\n| b |", "| a |\n|---|\n| b |\n\n@18"),
+        ] {
+            let message = message(data, &[("msgtype", "markdown"), ("atMobiles", "18")]);
+            assert_eq!(message["markdown"]["text"], written);
+        }
     }
 
     #[test]
     fn a_mention_is_the_whole_number() {
         assert_eq!(message("@1801 and @180-2", &[("atMobiles", "180")])["text"]["content"], "@1801 and @180-2 @180");
         assert_eq!(message("@180, look", &[("atMobiles", "180")])["text"]["content"], "@180, look");
+        // At the end of the longest message that DingTalk takes too.
+        let long = "x".repeat(19_900) + " @180";
+        assert_eq!(message(&long, &[("atMobiles", "180")])["text"]["content"], long);
         assert_eq!(message("@180你好", &[("atMobiles", "180")])["text"]["content"], "@180你好");
     }
 
@@ -415,6 +439,8 @@ mod tests {
             ("Hi", &[("msgtype", "link")], "metadata msgtype \"link\""),
             ("Hi", &[("atMobiles", "138, 1 3 8")], "metadata atMobiles: item 2 is not a phone number"),
             ("Hi", &[("atUserIds", "@me")], "metadata atUserIds: item 1 is not a user id"),
+            ("Hi", &[("atUserIds", "u1,u 2")], "metadata atUserIds: item 2 is not a user id"),
+            ("Hi", &[("atUserIds", "u\u{7f}1")], "metadata atUserIds: item 1 is not a user id"),
             ("Hi", &[("atUserIds", many.as_str())], "metadata atUserIds names more than 50 people"),
             ("Hi", &[("atMobiles", many.as_str())], "metadata atMobiles names more than 50 people"),
             ("Hi", &[("isAtAll", "maybe")], "metadata isAtAll \"maybe\""),

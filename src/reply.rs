@@ -113,7 +113,9 @@ mod tests {
 
     #[test]
     fn a_mistake_is_named() {
-        let long = format!(r#"{{"msgtype":"text","text":{{"content":"{}"}}}}"#, "x".repeat(20_000));
+        let sized = |size: usize| format!(r#"{{"msgtype":"text","text":{{"content":"{}"}}}}"#, "x".repeat(size - 40));
+        let (longest, long) = (sized(20_000), sized(20_001));
+        assert_eq!((longest.len(), of(longest.as_bytes())), (20_000, Ok(Some(longest.as_str()))));
         for (answer, field) in [
             (r#"{"msgtype":1}"#, "msgtype is not a text"),
             (r#"{"msgtype":"link","link":{}}"#, "msgtype \"link\" cannot be a reply"),
@@ -133,7 +135,7 @@ mod tests {
             ),
             (r#"{"msgtype":"feedCard","feedCard":{"links":[]}}"#, "feedCard.links is missing or empty"),
             (r#"{"msgtype":"feedCard","feedCard":{"links":["{"]}}"#, "feedCard.links is missing or empty"),
-            (&long, "more than 20000"),
+            (&long, "the message has 20001 bytes, more than 20000"),
         ] {
             let error = of(answer.as_bytes()).unwrap_err();
             assert!(error.contains(field), "{answer}: {error}");

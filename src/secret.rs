@@ -170,6 +170,8 @@ mod tests {
         for secret in [r"\u00%u", r"S3CR3T\u00zz-and-more"] {
             assert_eq!(redact(&format!("<{secret}>"), [secret]), "<[redacted]>", "{secret}");
         }
+        // And what is no escape either is another text.
+        assert_eq!(redact(r"S3CR3T\u00yy", [r"S3CR3T\u00zz"]), r"S3CR3T\u00yy");
     }
 
     #[test]
@@ -208,9 +210,12 @@ mod tests {
         let digits = "0123456789abcdef".repeat(4);
         assert_eq!(credential(&digits), Some("an access token"));
         assert_eq!(credential(&format!("SEC{digits}")), Some("a signing secret"));
+        assert_eq!(credential("SECabcdefghijklm1234"), Some("a signing secret"));
         for word in [
             "localhost",
             "SEC1",
+            "SECabcdefghijklmn123",
+            "SECabcdefghijkl1234",
             "SECURITYGATEWAYSERVICE",
             "mydingtalkgatewayserviceforproduction",
             "my-dingtalk-gateway-service-1234-of-production",

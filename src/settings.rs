@@ -294,6 +294,24 @@ mod tests {
     }
 
     #[test]
+    fn times_are_taken_from_a_millisecond_to_the_documented_longest() {
+        for (property, longest) in [("timeout", "10m"), ("connectTimeout", "10m"), ("callbackMaxSkew", "24h")] {
+            let with = |value: &str| Settings::parse([("id", "x"), ("url", "h"), (property, value)]).is_ok();
+            assert!(with("1ms") && with(longest), "{property}");
+            assert!(!with("999us") && !with(&format!("{longest}1ns")), "{property}");
+        }
+    }
+
+    #[test]
+    fn replies_may_go_to_dingtalk_and_to_the_hosts_of_the_operator() {
+        let settings = Settings::parse([("id", "x"), ("url", "h"), ("sessionWebhookHosts", "gateway:8443")]).unwrap();
+        let origins: Vec<String> = settings.session_origins().map(|origin| origin.to_string()).collect();
+        let dingtalk =
+            ["https://oapi.dingtalk.com:443", "https://oapi.dingtalk.io:443", "https://api.dingtalk.com:443"];
+        assert_eq!(origins, [&dingtalk[..], &["https://gateway:8443"]].concat());
+    }
+
+    #[test]
     fn what_was_added_to_a_value_is_named_with_its_property_and_never_the_value() {
         for property in ["secret", "appSecret", "outgoingToken", "robotCode", "chatbotCorpId"] {
             for (value, reason) in [
