@@ -1,6 +1,7 @@
 //! What is no proper request, too long, too much at once or on the wrong port reaches nobody, and sending goes on.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -127,14 +128,16 @@ fn callbacks_beyond_those_that_may_run_are_told_so_and_sending_goes_on() {
         let running: Vec<_> =
             (0..AT_ONCE).map(|number| scope.spawn(move || callback(host, &text(&format!("m{number}"))))).collect();
         app.wait_for_events(AT_ONCE);
+        let begun = Instant::now();
         let more: Vec<_> = (0..8).map(|_| scope.spawn(|| callback(host, &text("more")))).collect();
         assert_eq!(host.invoke("team", "create", r#"{"message":"Hi"}"#).status, 200);
         for more in more {
             let more = more.join().unwrap();
             assert_eq!((more.status, more.header("retry-after")), (503, Some("1")), "{more:?}");
         }
-        // They came at the same moment, and anybody can send more of them.
-        assert_eq!(host.log().matches("too many callbacks at once").count(), 1, "{}", host.log());
+        // Anybody can send more of them. A busy machine takes its time to refuse them all.
+        let lines = host.log().matches("too many callbacks at once").count() as u64;
+        assert!((1..=1 + begun.elapsed().as_secs() / 10).contains(&lines), "{}", host.log());
         gate.open();
         for reply in running {
             assert_answer(&reply.join().unwrap(), PONG);
