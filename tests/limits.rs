@@ -282,7 +282,7 @@ fn answers_that_are_sent_on_to_robots_that_hang_cost_no_more_than_their_share() 
     });
     // What can begin has begun.
     std::thread::sleep(Duration::from_secs(3));
-    let cost = peak(host.pid()) - before;
+    let cost = peak(host.pid()).saturating_sub(before);
     println!("{cost} MiB");
     // Of 32 answers: their data once (22 MiB), what calls of two bindings are sending six times (48 MiB), and of eight
     // at a time what "get" itself holds (34 MiB).

@@ -337,7 +337,8 @@ fn no_flood_costs_more_than_64_mib() {
         let flood = flood(host.address(), connections, bytes);
         // It is served meanwhile.
         assert_eq!(host.post("ops", CREATE).status, 200, "{name}");
-        let cost = peak(pid) - before;
+        // A process that gave memory back has a lower peak than at first.
+        let cost = peak(pid).saturating_sub(before);
         println!("{name}: {cost} MiB");
         assert!(cost <= 64, "{name}: {cost} MiB");
         drop(flood);
