@@ -9,23 +9,22 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use serde_json::error::Category;
 
-use crate::error::{AnswerError, Error, Rejection, RejectionClass, SecurityCheck};
+use crate::error::{AnswerError, InvokeCause, Rejection, RejectionClass, SecurityCheck};
 use crate::{json, text};
 
 /// The longest answer that is read. A result has 50 to 500 bytes; 64 KiB leaves room for the throttle page
 /// without letting a hostile server fill the instance's memory.
 pub const MAX_BODY: usize = 64 * 1024;
 
-/// "Above 20 messages a minute the robot is limited for 10 minutes."
-const ROBOT_PENALTY: Duration = Duration::from_secs(600);
-/// "Wait one second."
-const APP_THROTTLE: Duration = Duration::from_secs(1);
-/// The address stays blocked for five minutes.
-const ADDRESS_PENALTY: Duration = Duration::from_secs(300);
+/// Milliseconds. "Above 20 messages a minute the robot is limited for 10 minutes."
+const ROBOT_PENALTY: u64 = 600_000;
+/// Milliseconds. "Wait one second."
+const APP_THROTTLE: u64 = 1_000;
+/// Milliseconds. The address stays blocked for five minutes.
+const ADDRESS_PENALTY: u64 = 300_000;
 
 /// What the transport received.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,32 +45,20 @@ pub struct Accepted {
 }
 
 /// Decides what an answer means. `redact` is applied to every text of the answer that is repeated.
-pub fn classify(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, Error> {
+pub fn classify(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, InvokeCause> {
     if answer.status != 200 {
-        return Err(Error::UnexpectedAnswer(AnswerError::Status(answer.status)));
+        return Err(InvokeCause::UnexpectedAnswer(AnswerError::Status(answer.status)));
     }
-    result(answer, redact).map_err(|error| match error {
-        NoResult::Answer(error) => Error::UnexpectedAnswer(error),
-        NoResult::Rejection(rejection) => Error::Rejected(rejection),
-    })
-}
-
-enum NoResult {
-    Answer(AnswerError),
-    Rejection(Rejection),
-}
-
-fn result(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, NoResult> {
-    let malformed = |what: &str| NoResult::Answer(AnswerError::Malformed(what.into()));
+    let malformed = |what: &str| InvokeCause::UnexpectedAnswer(AnswerError::Malformed(what.into()));
     if answer.body.len() > MAX_BODY {
-        return Err(NoResult::Answer(AnswerError::Oversized(MAX_BODY as u64)));
+        return Err(InvokeCause::UnexpectedAnswer(AnswerError::Oversized(MAX_BODY as u64)));
     }
     let body = json::without_mark(&answer.body).trim_ascii();
     if body.first() == Some(&b'<') {
-        return Err(NoResult::Answer(AnswerError::Html));
+        return Err(InvokeCause::UnexpectedAnswer(AnswerError::Html));
     }
     if !answer.complete {
-        return Err(NoResult::Answer(AnswerError::Truncated));
+        return Err(InvokeCause::UnexpectedAnswer(AnswerError::Truncated));
     }
     if body.is_empty() {
         return Err(malformed("it is empty"));
@@ -79,15 +66,15 @@ fn result(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, 
     let json = core::str::from_utf8(body).map_err(|_| malformed("it is not UTF-8"))?;
     let [errcode, errmsg, status] =
         json::find(json, ["errcode", "errmsg", "status"]).map_err(|error| match error.classify() {
-            Category::Eof => NoResult::Answer(AnswerError::Truncated),
+            Category::Eof => InvokeCause::UnexpectedAnswer(AnswerError::Truncated),
             Category::Data => malformed("it is JSON, but not an object"),
             Category::Syntax | Category::Io => malformed("it is not JSON"),
         })?;
     let errcode = match errcode {
         None if status.and_then(integer) == Some(1111) => {
-            return Err(NoResult::Answer(AnswerError::Throttled(ADDRESS_PENALTY)));
+            return Err(InvokeCause::UnexpectedAnswer(AnswerError::Throttled(ADDRESS_PENALTY)));
         }
-        None | Some("null") => return Err(NoResult::Answer(AnswerError::MissingErrcode)),
+        None | Some("null") => return Err(InvokeCause::UnexpectedAnswer(AnswerError::MissingErrcode)),
         Some(errcode) => integer(errcode).ok_or_else(|| malformed("its errcode is not a whole number"))?,
     };
     let errmsg = errmsg.and_then(json::string).unwrap_or_default();
@@ -96,7 +83,7 @@ fn result(answer: &Answer, redact: impl Fn(&str) -> String) -> Result<Accepted, 
         return Ok(Accepted { errmsg: redact(errmsg) });
     }
     let Meaning { class, check, retry_after } = meaning(errcode, errmsg);
-    Err(NoResult::Rejection(Rejection { errcode, errmsg: redact(errmsg), class, check, retry_after }))
+    Err(InvokeCause::Rejected(Rejection { errcode, errmsg: redact(errmsg), class, check, retry_after }))
 }
 
 /// A whole number, or one in quotes, as DingTalk's own documentation prints `errcode`.
@@ -108,7 +95,7 @@ fn integer(raw: &str) -> Option<i64> {
 struct Meaning {
     class: RejectionClass,
     check: Option<SecurityCheck>,
-    retry_after: Option<Duration>,
+    retry_after: Option<u64>,
 }
 
 fn meaning(errcode: i64, errmsg: &str) -> Meaning {
@@ -168,13 +155,13 @@ mod tests {
         Answer { status: 200, body: body.into(), complete: true }
     }
 
-    fn outcome(body: &str) -> Result<Accepted, Error> {
+    fn outcome(body: &str) -> Result<Accepted, InvokeCause> {
         classify(&answer(body), str::to_owned)
     }
 
     fn rejection(errcode: i64, errmsg: &str) -> Rejection {
         match outcome(&serde_json::json!({"errcode": errcode, "errmsg": errmsg}).to_string()) {
-            Err(Error::Rejected(rejection)) => rejection,
+            Err(InvokeCause::Rejected(rejection)) => rejection,
             other => panic!("{errcode}: {other:?}"),
         }
     }
@@ -192,7 +179,7 @@ mod tests {
     fn half_a_surrogate_pair_costs_no_text() {
         let ok = outcome(r#"{"errcode":0,"errmsg":"ok \ud800"}"#);
         assert_eq!(ok, Ok(Accepted { errmsg: "ok \u{fffd}".into() }));
-        let Err(Error::Rejected(rejection)) = outcome(r#"{"errcode":310000,"errmsg":"关键词\udfff"}"#) else {
+        let Err(InvokeCause::Rejected(rejection)) = outcome(r#"{"errcode":310000,"errmsg":"关键词\udfff"}"#) else {
             panic!("not rejected");
         };
         assert_eq!((rejection.errmsg.as_str(), rejection.check), ("关键词\u{fffd}", Some(SecurityCheck::Keyword)));
@@ -223,7 +210,7 @@ mod tests {
             (r#"{"status":"1111"}"#, Throttled(ADDRESS_PENALTY)),
             (r#"{"status":1112}"#, MissingErrcode),
         ] {
-            assert_eq!(outcome(body), Err(Error::UnexpectedAnswer(expected)), "{body}");
+            assert_eq!(outcome(body), Err(InvokeCause::UnexpectedAnswer(expected)), "{body}");
         }
     }
 
@@ -232,14 +219,14 @@ mod tests {
         let ok = r#"{"errcode":0,"errmsg":"ok"}"#;
         for status in [100, 199, 201, 204, 302, 307, 404, 429, 500, 503] {
             let answer = Answer { status, ..answer(ok) };
-            let expected = Error::UnexpectedAnswer(AnswerError::Status(status));
+            let expected = InvokeCause::UnexpectedAnswer(AnswerError::Status(status));
             assert_eq!(classify(&answer, str::to_owned), Err(expected));
         }
         let cut = Answer { complete: false, ..answer(ok) };
-        assert_eq!(classify(&cut, str::to_owned), Err(Error::UnexpectedAnswer(AnswerError::Truncated)));
+        assert_eq!(classify(&cut, str::to_owned), Err(InvokeCause::UnexpectedAnswer(AnswerError::Truncated)));
         let padded = |len: usize| Answer { body: [ok.as_bytes(), &vec![b' '; len - ok.len()]].concat(), ..answer("") };
         assert!(classify(&padded(MAX_BODY), str::to_owned).is_ok());
-        let oversized = Error::UnexpectedAnswer(AnswerError::Oversized(65_536));
+        let oversized = InvokeCause::UnexpectedAnswer(AnswerError::Oversized(65_536));
         assert_eq!(classify(&padded(MAX_BODY + 1), str::to_owned), Err(oversized));
     }
 
@@ -270,7 +257,7 @@ mod tests {
         assert!(documented.len() > 40, "{documented:?}");
         for (errcode, text, class, wait) in &documented {
             let found = rejection(*errcode, text);
-            let wait = wait.map(Duration::from_secs);
+            let wait = wait.map(|seconds| seconds * 1_000);
             assert_eq!((found.class.name(), found.retry_after), (class.as_str(), wait), "{errcode} {text}");
             assert_ne!(found.class, Class::Unknown, "{errcode} need not be listed");
         }

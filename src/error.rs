@@ -1,4 +1,4 @@
-//! Everything that can go wrong, as in wit/types.wit, and the one place where it becomes text.
+//! What the errors of wit/types.wit are called, what they tell a program, and the one place where they become text.
 //!
 //! The texts begin as Dapr's own binding begins them ("dingtalk webhook error: ", "send msg failed. …"), so
 //! that alerts which look for those keep working; what Dapr leaves out (code, class, what to do) follows.
@@ -8,101 +8,11 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
-use core::time::Duration;
 
-/// Why a call failed; each variant is one decision for the caller. Mirrors `error` in wit/types.wit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Error {
-    /// `invoke` before a successful `init`.
-    NotInitialized,
-    /// A property is missing or cannot be used.
-    Configuration {
-        /// The property in its documented spelling.
-        property: String,
-        /// What is wrong and what to write instead.
-        reason: String,
-    },
-    /// The operation does not exist; these do.
-    UnsupportedOperation(Vec<String>),
-    /// Data or metadata cannot become a message; nothing was sent.
-    InvalidMessage(String),
-    /// The network failed, the destination was refused, or the time was up.
-    Unreachable {
-        /// What happened; names the host, never the URL.
-        reason: String,
-        /// What became of the message.
-        outcome: Outcome,
-    },
-    /// The answer is no DingTalk result.
-    UnexpectedAnswer(AnswerError),
-    /// DingTalk refused the message.
-    Rejected(Rejection),
-    /// "get" without a reader of this `id`.
-    NotReading(String),
-    /// A callback was not accepted.
-    CallbackRefused(Refusal),
-    /// The handler did not take a message.
-    HandlerFailed(String),
-    /// "reply" without a `sessionWebhook` that may be posted to.
-    InvalidSessionWebhook(String),
-    /// "reply" after the end of the session, by the message's own word or by DingTalk's.
-    ExpiredSessionWebhook,
-}
-
-/// Why a callback was not accepted. Mirrors `refusal` in wit/types.wit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// The binding has nothing to verify with.
-    Unverifiable,
-    /// A header that proves the sender is missing.
-    Unsigned,
-    /// One of those headers occurs more than once.
-    Ambiguous,
-    /// The timestamp is not a number of milliseconds.
-    BadTimestamp,
-    /// The timestamp is too far from now.
-    Expired,
-    /// The signature or token is wrong.
-    BadSignature,
-    /// The signature has come with another message before.
-    Reused,
-    /// For another robot or organisation.
-    WrongRobot,
-    /// Longer than this many bytes.
-    TooLarge(u64),
-    /// Not `application/json`.
-    WrongContentType,
-    /// No message; says why.
-    Malformed(String),
-}
-
-impl Refusal {
-    /// The name in WIT, metadata and documentation, after "callback-refused.".
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Unverifiable => "callback-refused.unverifiable",
-            Self::Unsigned => "callback-refused.unsigned",
-            Self::Ambiguous => "callback-refused.ambiguous",
-            Self::BadTimestamp => "callback-refused.bad-timestamp",
-            Self::Expired => "callback-refused.expired",
-            Self::BadSignature => "callback-refused.bad-signature",
-            Self::Reused => "callback-refused.reused",
-            Self::WrongRobot => "callback-refused.wrong-robot",
-            Self::TooLarge(_) => "callback-refused.too-large",
-            Self::WrongContentType => "callback-refused.wrong-content-type",
-            Self::Malformed(_) => "callback-refused.malformed",
-        }
-    }
-}
-
-/// Whether a message may have arrived although the call failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It has not: sent again, it arrives once.
-    NotSent,
-    /// DingTalk may have posted the message, or the handler taken it.
-    Unknown,
-}
+pub use crate::contract::{
+    AnswerError, HandlerError, InvokeCause, InvokeError, Outcome, PropertyError, ReadError, ReceiveError, Refusal,
+    Rejection, RejectionClass, SecurityCheck,
+};
 
 impl Outcome {
     /// The name in WIT, metadata and documentation.
@@ -112,57 +22,6 @@ impl Outcome {
             Self::Unknown => "unknown",
         }
     }
-}
-
-/// An answer that is no DingTalk result.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AnswerError {
-    /// An HTTP status other than 200.
-    Status(u16),
-    /// An HTML page.
-    Html,
-    /// Ended before it was complete.
-    Truncated,
-    /// Longer than this many bytes.
-    Oversized(u64),
-    /// Neither JSON nor HTML, or JSON of another shape.
-    Malformed(String),
-    /// A JSON object without `errcode`.
-    MissingErrcode,
-    /// The per-address throttle; wait this long.
-    Throttled(Duration),
-}
-
-/// DingTalk received the message and refused it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejection {
-    /// DingTalk's error code.
-    pub errcode: i64,
-    /// DingTalk's text, redacted.
-    pub errmsg: String,
-    /// What the code means for the caller.
-    pub class: RejectionClass,
-    /// The security setting that refused, where the text tells.
-    pub check: Option<SecurityCheck>,
-    /// How long to wait, where DingTalk documents it.
-    pub retry_after: Option<Duration>,
-}
-
-/// What a rejection means for the caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RejectionClass {
-    /// Robot, URL, secret or security settings.
-    Configuration,
-    /// This message.
-    Content,
-    /// Too many in a short time.
-    RateLimited,
-    /// The month's allowance.
-    Quota,
-    /// DingTalk is busy.
-    Busy,
-    /// Not documented for robots.
-    Unknown,
 }
 
 impl RejectionClass {
@@ -177,19 +36,6 @@ impl RejectionClass {
             Self::Unknown => "unknown",
         }
     }
-}
-
-/// The robot's security setting that refused a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SecurityCheck {
-    /// None of the keywords occurs.
-    Keyword,
-    /// The signature does not match.
-    Signature,
-    /// The signature's time is too far off.
-    Timestamp,
-    /// The sending address is not allowed.
-    IpAddress,
 }
 
 impl SecurityCheck {
@@ -213,20 +59,32 @@ impl SecurityCheck {
     }
 }
 
-impl Error {
-    /// A configuration error of `property`.
-    pub fn configuration(property: &str, reason: impl Into<String>) -> Self {
-        Self::Configuration { property: property.into(), reason: reason.into() }
+impl PropertyError {
+    /// That `property`, in its documented spelling, cannot be used, and what to write instead.
+    pub fn new(property: &str, reason: impl Into<String>) -> Self {
+        Self { property: property.into(), reason: reason.into() }
     }
 
+    /// As [`InvokeError::metadata`].
+    pub fn metadata(&self) -> Vec<(String, String)> {
+        metadata([
+            ("error", "configuration".into()),
+            ("outcome", Outcome::NotSent.name().into()),
+            ("property", self.property.clone()),
+        ])
+    }
+}
+
+impl InvokeCause {
     /// The error's kind in metadata and documentation: the WIT case, and for answers the case below it.
     pub fn name(&self) -> &'static str {
         match self {
             Self::NotInitialized => "not-initialized",
-            Self::Configuration { .. } => "configuration",
             Self::UnsupportedOperation(_) => "unsupported-operation",
             Self::InvalidMessage(_) => "invalid-message",
-            Self::Unreachable { .. } => "unreachable",
+            Self::InvalidSessionWebhook(_) => "invalid-session-webhook",
+            Self::ExpiredSessionWebhook => "expired-session-webhook",
+            Self::Unreachable(_) => "unreachable",
             Self::UnexpectedAnswer(answer) => match answer {
                 AnswerError::Status(_) => "unexpected-answer.status",
                 AnswerError::Html => "unexpected-answer.html",
@@ -238,95 +96,128 @@ impl Error {
             },
             Self::Rejected(_) => "rejected",
             Self::NotReading(_) => "not-reading",
-            Self::CallbackRefused(refusal) => refusal.name(),
             Self::HandlerFailed(_) => "handler-failed",
-            Self::InvalidSessionWebhook(_) => "invalid-session-webhook",
-            Self::ExpiredSessionWebhook => "expired-session-webhook",
         }
-    }
-
-    /// What became of the message.
-    pub fn outcome(&self) -> Outcome {
-        match self {
-            Self::Unreachable { outcome, .. } => *outcome,
-            Self::UnexpectedAnswer(answer) => answer.outcome(),
-            // It may have failed after it had taken the message.
-            Self::HandlerFailed(_) => Outcome::Unknown,
-            _ => Outcome::NotSent,
-        }
-    }
-
-    /// What a program needs to decide what to do, as metadata: `error` and `outcome` always, the rest where it
-    /// applies (`property`, `statusCode`, `errcode`, `errmsg`, `class`, `check`, `retryAfter` in
-    /// milliseconds).
-    pub fn metadata(&self) -> Vec<(String, String)> {
-        let mut metadata = vec![("error", self.name().to_owned()), ("outcome", self.outcome().name().to_owned())];
-        match self {
-            Self::Configuration { property, .. } => metadata.push(("property", property.clone())),
-            Self::UnexpectedAnswer(AnswerError::Status(status)) => metadata.push(("statusCode", status.to_string())),
-            Self::UnexpectedAnswer(AnswerError::Throttled(wait)) => {
-                metadata.push(("statusCode", "200".into()));
-                metadata.push(("retryAfter", wait.as_millis().to_string()));
-            }
-            Self::UnexpectedAnswer(_) => metadata.push(("statusCode", "200".into())),
-            Self::Rejected(rejection) => {
-                metadata.push(("statusCode", "200".into()));
-                metadata.push(("errcode", rejection.errcode.to_string()));
-                metadata.push(("errmsg", rejection.errmsg.clone()));
-                metadata.push(("class", rejection.class.name().into()));
-                metadata.extend(rejection.check.map(|check| ("check", check.name().into())));
-                metadata.extend(rejection.retry_after.map(|wait| ("retryAfter", wait.as_millis().to_string())));
-            }
-            Self::NotInitialized
-            | Self::UnsupportedOperation(_)
-            | Self::Unreachable { .. }
-            | Self::InvalidMessage(_)
-            | Self::NotReading(_)
-            | Self::CallbackRefused(_)
-            | Self::HandlerFailed(_)
-            | Self::InvalidSessionWebhook(_)
-            | Self::ExpiredSessionWebhook => {}
-        }
-        metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Self::Configuration { property, reason } = self {
-            return write!(f, "dingtalk configuration error: property \"{property}\": {reason}");
+impl From<InvokeCause> for InvokeError {
+    /// With the outcome that the cause alone tells. Of what is unreachable only the transport knows more.
+    fn from(cause: InvokeCause) -> Self {
+        let outcome = match &cause {
+            InvokeCause::UnexpectedAnswer(answer) => answer.outcome(),
+            // It may have failed after it had taken the message.
+            InvokeCause::HandlerFailed(_) | InvokeCause::Unreachable(_) => Outcome::Unknown,
+            _ => Outcome::NotSent,
+        };
+        Self { cause, outcome }
+    }
+}
+
+impl InvokeError {
+    /// What a program needs to decide what to do, as metadata: `error` and `outcome` always, the rest where it
+    /// applies (`statusCode`, `errcode`, `errmsg`, `class`, `check`, `retryAfter` in milliseconds).
+    pub fn metadata(&self) -> Vec<(String, String)> {
+        let mut items = vec![("error", self.cause.name().to_owned()), ("outcome", self.outcome.name().to_owned())];
+        match &self.cause {
+            InvokeCause::UnexpectedAnswer(AnswerError::Status(status)) => {
+                items.push(("statusCode", status.to_string()));
+            }
+            InvokeCause::UnexpectedAnswer(AnswerError::Throttled(wait)) => {
+                items.push(("statusCode", "200".into()));
+                items.push(("retryAfter", wait.to_string()));
+            }
+            InvokeCause::UnexpectedAnswer(_) => items.push(("statusCode", "200".into())),
+            InvokeCause::Rejected(rejection) => {
+                items.push(("statusCode", "200".into()));
+                items.push(("errcode", rejection.errcode.to_string()));
+                items.push(("errmsg", rejection.errmsg.clone()));
+                items.push(("class", rejection.class.name().into()));
+                items.extend(rejection.check.map(|check| ("check", check.name().into())));
+                items.extend(rejection.retry_after.map(|wait| ("retryAfter", wait.to_string())));
+            }
+            InvokeCause::NotInitialized
+            | InvokeCause::UnsupportedOperation(_)
+            | InvokeCause::InvalidMessage(_)
+            | InvokeCause::InvalidSessionWebhook(_)
+            | InvokeCause::ExpiredSessionWebhook
+            | InvokeCause::Unreachable(_)
+            | InvokeCause::NotReading(_)
+            | InvokeCause::HandlerFailed(_) => {}
         }
-        f.write_str("dingtalk webhook error: ")?;
+        metadata(items)
+    }
+}
+
+fn metadata(items: impl IntoIterator<Item = (&'static str, String)>) -> Vec<(String, String)> {
+    items.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+impl fmt::Display for PropertyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dingtalk configuration error: property \"{}\": {}", self.property, self.reason)
+    }
+}
+
+impl fmt::Display for InvokeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(PREFIX)?;
+        let posted = match (&self.cause, self.outcome) {
+            (InvokeCause::HandlerFailed(_), _) => "",
+            (InvokeCause::ExpiredSessionWebhook, _) => ". Nothing was posted",
+            (_, Outcome::Unknown) => ". The message may have been posted",
+            (
+                InvokeCause::InvalidMessage(_) | InvokeCause::InvalidSessionWebhook(_) | InvokeCause::Unreachable(_),
+                Outcome::NotSent,
+            ) => ". Nothing was sent",
+            (_, Outcome::NotSent) => "",
+        };
+        write!(f, "{}{posted}", self.cause)
+    }
+}
+
+impl fmt::Display for InvokeCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Configuration { .. } => Ok(()),
-            Self::NotInitialized => f.write_str("the binding has no configuration; call init first"),
+            Self::NotInitialized => f.write_str(NOT_INITIALIZED),
             Self::UnsupportedOperation(supported) => {
                 write!(f, "unsupported operation. supported operations: {}", supported.join(" "))
             }
-            Self::InvalidMessage(reason) => write!(f, "invalid message: {reason}. Nothing was sent"),
-            Self::Unreachable { reason, outcome: Outcome::NotSent } => write!(f, "{reason}. Nothing was sent"),
-            Self::Unreachable { reason, outcome: Outcome::Unknown } => {
-                write!(f, "{reason}. The message may have been posted")
-            }
-            Self::UnexpectedAnswer(answer) => {
-                write!(f, "{answer}")?;
-                match answer.outcome() {
-                    Outcome::NotSent => Ok(()),
-                    Outcome::Unknown => f.write_str(". The message may have been posted"),
-                }
-            }
-            Self::Rejected(rejection) => rejection.fmt(f),
-            Self::NotReading(id) => {
-                write!(f, "invalid component metadata.id {id}: nothing reads from the binding with this id")
-            }
-            Self::CallbackRefused(refusal) => write!(f, "callback refused: {refusal}"),
-            Self::HandlerFailed(reason) => write!(f, "the message was not taken: {reason}"),
-            Self::InvalidSessionWebhook(reason) => write!(f, "metadata sessionWebhook: {reason}. Nothing was sent"),
+            Self::InvalidMessage(reason) => write!(f, "invalid message: {reason}"),
+            Self::InvalidSessionWebhook(reason) => write!(f, "metadata sessionWebhook: {reason}"),
             Self::ExpiredSessionWebhook => {
-                f.write_str("the session of this message has expired; send with \"create\" instead. Nothing was posted")
+                f.write_str("the session of this message has expired; send with \"create\" instead")
             }
+            Self::Unreachable(reason) => f.write_str(reason),
+            Self::UnexpectedAnswer(answer) => answer.fmt(f),
+            Self::Rejected(rejection) => rejection.fmt(f),
+            Self::NotReading(id) => not_reading(f, id),
+            Self::HandlerFailed(reason) => not_taken(f, reason),
         }
     }
+}
+
+impl fmt::Display for ReceiveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(PREFIX)?;
+        match self {
+            Self::NotInitialized => f.write_str(NOT_INITIALIZED),
+            Self::Refused(refusal) => write!(f, "callback refused: {refusal}"),
+            Self::NotReading(id) => not_reading(f, id),
+            Self::HandlerFailed(reason) => not_taken(f, reason),
+        }
+    }
+}
+
+const PREFIX: &str = "dingtalk webhook error: ";
+const NOT_INITIALIZED: &str = "the binding has no configuration; call init first";
+
+fn not_reading(f: &mut fmt::Formatter<'_>, id: &str) -> fmt::Result {
+    write!(f, "invalid component metadata.id {id}: nothing reads from the binding with this id")
+}
+
+fn not_taken(f: &mut fmt::Formatter<'_>, reason: &str) -> fmt::Result {
+    write!(f, "the message was not taken: {reason}")
 }
 
 impl fmt::Display for Refusal {
@@ -353,7 +244,9 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl core::error::Error for Error {}
+impl core::error::Error for PropertyError {}
+impl core::error::Error for InvokeError {}
+impl core::error::Error for ReceiveError {}
 
 impl AnswerError {
     /// Whether DingTalk can have posted the message before something answered like this.
@@ -386,7 +279,7 @@ impl fmt::Display for AnswerError {
                 f.write_str("the answer has no errcode; check that the property \"url\" is a robot's webhook")
             }
             Self::Throttled(wait) => {
-                write!(f, "DingTalk throttles this address; send again after {} s", wait.as_secs())
+                write!(f, "DingTalk throttles this address; send again after {} s", wait / 1_000)
             }
         }
     }
@@ -399,7 +292,7 @@ impl fmt::Display for Rejection {
             write!(f, ", {} check: {}", check.name(), check.advice())?;
         }
         if let Some(wait) = self.retry_after {
-            write!(f, ", send again after {} s", wait.as_secs())?;
+            write!(f, ", send again after {} s", wait / 1_000)?;
         }
         f.write_str(")")
     }
@@ -410,7 +303,7 @@ mod tests {
     use super::*;
 
     /// Of every kind one, with each outcome that it can have.
-    fn all() -> Vec<Error> {
+    fn all() -> Vec<InvokeError> {
         let answers = [
             AnswerError::Status(404),
             AnswerError::Status(500),
@@ -419,7 +312,7 @@ mod tests {
             AnswerError::Oversized(1),
             AnswerError::Malformed("x".into()),
             AnswerError::MissingErrcode,
-            AnswerError::Throttled(Duration::from_secs(1)),
+            AnswerError::Throttled(1_000),
         ];
         let rejection = Rejection {
             errcode: 1,
@@ -428,21 +321,21 @@ mod tests {
             check: None,
             retry_after: None,
         };
-        let mut all = vec![
-            Error::NotInitialized,
-            Error::configuration("url", "x"),
-            Error::UnsupportedOperation(vec![]),
-            Error::InvalidMessage("x".into()),
-            Error::Unreachable { reason: "x".into(), outcome: Outcome::NotSent },
-            Error::Unreachable { reason: "x".into(), outcome: Outcome::Unknown },
-            Error::Rejected(rejection),
-            Error::NotReading("x".into()),
-            Error::CallbackRefused(Refusal::Unsigned),
-            Error::HandlerFailed("x".into()),
-            Error::InvalidSessionWebhook("x".into()),
-            Error::ExpiredSessionWebhook,
-        ];
-        all.extend(answers.map(Error::UnexpectedAnswer));
+        let mut all: Vec<InvokeError> = [
+            InvokeCause::NotInitialized,
+            InvokeCause::UnsupportedOperation(vec![]),
+            InvokeCause::InvalidMessage("x".into()),
+            InvokeCause::Rejected(rejection),
+            InvokeCause::NotReading("x".into()),
+            InvokeCause::HandlerFailed("x".into()),
+            InvokeCause::InvalidSessionWebhook("x".into()),
+            InvokeCause::ExpiredSessionWebhook,
+        ]
+        .map(InvokeError::from)
+        .into();
+        let unreachable = |outcome| InvokeError { cause: InvokeCause::Unreachable("x".into()), outcome };
+        all.extend([Outcome::NotSent, Outcome::Unknown].map(unreachable));
+        all.extend(answers.map(|answer| InvokeCause::UnexpectedAnswer(answer).into()));
         all
     }
 
@@ -466,16 +359,15 @@ mod tests {
                 "unknown" => "perhaps",
                 other => panic!("{other}"),
             };
-            let name = error.name().split("callback-refused.").next().unwrap();
-            let name = if name.is_empty() { "callback-refused.…" } else { name };
+            let name = error.cause.name();
             assert!(documented.contains(&(name.to_owned(), posted.to_owned())), "{name}, {posted}: {documented:?}");
             let says_perhaps = error.to_string().ends_with(". The message may have been posted");
-            assert_eq!(says_perhaps, error.outcome() == Outcome::Unknown && name != "handler-failed", "{error}");
+            assert_eq!(says_perhaps, error.outcome == Outcome::Unknown && name != "handler-failed", "{error}");
         }
         // And nothing else is documented, except what only the host says.
         for (name, _) in documented {
-            let host = ["missing-operation", "not-found", "overloaded", "stopped", "callback-refused.…"];
-            assert!(all().iter().any(|error| error.name() == name) || host.contains(&name.as_str()), "{name}");
+            let others = ["missing-operation", "not-found", "overloaded", "stopped", "configuration"];
+            assert!(all().iter().any(|error| error.cause.name() == name) || others.contains(&name.as_str()), "{name}");
         }
     }
 
@@ -489,8 +381,6 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_contract() {
-        let refusals = refusals().map(|refusal| refusal.name().strip_prefix("callback-refused.").unwrap());
-        assert_eq!(refusals.to_vec(), contract("variant refusal"));
         assert_eq!([Outcome::NotSent, Outcome::Unknown].map(Outcome::name).to_vec(), contract("enum outcome"));
         use RejectionClass::*;
         let classes = [Configuration, Content, RateLimited, Quota, Busy, Unknown].map(RejectionClass::name);
@@ -499,10 +389,10 @@ mod tests {
         let checks = [Keyword, Signature, Timestamp, IpAddress].map(SecurityCheck::name);
         assert_eq!(checks.to_vec(), contract("enum security-check"));
         let all = all();
-        for (kind, prefix) in [("variant answer-error", "unexpected-answer."), ("variant error", "")] {
+        for (kind, prefix) in [("variant answer-error", "unexpected-answer."), ("variant invoke-cause", "")] {
             for case in contract(kind) {
                 let name = [prefix, case].concat();
-                assert!(all.iter().any(|error| error.name().starts_with(&name)), "{name}");
+                assert!(all.iter().any(|error| error.cause.name().starts_with(&name)), "{name}");
             }
         }
     }
@@ -540,7 +430,7 @@ mod tests {
             "no message: it is not UTF-8",
         ];
         for (refusal, says) in refusals().into_iter().zip(says) {
-            let text = Error::CallbackRefused(refusal).to_string();
+            let text = ReceiveError::Refused(refusal).to_string();
             assert!(text.starts_with("dingtalk webhook error: callback refused: ") && text.contains(says), "{text}");
         }
     }
@@ -548,8 +438,9 @@ mod tests {
     #[test]
     fn a_rejection_begins_as_in_dapr_and_goes_on_with_code_class_and_what_to_do() {
         let rejected = |errcode, class, check, seconds: Option<u64>| {
-            let retry_after = seconds.map(Duration::from_secs);
-            Error::Rejected(Rejection { errcode, errmsg: "no".into(), class, check, retry_after }).to_string()
+            let retry_after = seconds.map(|seconds| seconds * 1_000);
+            let rejection = Rejection { errcode, errmsg: "no".into(), class, check, retry_after };
+            InvokeError::from(InvokeCause::Rejected(rejection)).to_string()
         };
         for (check, advice) in [
             (SecurityCheck::Keyword, "keyword check: put one of the robot's keywords into the message"),
@@ -581,9 +472,9 @@ mod tests {
             (AnswerError::Oversized(65_536), "longer than 65536 bytes"),
             (AnswerError::Malformed("it is empty".into()), "not a result: it is empty"),
             (AnswerError::MissingErrcode, "no errcode; check that the property \"url\" is a robot's webhook"),
-            (AnswerError::Throttled(Duration::from_secs(300)), "throttles this address; send again after 300 s"),
+            (AnswerError::Throttled(300_000), "throttles this address; send again after 300 s"),
         ] {
-            let text = Error::UnexpectedAnswer(answer).to_string();
+            let text = InvokeError::from(InvokeCause::UnexpectedAnswer(answer)).to_string();
             assert!(text.starts_with("dingtalk webhook error: ") && text.contains(says), "{text}");
         }
     }
@@ -602,7 +493,7 @@ mod tests {
             (500, Outcome::Unknown),
             (503, Outcome::Unknown),
         ] {
-            assert_eq!(Error::UnexpectedAnswer(AnswerError::Status(status)).outcome(), outcome, "{status}");
+            assert_eq!(AnswerError::Status(status).outcome(), outcome, "{status}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The component's exports: translates between WIT and the modules of this library, nothing else.
+//! The component's exports: one instance, one binding, and the order in which the pure modules and the outside are
+//! asked.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -7,10 +8,9 @@ use alloc::vec::Vec;
 use spin::Mutex;
 
 use crate::callback;
-use crate::error::{AnswerError, Error, Outcome, Refusal, Rejection, RejectionClass, SecurityCheck};
-use crate::json;
+use crate::contract::{Callback, Event, InvokeRequest, InvokeResponse, Metadata, Reply};
+use crate::error::{InvokeCause, InvokeError, PropertyError, ReadError, ReceiveError};
 use crate::operation::{self, OPERATIONS};
-use crate::reply;
 use crate::settings::Settings;
 use crate::transport;
 
@@ -24,9 +24,11 @@ use crate::transport;
 )]
 mod bindings {
     wit_bindgen::generate!({
-        path: "wit",
-        world: "binding",
+        path: ["wit", "wit/component"],
+        world: "dingtalk:component/binding",
         with: {
+            "dingtalk:binding/types@0.2.0": crate::contract,
+            "dingtalk:binding/handler@0.2.0": generate,
             "wasi:clocks/monotonic-clock@0.2.12": wasi::clocks::monotonic_clock,
             "wasi:clocks/wall-clock@0.2.12": wasi::clocks::wall_clock,
             "wasi:http/outgoing-handler@0.2.12": wasi::http::outgoing_handler,
@@ -41,7 +43,7 @@ mod bindings {
     use super::Component;
 }
 
-use bindings::dingtalk::binding::{handler, types as wit};
+use bindings::dingtalk::binding::handler;
 use bindings::exports::dingtalk::binding::{init, invoke, read};
 
 struct Component;
@@ -56,19 +58,12 @@ struct Binding {
 /// Never waited for: an instance has one thread, and is not entered again before it has returned.
 static BINDING: Mutex<Option<Binding>> = Mutex::new(None);
 
-fn with<T>(call: impl FnOnce(&Binding) -> Result<T, wit::Error>) -> Result<T, wit::Error> {
-    call(BINDING.lock().as_ref().ok_or(wit::Error::NotInitialized)?)
-}
-
-fn pairs(metadata: &wit::Metadata) -> impl Iterator<Item = (&str, &str)> + Clone {
-    metadata.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-}
-
 impl init::Guest for Component {
-    fn init(properties: wit::Metadata) -> Result<(), wit::Error> {
+    fn init(properties: Metadata) -> Result<(), PropertyError> {
         let mut binding = BINDING.lock();
         *binding = None;
-        *binding = Some(Binding { settings: Settings::parse(pairs(&properties))?, reading: false });
+        let properties = properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        *binding = Some(Binding { settings: Settings::parse(properties)?, reading: false });
         Ok(())
     }
 }
@@ -78,143 +73,42 @@ impl invoke::Guest for Component {
         OPERATIONS.map(str::to_owned).to_vec()
     }
 
-    fn invoke(request: wit::InvokeRequest) -> Result<wit::InvokeResponse, wit::Error> {
-        with(|Binding { settings, reading }| {
-            let wit::InvokeRequest { operation, data, metadata } = request;
-            let start = transport::now();
-            match operation::prepare(settings, &operation, &data, pairs(&metadata), start)? {
-                Some(post) => {
-                    let answer = transport::post(&post, start)?;
-                    let metadata = operation::conclude(settings, &post, &answer)?;
-                    Ok(wit::InvokeResponse { data: None, metadata })
-                }
-                None if !reading => Err(Error::NotReading(settings.id.clone()).into()),
-                None => {
-                    let data = handler::handle(&wit::Event { data, metadata })?;
-                    Ok(wit::InvokeResponse { data, metadata: Vec::new() })
-                }
+    fn invoke(request: InvokeRequest) -> Result<InvokeResponse, InvokeError> {
+        let binding = BINDING.lock();
+        let Binding { settings, reading } = binding.as_ref().ok_or(InvokeCause::NotInitialized)?;
+        let start = transport::now();
+        match operation::prepare(settings, *reading, &request, start)? {
+            Some(post) => {
+                let answer = transport::post(&post, start)?;
+                Ok(InvokeResponse { data: None, metadata: operation::conclude(settings, &post, &answer)? })
             }
-        })
+            None => {
+                let answer = handler::handle(&Event { data: request.data, metadata: request.metadata });
+                Ok(InvokeResponse { data: operation::handed_on(settings, answer)?, metadata: Vec::new() })
+            }
+        }
     }
 }
 
 impl read::Guest for Component {
-    fn read() -> Result<(), wit::Error> {
-        set_reading(true)
+    fn read() -> Result<(), ReadError> {
+        BINDING.lock().as_mut().ok_or(ReadError::NotInitialized)?.reading = true;
+        Ok(())
     }
 
     fn close() {
         // Nothing was reading if there is no binding.
-        let _ = set_reading(false);
-    }
-
-    fn receive(callback: wit::Callback) -> Result<wit::Reply, wit::Error> {
-        with(|Binding { settings, reading }| {
-            let wit::Callback { headers, mut body } = callback;
-            let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-            let metadata = callback::accept(&settings.callbacks, headers, &body, transport::now())
-                .map_err(Error::CallbackRefused)?;
-            // After the check, so that nobody learns without a signature whether anything reads.
-            if !reading {
-                return Err(Error::NotReading(settings.id.clone()).into());
-            }
-            json::mend(&mut body);
-            let answer = handler::handle(&wit::Event { data: body, metadata: metadata.0 })?.unwrap_or_default();
-            // A mistake in a reply was the handler's to report; DingTalk posts nothing.
-            let mut body = reply::of(&answer).ok().flatten().unwrap_or(reply::EMPTY).as_bytes().to_vec();
-            json::mend(&mut body);
-            Ok(wit::Reply { status: 200, content_type: "application/json".into(), body })
-        })
-    }
-}
-
-fn set_reading(to: bool) -> Result<(), wit::Error> {
-    BINDING.lock().as_mut().ok_or(wit::Error::NotInitialized)?.reading = to;
-    Ok(())
-}
-
-fn millis(time: core::time::Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-impl From<Error> for wit::Error {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::NotInitialized => Self::NotInitialized,
-            Error::Configuration { property, reason } => Self::Configuration(wit::PropertyError { property, reason }),
-            Error::UnsupportedOperation(supported) => Self::UnsupportedOperation(supported),
-            Error::InvalidMessage(reason) => Self::InvalidMessage(reason),
-            Error::Unreachable { reason, outcome } => Self::Unreachable(wit::TransportError {
-                reason,
-                outcome: match outcome {
-                    Outcome::NotSent => wit::Outcome::NotSent,
-                    Outcome::Unknown => wit::Outcome::Unknown,
-                },
-            }),
-            Error::UnexpectedAnswer(answer) => Self::UnexpectedAnswer(answer.into()),
-            Error::Rejected(rejection) => Self::Rejected(rejection.into()),
-            Error::NotReading(id) => Self::NotReading(id),
-            Error::CallbackRefused(refusal) => Self::CallbackRefused(refusal.into()),
-            Error::HandlerFailed(reason) => Self::HandlerFailed(reason),
-            Error::InvalidSessionWebhook(reason) => Self::InvalidSessionWebhook(reason),
-            Error::ExpiredSessionWebhook => Self::ExpiredSessionWebhook,
+        if let Some(binding) = BINDING.lock().as_mut() {
+            binding.reading = false;
         }
     }
-}
 
-impl From<Refusal> for wit::Refusal {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Unverifiable => Self::Unverifiable,
-            Refusal::Unsigned => Self::Unsigned,
-            Refusal::Ambiguous => Self::Ambiguous,
-            Refusal::BadTimestamp => Self::BadTimestamp,
-            Refusal::Expired => Self::Expired,
-            Refusal::BadSignature => Self::BadSignature,
-            Refusal::Reused => Self::Reused,
-            Refusal::WrongRobot => Self::WrongRobot,
-            Refusal::TooLarge(cap) => Self::TooLarge(cap),
-            Refusal::WrongContentType => Self::WrongContentType,
-            Refusal::Malformed(reason) => Self::Malformed(reason),
-        }
-    }
-}
-
-impl From<AnswerError> for wit::AnswerError {
-    fn from(error: AnswerError) -> Self {
-        match error {
-            AnswerError::Status(status) => Self::Status(status),
-            AnswerError::Html => Self::Html,
-            AnswerError::Truncated => Self::Truncated,
-            AnswerError::Oversized(cap) => Self::Oversized(cap),
-            AnswerError::Malformed(what) => Self::Malformed(what),
-            AnswerError::MissingErrcode => Self::MissingErrcode,
-            AnswerError::Throttled(wait) => Self::Throttled(millis(wait)),
-        }
-    }
-}
-
-impl From<Rejection> for wit::Rejection {
-    fn from(rejection: Rejection) -> Self {
-        let Rejection { errcode, errmsg, class, check, retry_after } = rejection;
-        Self {
-            errcode,
-            errmsg,
-            class: match class {
-                RejectionClass::Configuration => wit::RejectionClass::Configuration,
-                RejectionClass::Content => wit::RejectionClass::Content,
-                RejectionClass::RateLimited => wit::RejectionClass::RateLimited,
-                RejectionClass::Quota => wit::RejectionClass::Quota,
-                RejectionClass::Busy => wit::RejectionClass::Busy,
-                RejectionClass::Unknown => wit::RejectionClass::Unknown,
-            },
-            check: check.map(|check| match check {
-                SecurityCheck::Keyword => wit::SecurityCheck::Keyword,
-                SecurityCheck::Signature => wit::SecurityCheck::Signature,
-                SecurityCheck::Timestamp => wit::SecurityCheck::Timestamp,
-                SecurityCheck::IpAddress => wit::SecurityCheck::IpAddress,
-            }),
-            retry_after: retry_after.map(millis),
-        }
+    fn receive(callback: Callback) -> Result<Reply, ReceiveError> {
+        let binding = BINDING.lock();
+        let Binding { settings, reading } = binding.as_ref().ok_or(ReceiveError::NotInitialized)?;
+        let Callback { headers, body } = callback;
+        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+        let event = callback::receive(settings, *reading, headers, body, transport::now())?;
+        callback::answer(settings, handler::handle(&event))
     }
 }

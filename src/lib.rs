@@ -1,7 +1,7 @@
 //! The DingTalk group robot binding.
 //!
 //! Compiled to WebAssembly, this library is the component: `exports` and `transport` are its edges towards
-//! WIT and wasi:http, `allocator` its memory. Everything else is pure functions over bytes and time, compiled and tested natively
+//! WIT and wasi:http, `allocator` its memory; `contract` has the types of wit/. Everything else is pure functions over bytes and time, compiled and tested natively
 //! too, and used by the host where it needs the same rule.
 //!
 //! Without the standard library: its panic handler alone would bring the component 20 KiB of formatting.
@@ -13,6 +13,7 @@ extern crate alloc;
 pub mod address;
 pub mod answer;
 pub mod callback;
+pub mod contract;
 pub mod duration;
 pub mod endpoint;
 pub mod error;

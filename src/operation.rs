@@ -1,5 +1,5 @@
-//! One operation from request to response, without the sending: [`prepare`] says what to post, the transport
-//! posts it, [`conclude`] says what the answer means.
+//! One operation from request to response, without what happens outside: [`prepare`] says what to post or to hand on,
+//! the transport posts it, [`conclude`] says what the answer means; a handler takes it, [`handed_on`] says how that went.
 
 use alloc::borrow::Cow;
 use alloc::borrow::ToOwned;
@@ -9,8 +9,9 @@ use core::fmt;
 use core::time::Duration;
 
 use crate::answer::{self, Accepted, Answer};
+use crate::contract::InvokeRequest;
 use crate::endpoint::{Endpoint, SentSignature};
-use crate::error::{Error, Rejection};
+use crate::error::{HandlerError, InvokeCause, Rejection};
 use crate::json;
 use crate::message::{self, Options};
 use crate::secret;
@@ -43,27 +44,29 @@ impl fmt::Debug for Post<'_> {
     }
 }
 
-/// What to post for `operation` at `now` (milliseconds since the Unix epoch); nothing for "get", whose data and
-/// metadata are handed to whoever reads.
-pub fn prepare<'s, 'a>(
+/// What to post for `request` at `now` (milliseconds since the Unix epoch), to a binding that is `reading` or not;
+/// nothing for "get", whose data and metadata are handed to the handler.
+pub fn prepare<'s>(
     settings: &'s Settings,
-    operation: &str,
-    data: &[u8],
-    metadata: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+    reading: bool,
+    request: &InvokeRequest,
     now: u64,
-) -> Result<Option<Post<'s>>, Error> {
-    let (endpoint, secret) = match operation {
+) -> Result<Option<Post<'s>>, InvokeCause> {
+    let InvokeRequest { operation, data, metadata } = request;
+    let metadata = metadata.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let (endpoint, secret) = match operation.as_str() {
         "create" => (Cow::Borrowed(&settings.endpoint), settings.secret.as_ref()),
-        "get" => return Ok(None),
+        "get" if reading => return Ok(None),
+        "get" => return Err(InvokeCause::NotReading(settings.id.clone())),
         // Who has the session's address needs no signature.
         "reply" => {
             let session = Session::find(metadata.clone()).endpoint(&settings.session_webhooks, now)?;
             (Cow::Owned(session), None)
         }
-        _ => return Err(Error::UnsupportedOperation(OPERATIONS.map(str::to_owned).to_vec())),
+        _ => return Err(InvokeCause::UnsupportedOperation(OPERATIONS.map(str::to_owned).to_vec())),
     };
-    let options = Options::parse(metadata).map_err(Error::InvalidMessage)?;
-    let body = message::shape(data, &options).map_err(Error::InvalidMessage)?;
+    let options = Options::parse(metadata).map_err(InvokeCause::InvalidMessage)?;
+    let body = message::shape(data, &options).map_err(InvokeCause::InvalidMessage)?;
     let signature = secret.map(|secret| SentSignature::new(secret, now));
     Ok(Some(Post {
         target: endpoint.target(signature.as_ref()),
@@ -90,7 +93,7 @@ pub fn has_uuid<'a>(data: &[u8], metadata: impl IntoIterator<Item = (&'a str, &'
 }
 
 /// What the answer to `post` means: response metadata, or the error.
-pub fn conclude(settings: &Settings, post: &Post<'_>, answer: &Answer) -> Result<Vec<(String, String)>, Error> {
+pub fn conclude(settings: &Settings, post: &Post<'_>, answer: &Answer) -> Result<Vec<(String, String)>, InvokeCause> {
     let redact = |text: &str| {
         // Nearly every answer's text, and never a secret; the rest costs as much as signing.
         if text == "ok" {
@@ -103,11 +106,25 @@ pub fn conclude(settings: &Settings, post: &Post<'_>, answer: &Answer) -> Result
     };
     let Accepted { errmsg } = answer::classify(answer, redact).map_err(|error| match error {
         // To "create" the same code means a token that does not exist.
-        Error::Rejected(Rejection { errcode: 300_001, .. }) if post.is_reply => Error::ExpiredSessionWebhook,
+        InvokeCause::Rejected(Rejection { errcode: 300_001, .. }) if post.is_reply => {
+            InvokeCause::ExpiredSessionWebhook
+        }
         error => error,
     })?;
     let metadata = [("statusCode", "200"), ("errcode", "0"), ("errmsg", &errmsg)];
     Ok(metadata.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec())
+}
+
+/// What the handler's answer to "get" means: the operation's output, or the error.
+pub fn handed_on(
+    settings: &Settings,
+    answer: Result<Option<Vec<u8>>, HandlerError>,
+) -> Result<Option<Vec<u8>>, InvokeCause> {
+    answer.map_err(|error| match error {
+        HandlerError::Failed(reason) => InvokeCause::HandlerFailed(reason),
+        HandlerError::NotReading => InvokeCause::NotReading(settings.id.clone()),
+        HandlerError::Reused => InvokeCause::HandlerFailed("it knows another message by the same msgId".into()),
+    })
 }
 
 #[cfg(test)]
@@ -126,8 +143,13 @@ mod tests {
         Answer { status: 200, body: body.into(), complete: true }
     }
 
+    fn request(operation: &str, metadata: &[(&str, &str)]) -> InvokeRequest {
+        let metadata = metadata.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        InvokeRequest { operation: operation.to_owned(), data: b"{}".to_vec(), metadata }
+    }
+
     fn post<'s>(settings: &'s Settings, operation: &str, metadata: &[(&str, &str)]) -> Post<'s> {
-        prepare(settings, operation, b"{}", metadata.iter().copied(), NOW).unwrap().expect(operation)
+        prepare(settings, false, &request(operation, metadata), NOW).unwrap().expect(operation)
     }
 
     #[test]
@@ -153,8 +175,8 @@ mod tests {
         let echo = serde_json::json!({"errcode": 400_102, "errmsg": format!("{webhook} secret")}).to_string();
         let text = conclude(&settings, &post, &answer(&echo)).unwrap_err().to_string();
         assert!(!text.contains("S3SS10N") && !text.contains("secret"), "{text}");
-        let error = prepare(&settings, "reply", b"{}", [].into_iter(), NOW).unwrap_err();
-        assert!(matches!(error, Error::InvalidSessionWebhook(_)), "{error}");
+        let error = prepare(&settings, false, &request("reply", &[]), NOW).unwrap_err();
+        assert!(matches!(error, InvokeCause::InvalidSessionWebhook(_)), "{error}");
     }
 
     #[test]
@@ -163,11 +185,14 @@ mod tests {
         let gone = answer(r#"{"errcode":300001,"errmsg":"session 不存在"}"#);
         let reply = post(&settings, "reply", &[("sessionWebhook", "https://oapi.dingtalk.com/x?session=S3SS10N")]);
         let error = conclude(&settings, &reply, &gone).unwrap_err();
-        assert_eq!(error, Error::ExpiredSessionWebhook);
+        assert_eq!(error, InvokeCause::ExpiredSessionWebhook);
         let error = conclude(&settings, &post(&settings, "create", &[]), &gone).unwrap_err();
-        assert!(matches!(error, Error::Rejected(Rejection { class: RejectionClass::Configuration, .. })), "{error:?}");
+        assert!(
+            matches!(error, InvokeCause::Rejected(Rejection { class: RejectionClass::Configuration, .. })),
+            "{error:?}"
+        );
         let stopped = answer(r#"{"errcode":400102,"errmsg":"session 不存在"}"#);
-        assert!(matches!(conclude(&settings, &reply, &stopped), Err(Error::Rejected(_))));
+        assert!(matches!(conclude(&settings, &reply, &stopped), Err(InvokeCause::Rejected(_))));
     }
 
     #[test]
@@ -191,13 +216,25 @@ mod tests {
 
     #[test]
     fn the_operations() {
-        let prepared =
-            |operation| prepare(&settings(""), operation, b"{}", [].into_iter(), NOW).map(|step| format!("{step:?}"));
-        assert_eq!(prepared("get").unwrap(), "None");
+        let prepared = |operation, reading| {
+            prepare(&settings(""), reading, &request(operation, &[]), NOW).map(|step| format!("{step:?}"))
+        };
+        assert_eq!(prepared("get", true).unwrap(), "None");
+        assert_eq!(prepared("get", false), Err(InvokeCause::NotReading("team".into())));
         for operation in ["", "Create", "delete", "list"] {
             let all = vec!["create".into(), "get".into(), "reply".into()];
-            assert_eq!(prepared(operation), Err(Error::UnsupportedOperation(all)));
+            assert_eq!(prepared(operation, true), Err(InvokeCause::UnsupportedOperation(all)));
         }
+    }
+
+    #[test]
+    fn what_a_handler_says_to_get() {
+        let said = |answer| handed_on(&settings(""), answer);
+        assert_eq!(said(Ok(Some(b"x".to_vec()))), Ok(Some(b"x".to_vec())));
+        assert_eq!(said(Ok(None)), Ok(None));
+        assert_eq!(said(Err(HandlerError::Failed("no".into()))), Err(InvokeCause::HandlerFailed("no".into())));
+        assert_eq!(said(Err(HandlerError::NotReading)), Err(InvokeCause::NotReading("team".into())));
+        assert!(matches!(said(Err(HandlerError::Reused)), Err(InvokeCause::HandlerFailed(_))));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! host. Hence https and DingTalk's hosts only, and those that the operator names.
 
 use crate::endpoint::{Endpoint, Origin};
-use crate::error::Error;
+use crate::error::InvokeCause;
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
@@ -37,8 +37,8 @@ impl<'a> Session<'a> {
 
     /// The endpoint to post to, if that is allowed and the session has not ended before `now` (milliseconds
     /// since the Unix epoch). `also` are the operator's own hosts.
-    pub fn endpoint(self, also: &[Origin], now: u64) -> Result<Endpoint, Error> {
-        let invalid = |reason: &str| Err(Error::InvalidSessionWebhook(reason.into()));
+    pub fn endpoint(self, also: &[Origin], now: u64) -> Result<Endpoint, InvokeCause> {
+        let invalid = |reason: &str| Err(InvokeCause::InvalidSessionWebhook(reason.into()));
         let Some(webhook) = self.webhook.filter(|webhook| !webhook.is_empty()) else {
             return invalid("is missing; it stands in the message that is replied to");
         };
@@ -54,7 +54,7 @@ impl<'a> Session<'a> {
             );
         }
         match self.expires.filter(|expires| !expires.is_empty()).map(str::parse) {
-            Some(Ok(expires)) if now >= expires => Err(Error::ExpiredSessionWebhook),
+            Some(Ok(expires)) if now >= expires => Err(InvokeCause::ExpiredSessionWebhook),
             Some(Err(_)) => invalid("sessionWebhookExpiredTime is not a number of milliseconds"),
             None | Some(Ok(0_u64..)) => Ok(endpoint),
         }
@@ -80,7 +80,7 @@ mod tests {
 
     const NOW: u64 = 1_700_000_000_000;
 
-    fn endpoint(webhook: &str, expires: &str, hosts: &str) -> Result<Endpoint, Error> {
+    fn endpoint(webhook: &str, expires: &str, hosts: &str) -> Result<Endpoint, InvokeCause> {
         let metadata = [("SESSIONWEBHOOK", webhook), ("sessionwebhookexpiredtime", expires), ("other", "x")];
         Session::find(metadata).endpoint(&parse_hosts(hosts).unwrap(), NOW)
     }
@@ -110,7 +110,7 @@ mod tests {
             "//oapi.dingtalk.com/x\r\n",
         ] {
             let error = endpoint(refused, "", "").unwrap_err();
-            assert!(matches!(error, Error::InvalidSessionWebhook(_)), "{refused}: {error:?}");
+            assert!(matches!(error, InvokeCause::InvalidSessionWebhook(_)), "{refused}: {error:?}");
         }
     }
 
@@ -138,8 +138,8 @@ mod tests {
     fn a_session_ends_at_its_millisecond() {
         const URL: &str = "https://oapi.dingtalk.com/x";
         let ends = |time: u64| endpoint(URL, &time.to_string(), "");
-        assert_eq!(ends(NOW).unwrap_err(), Error::ExpiredSessionWebhook);
-        assert_eq!(ends(0).unwrap_err(), Error::ExpiredSessionWebhook);
+        assert_eq!(ends(NOW).unwrap_err(), InvokeCause::ExpiredSessionWebhook);
+        assert_eq!(ends(0).unwrap_err(), InvokeCause::ExpiredSessionWebhook);
         assert!(ends(NOW + 1).is_ok());
         let error = endpoint(URL, "soon", "").unwrap_err();
         assert!(error.to_string().contains("not a number of milliseconds"), "{error}");

@@ -9,7 +9,7 @@ use core::time::Duration;
 use crate::callback::{Key, Policy};
 use crate::duration;
 use crate::endpoint::{Endpoint, Origin};
-use crate::error::Error;
+use crate::error::PropertyError;
 use crate::json::quoted;
 use crate::secret::{Secret, credential, is_hidden};
 use crate::session;
@@ -65,13 +65,13 @@ const PROPERTIES: [&str; 12] = [
 impl Settings {
     /// Reads properties. Names are compared without regard to case, unknown ones are ignored, a known one
     /// that occurs twice is an error.
-    pub fn parse<'a>(properties: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, Error> {
+    pub fn parse<'a>(properties: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, PropertyError> {
         let mut values = [None; PROPERTIES.len()];
         for (name, value) in properties {
             for (known, slot) in PROPERTIES.iter().zip(&mut values) {
                 if known.eq_ignore_ascii_case(name) && slot.replace(value).is_some() {
                     let reason = "occurs more than once (names are compared without regard to case); keep one";
-                    return Err(Error::configuration(known, reason));
+                    return Err(PropertyError::new(known, reason));
                 }
             }
         }
@@ -80,16 +80,15 @@ impl Settings {
         let id = match id {
             // Answers and log lines show it.
             Some(id) if credential(id.trim()).is_some() => {
-                return Err(Error::configuration(
+                return Err(PropertyError::new(
                     "id",
                     "looks like a token or a secret, and an id is shown; choose a name",
                 ));
             }
             Some(id) if !id.trim().is_empty() => id.to_owned(),
-            _ => return Err(Error::configuration("id", "missing webhook id: give the binding an id of your choice")),
+            _ => return Err(PropertyError::new("id", "missing webhook id: give the binding an id of your choice")),
         };
-        let endpoint =
-            Endpoint::parse(url.unwrap_or_default()).map_err(|reason| Error::configuration("url", reason))?;
+        let endpoint = Endpoint::parse(url.unwrap_or_default()).map_err(|reason| PropertyError::new("url", reason))?;
         let secret = parse_secret("secret", secret)?;
         let app_secret = parse_secret("appSecret", app_secret)?;
         let previous = parse_secret("previousAppSecret", previous)?;
@@ -98,7 +97,7 @@ impl Settings {
             Some(secret) => Some(Key::Signature { secret, previous }),
             None if previous.is_some() => {
                 let reason = "stands beside the new secret; give that as appSecret, or remove the property";
-                return Err(Error::configuration("previousAppSecret", reason));
+                return Err(PropertyError::new("previousAppSecret", reason));
             }
             None => token.map(Key::Token),
         };
@@ -115,7 +114,7 @@ impl Settings {
                 chatbot_corp_id: own("chatbotCorpId", corp_id)?,
             },
             session_webhooks: session::parse_hosts(hosts.unwrap_or_default())
-                .map_err(|reason| Error::configuration("sessionWebhookHosts", reason))?,
+                .map_err(|reason| PropertyError::new("sessionWebhookHosts", reason))?,
             timeout: parse_duration("timeout", timeout, DEFAULT_TIMEOUT, MAX_TIMEOUT, "10m")?,
             connect_timeout: parse_duration(
                 "connectTimeout",
@@ -135,13 +134,13 @@ impl Settings {
     }
 }
 
-fn parse_secret(property: &str, value: Option<&str>) -> Result<Option<Secret>, Error> {
+fn parse_secret(property: &str, value: Option<&str>) -> Result<Option<Secret>, PropertyError> {
     Ok(exact(property, value)?.map(Secret::new))
 }
 
 /// A value that counts to the letter, if there is one. What a file, a shell or a copy added to it would sign or
 /// compare wrongly for ever, far from the mistake's place. The error says what that is, and never the value.
-fn exact<'a>(property: &str, value: Option<&'a str>) -> Result<Option<&'a str>, Error> {
+fn exact<'a>(property: &str, value: Option<&'a str>) -> Result<Option<&'a str>, PropertyError> {
     let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
     let foreign = |c: char| c.is_whitespace() || is_hidden(c);
     let is_quoted = |quote: char| value.len() > 1 && value.starts_with(quote) && value.ends_with(quote);
@@ -164,7 +163,7 @@ fn exact<'a>(property: &str, value: Option<&'a str>) -> Result<Option<&'a str>, 
     } else {
         return Ok(Some(value));
     };
-    Err(Error::configuration(property, reason))
+    Err(PropertyError::new(property, reason))
 }
 
 fn parse_duration(
@@ -173,11 +172,11 @@ fn parse_duration(
     default: Duration,
     max: Duration,
     max_text: &str,
-) -> Result<Duration, Error> {
+) -> Result<Duration, PropertyError> {
     let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(default) };
-    let parsed = duration::parse(value).map_err(|reason| Error::configuration(property, reason))?;
+    let parsed = duration::parse(value).map_err(|reason| PropertyError::new(property, reason))?;
     if parsed < Duration::from_millis(1) || parsed > max {
-        return Err(Error::configuration(property, format!("{} is not between 1ms and {max_text}", quoted(value))));
+        return Err(PropertyError::new(property, format!("{} is not between 1ms and {max_text}", quoted(value))));
     }
     Ok(parsed)
 }

@@ -16,7 +16,7 @@ use wasi::io::streams::{InputStream, StreamError};
 
 use crate::answer::{Answer, MAX_BODY};
 use crate::endpoint::Scheme;
-use crate::error::{Error, Outcome};
+use crate::error::{InvokeCause, InvokeError, Outcome};
 use crate::operation::Post;
 
 /// Milliseconds since the Unix epoch.
@@ -27,10 +27,10 @@ pub(crate) fn now() -> u64 {
 
 /// Posts once. Whatever HTTP answers is an [`Answer`]; an error means that there was none. The call's time began at
 /// `start`.
-pub(crate) fn post(post: &Post<'_>, start: u64) -> Result<Answer, Error> {
+pub(crate) fn post(post: &Post<'_>, start: u64) -> Result<Answer, InvokeError> {
     let failed = |code: &ErrorCode| unreachable(post, code);
-    let request = request(post).map_err(|what| Error::Unreachable {
-        reason: format!("the host refused the request ({what})"),
+    let request = request(post).map_err(|what| InvokeError {
+        cause: InvokeCause::Unreachable(format!("the host refused the request ({what})")),
         outcome: Outcome::NotSent,
     })?;
     let body = request.body().map_err(|()| failed(&ErrorCode::InternalError(None)))?;
@@ -88,7 +88,7 @@ fn write(body: &OutgoingBody, mut bytes: &[u8]) -> Result<(), StreamError> {
     Ok(())
 }
 
-fn answer(post: &Post<'_>, start: u64, response: &IncomingResponse) -> Result<Answer, Error> {
+fn answer(post: &Post<'_>, start: u64, response: &IncomingResponse) -> Result<Answer, InvokeError> {
     let mut answer = Answer { status: response.status(), body: Vec::new(), complete: true };
     // Only a 200 can carry a result.
     if answer.status != 200 {
@@ -124,7 +124,7 @@ fn read(stream: &InputStream, is_late: impl Fn() -> bool, body: &mut Vec<u8>) ->
 
 /// What an error of wasi:http means, and whether the message can have arrived. Everything that happens after
 /// the connection stands is `unknown`: the bytes may have been read before it broke.
-fn unreachable(post: &Post<'_>, code: &ErrorCode) -> Error {
+fn unreachable(post: &Post<'_>, code: &ErrorCode) -> InvokeError {
     let host = post.endpoint.authority();
     let limit = |time| format!("{} ms", nanos(time) / 1_000_000);
     let (reason, outcome) = match code {
@@ -174,7 +174,7 @@ fn unreachable(post: &Post<'_>, code: &ErrorCode) -> Error {
         ErrorCode::HttpProtocolError => (format!("{host} does not speak HTTP"), Outcome::Unknown),
         _ => (format!("sending to {host} failed"), Outcome::Unknown),
     };
-    Error::Unreachable { reason, outcome }
+    InvokeError { cause: InvokeCause::Unreachable(reason), outcome }
 }
 
 fn nanos(time: core::time::Duration) -> u64 {

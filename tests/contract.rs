@@ -1,6 +1,6 @@
 //! The component is what wit/ says: its imports are the sandbox, and nothing was added to them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dingtalk_component::COMPONENT;
 use wit_component::DecodedWasm;
@@ -8,7 +8,7 @@ use wit_parser::{Resolve, WorldKey};
 
 /// The audit in one list: whoever consumes messages, time, one way out, and what that needs of streams.
 const IMPORTS: [&str; 7] = [
-    "dingtalk:binding/handler@0.1.0",
+    "dingtalk:binding/handler@0.2.0",
     "wasi:clocks/wall-clock@0.2.12",
     "wasi:http/outgoing-handler@0.2.12",
     "wasi:http/types@0.2.12",
@@ -18,10 +18,10 @@ const IMPORTS: [&str; 7] = [
 ];
 
 /// Interfaces that hold only types: nothing can be called through them.
-const TYPES: [&str; 2] = ["dingtalk:binding/types@0.1.0", "wasi:clocks/monotonic-clock@0.2.12"];
+const TYPES: [&str; 2] = ["dingtalk:binding/types@0.2.0", "wasi:clocks/monotonic-clock@0.2.12"];
 
 const EXPORTS: [&str; 3] =
-    ["dingtalk:binding/init@0.1.0", "dingtalk:binding/invoke@0.1.0", "dingtalk:binding/read@0.1.0"];
+    ["dingtalk:binding/init@0.2.0", "dingtalk:binding/invoke@0.2.0", "dingtalk:binding/read@0.2.0"];
 
 /// The size in docs/performance.md's promise.
 const LARGEST: usize = 160 * 1024;
@@ -61,11 +61,27 @@ fn the_imports_are_the_sandbox_and_nothing_more() {
     assert_eq!(names(&resolve, world.exports.keys()), EXPORTS);
 }
 
+fn wit(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit").join(folder)
+}
+
+/// Who writes an application or a host needs no package of WASI for that: an engine that brings another version of it
+/// would not compose.
+#[test]
+fn the_interfaces_depend_on_nothing() {
+    let mut resolve = Resolve::default();
+    let (package, _) = resolve.push_dir(wit("")).unwrap();
+    assert_eq!(resolve.packages.iter().map(|(id, _)| id).collect::<Vec<_>>(), [package]);
+    for world in ["handler-app", "caller"] {
+        resolve.select_world(&[package], Some(world)).unwrap();
+    }
+}
+
 #[test]
 fn the_component_fits_the_world_in_wit() {
     let mut resolve = Resolve::default();
-    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
-    let (package, _) = resolve.push_dir(wit).unwrap();
+    resolve.push_dir(wit("")).unwrap();
+    let (package, _) = resolve.push_dir(wit("component")).unwrap();
     let world = resolve.select_world(&[package], Some("binding")).unwrap();
     wit_component::targets(&resolve, world, COMPONENT, false).unwrap();
 }

@@ -148,22 +148,28 @@ fn a_flag_that_a_document_mentions_exists() {
     }
 }
 
-/// The sources of the host without their tests.
-fn sources() -> Vec<String> {
-    fn below(folder: &Path, found: &mut Vec<String>) {
+/// Every Rust file below `folder`.
+fn rust_files(folder: &str) -> Vec<(PathBuf, String)> {
+    let (mut folders, mut found) = (vec![root().join(folder)], Vec::new());
+    while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() && path.file_name().is_some_and(|name| name != "tests") {
-                below(&path, found);
-            } else if path.extension().is_some_and(|end| end == "rs") && !path.to_str().unwrap().ends_with("tests.rs") {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
-                found.push(text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned());
+                found.push((path, text));
             }
         }
     }
-    let mut found = Vec::new();
-    below(&root().join("host/src"), &mut found);
     found
+}
+
+/// The sources of the host without their tests.
+fn sources() -> Vec<String> {
+    let is_test = |path: &Path| path.components().any(|part| part.as_os_str().to_string_lossy().contains("tests"));
+    let files = rust_files("host/src").into_iter().filter(|(path, _)| !is_test(path));
+    files.map(|(_, text)| text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned()).collect()
 }
 
 /// What `text` has between `"` and `"`.
@@ -336,6 +342,22 @@ fn every_link_to_a_file_or_a_heading_leads_there() {
         }
     }
     assert!(links > 50, "{links} links found");
+}
+
+#[test]
+fn a_test_that_contributors_are_sent_to_exists() {
+    let sources: Vec<_> = ["src", "host/src", "tests"].into_iter().flat_map(rust_files).collect();
+    let contributing = read("CONTRIBUTING.md");
+    let is_test = |span: &&str| {
+        span.matches('_').count() > 1 && span.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    for name in code_spans(&contributing).filter(is_test) {
+        let test = format!("fn {name}(");
+        assert!(
+            sources.iter().any(|(_, source)| source.contains(&test)),
+            "CONTRIBUTING.md names {name}, which is gone"
+        );
+    }
 }
 
 /// What a row of docs/security.md says, and the line of the code from which it follows.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dingtalk_binding::error::{Error, Outcome};
+use dingtalk_binding::error::{InvokeCause, InvokeError, Outcome};
 use dingtalk_binding::secret::Secret;
 use dingtalk_binding::settings::Settings;
 use dingtalk_component::COMPONENT;
@@ -39,7 +39,7 @@ fn a_binding_cannot_reach_the_robot_of_another_one() {
     let request = Request { operation: "create".into(), data: HI.into(), metadata: Vec::new() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     match runtime.block_on(sandbox.invoke(&tenant, request, None)) {
-        Err(CallError::Binding(Error::Unreachable { reason, outcome: Outcome::NotSent })) => {
+        Err(CallError::Binding(InvokeError { cause: InvokeCause::Unreachable(reason), outcome: Outcome::NotSent })) => {
             assert!(reason.contains("egress policy") && reason.contains(&theirs.address().to_string()), "{reason}");
         }
         other => panic!("{other:?}"),
@@ -80,7 +80,12 @@ impl Behind {
         }
     }
 
-    fn invoke(&self, operation: &str, data: &str, metadata: &[(&str, &str)]) -> Result<Response, CallError> {
+    fn invoke(
+        &self,
+        operation: &str,
+        data: &str,
+        metadata: &[(&str, &str)],
+    ) -> Result<Response, CallError<InvokeError>> {
         let settings = Settings::parse(self.properties.iter().map(|(n, v)| (n.as_str(), v.as_str()))).unwrap();
         let tenant = self.sandbox.tenant(self.properties.clone(), self.egress.clone(), settings.timeout);
         let metadata = metadata.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -90,9 +95,11 @@ impl Behind {
 }
 
 /// The text of a call that failed before anything was sent.
-fn not_sent(result: Result<Response, CallError>) -> String {
+fn not_sent(result: Result<Response, CallError<InvokeError>>) -> String {
     match result {
-        Err(CallError::Binding(Error::Unreachable { reason, outcome: Outcome::NotSent })) => reason,
+        Err(CallError::Binding(InvokeError { cause: InvokeCause::Unreachable(reason), outcome: Outcome::NotSent })) => {
+            reason
+        }
         Err(CallError::Stopped { reason, outcome: Outcome::NotSent }) => reason,
         other => panic!("{other:?}"),
     }
@@ -145,7 +152,7 @@ fn a_name_that_changes_its_address_is_judged_again() {
     let properties = [("id", "x"), ("url", url.as_str()), ("secret", SECRET)];
     let behind = Behind::new(Limits::default(), &properties, &["127.0.0.0/8"], &["127.0.0.1", "169.254.169.254"]);
     match behind.invoke("create", HI, &[]) {
-        Err(CallError::Binding(Error::Unreachable { outcome: Outcome::Unknown, .. })) => {}
+        Err(CallError::Binding(InvokeError { cause: InvokeCause::Unreachable(_), outcome: Outcome::Unknown })) => {}
         other => panic!("{other:?}"),
     }
     assert!(not_sent(behind.invoke("create", HI, &[])).contains("169.254.169.254"));

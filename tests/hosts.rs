@@ -85,7 +85,7 @@ fn pairs(pairs: &[(&str, &str)]) -> Val {
 }
 
 async fn call(instance: &Instance, store: &mut Store<State>, interface: &str, name: &str, argument: Val) -> Val {
-    let interface = format!("dingtalk:binding/{interface}@0.1.0");
+    let interface = format!("dingtalk:binding/{interface}@0.2.0");
     let interface = instance.get_export_index(&mut *store, None, &interface).unwrap();
     let function = instance.get_export_index(&mut *store, Some(&interface), name).unwrap();
     let mut results = [Val::Bool(false)];
@@ -101,7 +101,7 @@ fn an_answer_that_drips_ends_with_the_call_s_own_time() {
     let component = Component::from_binary(&engine, COMPONENT).unwrap();
     let mut linker: Linker<State> = Linker::new(&engine);
     wasmtime_wasi_http::p2::add_to_linker_async(&mut linker).unwrap();
-    let mut handler = linker.instance("dingtalk:binding/handler@0.1.0").unwrap();
+    let mut handler = linker.instance("dingtalk:binding/handler@0.2.0").unwrap();
     handler.func_new_async("handle", |_, _, _, _| Box::new(async { panic!("nothing reads") })).unwrap();
     let drops = Arc::new(AtomicUsize::new(0));
     let state = State {

@@ -25,10 +25,12 @@ use crate::support::{Host, Resources, Robot, SECRET, component, forget_peak, pea
 fn hostile(imports: &str, body: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
-    resolve.push_dir(wit).unwrap();
+    for package in [wit.clone(), wit.join("component")] {
+        resolve.push_dir(package).unwrap();
+    }
     let text = format!(
-        "package test:hostile@0.1.0; world hostile {{ {imports} export dingtalk:binding/init@0.1.0; export \
-         dingtalk:binding/invoke@0.1.0; export dingtalk:binding/read@0.1.0; }}"
+        "package test:hostile@0.1.0; world hostile {{ {imports} export dingtalk:binding/init@0.2.0; export \
+         dingtalk:binding/invoke@0.2.0; export dingtalk:binding/read@0.2.0; }}"
     );
     let package = resolve.push_str("hostile.wit", &text).unwrap();
     let world = resolve.select_world(&[package], Some("hostile")).unwrap();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use dingtalk_binding::error::InvokeError;
 use dingtalk_binding::secret::is_hidden;
 use dingtalk_binding::settings::Settings;
 use dingtalk_component::COMPONENT;
@@ -36,10 +37,11 @@ impl Setup {
         }
     }
 
-    fn send(&self, url: &str, secret: Option<&str>, data: &str) -> Result<Response, CallError> {
+    fn send(&self, url: &str, secret: Option<&str>, data: &str) -> Result<Response, CallError<InvokeError>> {
         let mut properties = vec![("id".to_owned(), "x".to_owned()), ("url".to_owned(), url.to_owned())];
         properties.extend(secret.map(|secret| ("secret".to_owned(), secret.to_owned())));
-        let settings = Settings::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
+        let settings = Settings::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+            .map_err(CallError::Init)?;
         self.runtime.block_on(async {
             let egress = Egress::new("x", &settings, &Proxies::none()).unwrap();
             let tenant = self.sandbox.tenant(properties, egress, settings.timeout);

@@ -7,7 +7,7 @@
 #![no_main]
 
 use dingtalk_binding::answer::{self, Answer};
-use dingtalk_binding::error::{AnswerError, Error};
+use dingtalk_binding::error::{AnswerError, InvokeCause};
 use dingtalk_fuzz::{Document, Value, last, text};
 use libfuzzer_sys::fuzz_target;
 
@@ -29,14 +29,14 @@ fuzz_target!(|input: &[u8]| {
     let outcome = answer::classify(&answer, |text| format!("redacted {text}"));
 
     if status != 200 {
-        assert_eq!(outcome, Err(Error::UnexpectedAnswer(AnswerError::Status(status))));
+        assert_eq!(outcome, Err(InvokeCause::UnexpectedAnswer(AnswerError::Status(status))));
         return;
     }
     // A byte order mark in front, and what surrounds the answer, are no part of it.
     let marked_off = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii();
     let document = Document::read(marked_off).filter(|_| complete && body.len() <= 64 * 1024);
     let Some(result) = document.as_ref().and_then(Document::object) else {
-        assert!(matches!(outcome, Err(Error::UnexpectedAnswer(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(InvokeCause::UnexpectedAnswer(_))), "{outcome:?}");
         return;
     };
     if document.as_ref().is_some_and(|document| !document.exact) {
@@ -46,14 +46,14 @@ fuzz_target!(|input: &[u8]| {
     let errmsg = format!("redacted {}", last(result, "errmsg").and_then(text).unwrap_or_default());
     match (outcome, errcode) {
         (Ok(accepted), Some(0)) => assert_eq!(accepted.errmsg, errmsg),
-        (Err(Error::Rejected(rejection)), Some(errcode)) => {
+        (Err(InvokeCause::Rejected(rejection)), Some(errcode)) => {
             assert_ne!(errcode, 0);
             assert_eq!((rejection.errcode, rejection.errmsg), (errcode, errmsg));
         }
-        (Err(Error::UnexpectedAnswer(AnswerError::Throttled(_))), None) => {
+        (Err(InvokeCause::UnexpectedAnswer(AnswerError::Throttled(_))), None) => {
             assert_eq!(last(result, "status").and_then(whole_number), Some(1111));
         }
-        (Err(Error::UnexpectedAnswer(_)), None) => {}
+        (Err(InvokeCause::UnexpectedAnswer(_)), None) => {}
         (outcome, errcode) => panic!("{outcome:?} for errcode {errcode:?}"),
     }
 });

@@ -4,7 +4,7 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use dingtalk_binding::error::Error;
+use dingtalk_binding::error::InvokeCause;
 use dingtalk_binding::session::{Session, parse_hosts};
 use dingtalk_fuzz::as_browsers_do;
 use libfuzzer_sys::fuzz_target;
@@ -55,8 +55,8 @@ fuzz_target!(|input: Input<'_>| {
     }
     let endpoint = match Session::find(metadata).endpoint(&also, input.now) {
         Ok(endpoint) => endpoint,
-        Err(Error::ExpiredSessionWebhook) => return assert!(expires.parse::<u64>().unwrap() <= input.now),
-        Err(Error::InvalidSessionWebhook(_)) => return,
+        Err(InvokeCause::ExpiredSessionWebhook) => return assert!(expires.parse::<u64>().unwrap() <= input.now),
+        Err(InvokeCause::InvalidSessionWebhook(_)) => return,
         Err(other) => panic!("{other:?}"),
     };
     assert!(expires.is_empty() || expires.parse::<u64>().unwrap() > input.now, "after its end, {expires}");

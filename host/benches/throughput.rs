@@ -19,6 +19,8 @@ use std::{env, io};
 
 use bytes::Bytes;
 use dingtalk_binding::answer::Answer;
+use dingtalk_binding::contract::InvokeRequest;
+use dingtalk_binding::error::InvokeError;
 use dingtalk_binding::operation;
 use dingtalk_binding::settings::Settings;
 use dingtalk_host::clock::{self, Clock};
@@ -227,8 +229,9 @@ struct Native {
 
 impl Call for Native {
     async fn call(&self) -> Result<(), Error> {
-        let post = operation::prepare(&self.settings, "create", MESSAGE, [].into_iter(), (self.clock)())?
-            .ok_or("create posts nothing")?;
+        let request = InvokeRequest { operation: "create".into(), data: MESSAGE.to_vec(), metadata: Vec::new() };
+        let post = operation::prepare(&self.settings, false, &request, (self.clock)()).map_err(InvokeError::from)?;
+        let post = post.ok_or("create posts nothing")?;
         let request = hyper::Request::post(format!("http://{}{}", self.address, post.target))
             .header("accept", "application/json")
             .header("content-type", "application/json")
@@ -236,7 +239,7 @@ impl Call for Native {
         let (parts, body) = self.client.request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes().to_vec();
         let answer = Answer { status: parts.status.as_u16(), body, complete: true };
-        operation::conclude(&self.settings, &post, &answer)?;
+        operation::conclude(&self.settings, &post, &answer).map_err(InvokeError::from)?;
         Ok(())
     }
 }

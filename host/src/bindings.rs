@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dingtalk_binding::callback::Key;
 use dingtalk_binding::endpoint::Scheme;
-use dingtalk_binding::error::{Error, Outcome};
+use dingtalk_binding::error::{InvokeCause, InvokeError as BindingError, Outcome, ReceiveError};
 use dingtalk_binding::operation;
 use dingtalk_binding::settings::Settings;
 
@@ -114,7 +114,7 @@ pub enum InvokeError {
 #[derive(Debug, thiserror::Error)]
 #[error("{error}{}", self.advice())]
 pub struct Failed {
-    error: CallError,
+    error: CallError<BindingError>,
     /// Whether the call had a `msgUuid`.
     has_uuid: bool,
 }
@@ -123,8 +123,10 @@ impl Failed {
     fn advice(&self) -> &'static str {
         let outcome = match &self.error {
             // What the application has taken is no message to the group.
-            CallError::Binding(Error::HandlerFailed(_)) | CallError::Overloaded(_) => Outcome::NotSent,
-            CallError::Binding(error) => error.outcome(),
+            CallError::Binding(BindingError { cause: InvokeCause::HandlerFailed(_), .. })
+            | CallError::Init(_)
+            | CallError::Overloaded(_) => Outcome::NotSent,
+            CallError::Binding(error) => error.outcome,
             CallError::Stopped { outcome, .. } => *outcome,
         };
         match (outcome, self.has_uuid) {
@@ -136,7 +138,7 @@ impl Failed {
 }
 
 impl InvokeError {
-    /// What a program needs to decide what to do; see [`dingtalk_binding::error::Error::metadata`].
+    /// What a program needs to decide what to do; see [`dingtalk_binding::error::InvokeError::metadata`].
     pub fn metadata(&self) -> Vec<(String, String)> {
         let (error, outcome) = match self {
             Self::MissingOperation => ("missing-operation", Outcome::NotSent),
@@ -144,6 +146,7 @@ impl InvokeError {
             Self::UnsupportedOperation { .. } => ("unsupported-operation", Outcome::NotSent),
             Self::Call(Failed { error, .. }) => match error {
                 CallError::Binding(error) => return error.metadata(),
+                CallError::Init(error) => return error.metadata(),
                 CallError::Stopped { outcome, .. } => ("stopped", *outcome),
                 CallError::Overloaded(_) => ("overloaded", Outcome::NotSent),
             },
@@ -318,7 +321,7 @@ impl Bindings {
         callback: Callback,
         reader: Option<Arc<dyn Handler>>,
         limit: Duration,
-    ) -> Result<Reply, CallError> {
+    ) -> Result<Reply, CallError<ReceiveError>> {
         self.sandbox.receive(&binding.tenant, callback, reader, limit).await
     }
 

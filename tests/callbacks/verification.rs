@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use dingtalk_binding::error::{Error, Refusal};
+use dingtalk_binding::error::{HandlerError, ReceiveError, Refusal};
 use dingtalk_binding::secret::Secret;
 use dingtalk_binding::settings::Settings;
 use dingtalk_component::COMPONENT;
@@ -53,7 +53,7 @@ fn a_signature_that_was_published_years_ago_is_refused_today() {
 struct Kept(Mutex<Vec<Vec<u8>>>);
 
 impl Handler for Kept {
-    fn handle(&self, data: Vec<u8>, _: Vec<(String, String)>) -> BoxFuture<'_, Result<Option<Vec<u8>>, Error>> {
+    fn handle(&self, data: Vec<u8>, _: Vec<(String, String)>) -> BoxFuture<'_, Result<Option<Vec<u8>>, HandlerError>> {
         self.0.lock().unwrap().push(data);
         Box::pin(async { Ok(Some(PONG.into())) })
     }
@@ -93,7 +93,7 @@ fn the_component_accepts_the_published_signature_for_an_hour_to_the_millisecond(
     assert_eq!(*kept.0.lock().unwrap(), vec![b"{\"msgId\": 1.0}".to_vec(); 3]);
     for now in [VECTOR.0 + HOUR + 1, VECTOR.0 - HOUR - 1, 0] {
         let refused = receive(now).unwrap_err();
-        assert!(matches!(refused, CallError::Binding(Error::CallbackRefused(Refusal::Expired))), "{now}: {refused:?}");
+        assert!(matches!(refused, CallError::Binding(ReceiveError::Refused(Refusal::Expired))), "{now}: {refused:?}");
     }
     assert_eq!(kept.0.lock().unwrap().len(), 3, "what was refused was handed on");
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use dingtalk_binding::callback::MAX_BODY;
-use dingtalk_binding::error::{Error, Refusal};
+use dingtalk_binding::error::{ReceiveError, Refusal};
 use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -67,7 +67,7 @@ impl Api {
             CallbackError::Call(error) => error,
         };
         let refusal = match error {
-            CallError::Binding(Error::CallbackRefused(refusal)) => refusal,
+            CallError::Binding(ReceiveError::Refused(refusal)) => refusal,
             CallError::Overloaded(_) => {
                 if let Some(more) = self.quiet.count(&format!("overloaded {name}")) {
                     tracing::warn!(binding = name, more, "too many callbacks at once");
@@ -75,14 +75,14 @@ impl Api {
                 return later(StatusCode::SERVICE_UNAVAILABLE, "too many callbacks at once");
             }
             // Not acknowledged, so that DingTalk sends it again. Which part was not ready concerns nobody outside.
-            CallError::Binding(Error::HandlerFailed(_) | Error::NotReading(_)) => {
+            CallError::Binding(ReceiveError::HandlerFailed(_) | ReceiveError::NotReading(_)) => {
                 // Each reason is news to the operator, and only what is verified comes as far as this.
                 if let Some(more) = self.quiet.count(&format!("untaken {name} {error}")) {
                     tracing::warn!(binding = name, %error, more, "callback not acknowledged");
                 }
                 return later(StatusCode::SERVICE_UNAVAILABLE, "the message was not taken; send it again");
             }
-            CallError::Binding(_) | CallError::Stopped { .. } => {
+            CallError::Binding(ReceiveError::NotInitialized) | CallError::Init(_) | CallError::Stopped { .. } => {
                 if let Some(more) = self.quiet.count(&format!("failed {name}")) {
                     tracing::error!(binding = name, %error, more, "callback not acknowledged");
                 }

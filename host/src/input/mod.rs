@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dingtalk_binding::error::{Error, Refusal};
+use dingtalk_binding::error::{HandlerError, ReceiveError};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
@@ -103,7 +103,7 @@ pub enum CallbackError {
     NotFound(String),
     /// Refused, not taken, or a failure of the sandbox.
     #[error(transparent)]
-    Call(#[from] CallError),
+    Call(#[from] CallError<ReceiveError>),
 }
 
 impl Input {
@@ -173,8 +173,8 @@ impl Input {
 
     fn reader(&self, name: &str, trace: Vec<(String, String)>, way: Way) -> Option<Arc<dyn Handler>> {
         let binding = self.0.bindings.get(name).filter(|binding| self.reads(binding))?;
-        let (id, timeout) = (binding.id().to_owned(), binding.timeout());
-        Some(Arc::new(Reader { inner: Arc::clone(&self.0), binding: name.to_owned(), id, timeout, trace, way }))
+        let timeout = binding.timeout();
+        Some(Arc::new(Reader { inner: Arc::clone(&self.0), binding: name.to_owned(), timeout, trace, way }))
     }
 }
 
@@ -196,8 +196,6 @@ enum Way {
 struct Reader {
     inner: Arc<Inner>,
     binding: String,
-    /// The property `id`.
-    id: String,
     /// The binding's own time limit.
     timeout: Duration,
     trace: Vec<(String, String)>,
@@ -205,7 +203,11 @@ struct Reader {
 }
 
 impl Handler for Reader {
-    fn handle(&self, data: Vec<u8>, metadata: Vec<(String, String)>) -> BoxFuture<'_, Result<Option<Vec<u8>>, Error>> {
+    fn handle(
+        &self,
+        data: Vec<u8>,
+        metadata: Vec<(String, String)>,
+    ) -> BoxFuture<'_, Result<Option<Vec<u8>>, HandlerError>> {
         // The caller of "get" may have a trace, which the API has put into the metadata as Dapr does.
         let is_trace = |(name, _): &(String, String)| TRACE.contains(&name.as_str());
         let (own, metadata) = metadata.into_iter().partition(is_trace);
@@ -230,11 +232,11 @@ impl Handler for Reader {
 
 impl Reader {
     /// The application's answer, as it is.
-    async fn direct(&self, event: &Event) -> Result<Answer, Error> {
-        let Some(app) = &self.inner.app else { return Err(Error::NotReading(self.id.clone())) };
+    async fn direct(&self, event: &Event) -> Result<Answer, HandlerError> {
+        let Some(app) = &self.inner.app else { return Err(HandlerError::NotReading) };
         match tokio::time::timeout(self.timeout, app.deliver(event)).await {
             Ok(answer) => {
-                let answer = answer.map_err(|error| self.failure(&error))?;
+                let answer = answer.map_err(|error| failure(&error))?;
                 // A reply has nowhere to go but to the caller.
                 if let Ok(Wish::Forward(forward)) = answer::read(&answer) {
                     self.inner.forward(&event.binding, forward);
@@ -246,18 +248,24 @@ impl Reader {
     }
 
     /// Delivers now. The delivery goes on when DingTalk's time is up, for the copy that DingTalk sends then.
-    async fn at_once(&self, event: Event, message: Digest, deadline: Instant) -> Result<Answer, Error> {
+    async fn at_once(&self, event: Event, message: Digest, deadline: Instant) -> Result<Answer, HandlerError> {
         let inner = Arc::clone(&self.inner);
         let delivery = self.inner.tasks.spawn(async move { inner.deliver_once(&event, message).await });
         match tokio::time::timeout_at(deadline.into(), delivery).await {
-            Ok(Ok(reply)) => reply.map_err(|error| self.failure(&error)),
-            Ok(Err(_)) => Err(Error::HandlerFailed("the delivery broke off".into())),
+            Ok(Ok(reply)) => reply.map_err(|error| failure(&error)),
+            Ok(Err(_)) => Err(HandlerError::Failed("the delivery broke off".into())),
             Err(_) => Err(too_slow("the application has not answered", self.inner.callback_timeout)),
         }
     }
 
     /// Stores, then waits for the delivery as long as DingTalk waits.
-    async fn through(&self, inbox: &Inbox, event: Event, message: Digest, deadline: Instant) -> Result<Answer, Error> {
+    async fn through(
+        &self,
+        inbox: &Inbox,
+        event: Event,
+        message: Digest,
+        deadline: Instant,
+    ) -> Result<Answer, HandlerError> {
         let has_id = event.metadata("msgId").is_some();
         let stored = async {
             match tokio::time::timeout_at(deadline.into(), inbox.accept(event)).await {
@@ -267,13 +275,13 @@ impl Reader {
                     if let Some(more) = self.inner.quiet.count(&format!("refused {}", self.binding)) {
                         tracing::warn!(binding = self.binding, %error, more, "a message was refused");
                     }
-                    Err(Error::CallbackRefused(Refusal::Reused))
+                    Err(HandlerError::Reused)
                 }
                 Ok(Err(error)) => {
                     if let Some(more) = self.inner.quiet.count(&format!("untaken {}", self.binding)) {
                         tracing::error!(binding = self.binding, %error, more, "a message was not taken");
                     }
-                    Err(Error::HandlerFailed(error.to_string()))
+                    Err(HandlerError::Failed(error.to_string()))
                 }
                 Err(_) => Err(too_slow("the inbox has not stored it", self.inner.callback_timeout)),
             }
@@ -284,28 +292,28 @@ impl Reader {
             _ => stored.await,
         }
     }
+}
 
-    fn failure(&self, error: &Undelivered) -> Error {
-        match error {
-            Undelivered::NotSubscribed { .. } => Error::NotReading(self.id.clone()),
-            _ => Error::HandlerFailed(error.to_string()),
-        }
+fn failure(error: &Undelivered) -> HandlerError {
+    match error {
+        Undelivered::NotSubscribed { .. } => HandlerError::NotReading,
+        _ => HandlerError::Failed(error.to_string()),
     }
 }
 
-fn too_slow(what: &str, limit: Duration) -> Error {
-    Error::HandlerFailed(format!("{what} within {} ms", limit.as_millis()))
+fn too_slow(what: &str, limit: Duration) -> HandlerError {
+    HandlerError::Failed(format!("{what} within {} ms", limit.as_millis()))
 }
 
 impl Inner {
     /// What a message is known by; refuses one whose signature or identifier belongs to another one.
-    fn recognise(&self, event: &Event, timestamp: &str, arrived: Instant) -> Result<Digest, Error> {
+    fn recognise(&self, event: &Event, timestamp: &str, arrived: Instant) -> Result<Digest, HandlerError> {
         let message = event.digest();
         let Some(memory) = self.memory(&event.binding) else { return Ok(message) };
         // Signatures first, so that nobody fills the memory of identifiers with the help of one of them.
         let allowed = memory.signatures.as_ref().is_none_or(|known| known.allow(timestamp, message, arrived))
             && event.metadata("msgId").is_none_or(|id| memory.ids.allow(id, message));
-        if allowed { Ok(message) } else { Err(Error::CallbackRefused(Refusal::Reused)) }
+        if allowed { Ok(message) } else { Err(HandlerError::Reused) }
     }
 
     /// Delivers an event unless a copy of it is being delivered, or has been. The reply, if there is one.

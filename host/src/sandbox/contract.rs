@@ -1,17 +1,19 @@
 //! The contract of wit/ as Rust types, and its translation into the types that the pure modules use.
 
 use std::fmt;
-use std::time::Duration;
 
-use dingtalk_binding::error::{AnswerError, Error, Outcome, Refusal, Rejection, RejectionClass, SecurityCheck};
+use dingtalk_binding::error::{
+    AnswerError, HandlerError, InvokeCause, InvokeError, Outcome, PropertyError, ReceiveError, Refusal, Rejection,
+    RejectionClass, SecurityCheck,
+};
 
 use crate::clock::Arrival;
 
 #[allow(missing_docs, unreachable_pub, reason = "generated from wit/, where the documentation is")]
 mod generated {
     wasmtime::component::bindgen!({
-        path: "../wit",
-        world: "binding",
+        path: ["../wit", "../wit/component"],
+        world: "dingtalk:component/binding",
         imports: { "dingtalk:binding/handler.handle": async | trappable, default: trappable },
         exports: { default: async },
         with: {
@@ -101,29 +103,53 @@ impl From<wit::InvokeResponse> for Response {
     }
 }
 
-impl From<wit::Error> for Error {
-    fn from(error: wit::Error) -> Self {
+impl From<wit::PropertyError> for PropertyError {
+    fn from(error: wit::PropertyError) -> Self {
+        let wit::PropertyError { property, reason } = error;
+        Self { property, reason }
+    }
+}
+
+impl From<wit::InvokeError> for InvokeError {
+    fn from(error: wit::InvokeError) -> Self {
+        let wit::InvokeError { cause, outcome } = error;
+        let cause = match cause {
+            wit::InvokeCause::NotInitialized => InvokeCause::NotInitialized,
+            wit::InvokeCause::UnsupportedOperation(supported) => InvokeCause::UnsupportedOperation(supported),
+            wit::InvokeCause::InvalidMessage(reason) => InvokeCause::InvalidMessage(reason),
+            wit::InvokeCause::InvalidSessionWebhook(reason) => InvokeCause::InvalidSessionWebhook(reason),
+            wit::InvokeCause::ExpiredSessionWebhook => InvokeCause::ExpiredSessionWebhook,
+            wit::InvokeCause::Unreachable(reason) => InvokeCause::Unreachable(reason),
+            wit::InvokeCause::UnexpectedAnswer(answer) => InvokeCause::UnexpectedAnswer(answer.into()),
+            wit::InvokeCause::Rejected(rejection) => InvokeCause::Rejected(rejection.into()),
+            wit::InvokeCause::NotReading(id) => InvokeCause::NotReading(id),
+            wit::InvokeCause::HandlerFailed(reason) => InvokeCause::HandlerFailed(reason),
+        };
+        let outcome = match outcome {
+            wit::Outcome::NotSent => Outcome::NotSent,
+            wit::Outcome::Unknown => Outcome::Unknown,
+        };
+        Self { cause, outcome }
+    }
+}
+
+impl From<wit::ReceiveError> for ReceiveError {
+    fn from(error: wit::ReceiveError) -> Self {
         match error {
-            wit::Error::NotInitialized => Self::NotInitialized,
-            wit::Error::Configuration(wit::PropertyError { property, reason }) => {
-                Self::Configuration { property, reason }
-            }
-            wit::Error::UnsupportedOperation(supported) => Self::UnsupportedOperation(supported),
-            wit::Error::InvalidMessage(reason) => Self::InvalidMessage(reason),
-            wit::Error::Unreachable(wit::TransportError { reason, outcome }) => Self::Unreachable {
-                reason,
-                outcome: match outcome {
-                    wit::Outcome::NotSent => Outcome::NotSent,
-                    wit::Outcome::Unknown => Outcome::Unknown,
-                },
-            },
-            wit::Error::UnexpectedAnswer(answer) => Self::UnexpectedAnswer(answer.into()),
-            wit::Error::Rejected(rejection) => Self::Rejected(rejection.into()),
-            wit::Error::NotReading(id) => Self::NotReading(id),
-            wit::Error::CallbackRefused(refusal) => Self::CallbackRefused(refusal.into()),
-            wit::Error::HandlerFailed(reason) => Self::HandlerFailed(reason),
-            wit::Error::InvalidSessionWebhook(reason) => Self::InvalidSessionWebhook(reason),
-            wit::Error::ExpiredSessionWebhook => Self::ExpiredSessionWebhook,
+            wit::ReceiveError::NotInitialized => Self::NotInitialized,
+            wit::ReceiveError::Refused(refusal) => Self::Refused(refusal.into()),
+            wit::ReceiveError::NotReading(id) => Self::NotReading(id),
+            wit::ReceiveError::HandlerFailed(reason) => Self::HandlerFailed(reason),
+        }
+    }
+}
+
+impl From<HandlerError> for wit::HandlerError {
+    fn from(error: HandlerError) -> Self {
+        match error {
+            HandlerError::Failed(reason) => Self::Failed(reason),
+            HandlerError::NotReading => Self::NotReading,
+            HandlerError::Reused => Self::Reused,
         }
     }
 }
@@ -155,7 +181,7 @@ impl From<wit::AnswerError> for AnswerError {
             wit::AnswerError::Oversized(cap) => Self::Oversized(cap),
             wit::AnswerError::Malformed(what) => Self::Malformed(what),
             wit::AnswerError::MissingErrcode => Self::MissingErrcode,
-            wit::AnswerError::Throttled(wait) => Self::Throttled(Duration::from_millis(wait)),
+            wit::AnswerError::Throttled(wait) => Self::Throttled(wait),
         }
     }
 }
@@ -180,7 +206,7 @@ impl From<wit::Rejection> for Rejection {
                 wit::SecurityCheck::Timestamp => SecurityCheck::Timestamp,
                 wit::SecurityCheck::IpAddress => SecurityCheck::IpAddress,
             }),
-            retry_after: retry_after.map(Duration::from_millis),
+            retry_after,
         }
     }
 }

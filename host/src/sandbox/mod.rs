@@ -4,11 +4,12 @@
 //! store, memory, tables, handles) exists only for that call, so that nothing of one message or tenant can be
 //! found by the next, and a trap, a loop or a leak ends one call and nothing else.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dingtalk_binding::error::{Error, Outcome, Refusal};
+use dingtalk_binding::error::{HandlerError, InvokeCause, InvokeError, Outcome, PropertyError, ReceiveError};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
 use wasmtime::{
@@ -109,12 +110,15 @@ const ASYNC_STACK: usize = 256 << 10;
 /// Of that, what compiled frames may take.
 const WASM_STACK: usize = 64 << 10;
 
-/// Why a call ended without the component's own answer.
+/// Why a call failed. `E` is what the function that was called can answer, of the contract.
 #[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// The component's answer: an error of the contract.
+pub enum CallError<E> {
+    /// The component's answer.
+    #[error("{0}")]
+    Binding(E),
+    /// The component cannot be initialised with the tenant's properties.
     #[error(transparent)]
-    Binding(#[from] Error),
+    Init(PropertyError),
     /// A limit of the sandbox, or a defect of the component.
     #[error("dingtalk webhook error: the component was stopped: {reason}{}", consequence(*outcome))]
     Stopped {
@@ -154,7 +158,11 @@ pub struct Sandbox {
 /// Whoever consumes what a binding receives: the other end of the contract's import `handler`.
 pub trait Handler: Send + Sync {
     /// Takes one message and answers it, see wit/handler.wit.
-    fn handle(&self, data: Vec<u8>, metadata: Vec<(String, String)>) -> BoxFuture<'_, Result<Option<Vec<u8>>, Error>>;
+    fn handle(
+        &self,
+        data: Vec<u8>,
+        metadata: Vec<(String, String)>,
+    ) -> BoxFuture<'_, Result<Option<Vec<u8>>, HandlerError>>;
 }
 
 /// Who a call is made for: configuration and a way out, nothing that runs.
@@ -211,7 +219,7 @@ impl Sandbox {
 
     /// Initialises an instance for `tenant` and asks for its operations: what a host does once when it loads
     /// a binding, to learn of a mistake before the first message.
-    pub async fn operations(&self, tenant: &Tenant) -> Result<Vec<String>, CallError> {
+    pub async fn operations(&self, tenant: &Tenant) -> Result<Vec<String>, CallError<Infallible>> {
         let call = Call {
             slots: &self.operations,
             exit: tenant.egress.exit(Reach::Nowhere),
@@ -220,7 +228,7 @@ impl Sandbox {
         };
         self.limited(tenant, call, async |instance| {
             let Instance { store, binding } = instance;
-            Ok(Ok(binding.dingtalk_binding_invoke().call_operations(store).await?))
+            Ok(Ok::<_, Infallible>(binding.dingtalk_binding_invoke().call_operations(store).await?))
         })
         .await
     }
@@ -232,7 +240,7 @@ impl Sandbox {
         tenant: &Tenant,
         request: Request,
         reader: Option<Arc<dyn Handler>>,
-    ) -> Result<Response, CallError> {
+    ) -> Result<Response, CallError<InvokeError>> {
         let operation = request.operation.clone();
         self.invoke_with(tenant, &operation, move || request, reader).await
     }
@@ -245,16 +253,20 @@ impl Sandbox {
         operation: &str,
         request: impl FnOnce() -> Request,
         reader: Option<Arc<dyn Handler>>,
-    ) -> Result<Response, CallError> {
+    ) -> Result<Response, CallError<InvokeError>> {
         let reach = match operation {
             "get" => Reach::Nowhere,
             "reply" => Reach::Sessions,
             _ => Reach::Robot,
         };
         let exit = tenant.egress.exit(reach);
-        let call = Call { slots: &self.operations, exit, reader, limit: tenant.timeout };
+        let call = Call { slots: &self.operations, exit: exit.clone(), reader, limit: tenant.timeout };
         let run = async |instance: &mut Instance| instance.invoke(&request().into()).await;
-        self.limited(tenant, call, run).await.map(Into::into)
+        match self.limited(tenant, call, run).await {
+            Ok(response) => Ok(response.into()),
+            Err(CallError::Binding(error)) => Err(CallError::Binding(known(error, &exit))),
+            Err(error) => Err(error),
+        }
     }
 
     /// Has one callback verified in an instance of its own, and its message handed to `reader`. Without one,
@@ -265,7 +277,7 @@ impl Sandbox {
         callback: Callback,
         reader: Option<Arc<dyn Handler>>,
         limit: Duration,
-    ) -> Result<Reply, CallError> {
+    ) -> Result<Reply, CallError<ReceiveError>> {
         let (slots, exit) = (&self.callbacks, tenant.egress.exit(Reach::Nowhere));
         // A callback that waited for a slot must not be too old because of that.
         let arrived = callback.arrived.time;
@@ -279,12 +291,12 @@ impl Sandbox {
     }
 
     /// Makes `call` in a fresh, initialised instance, within every limit.
-    async fn limited<T>(
+    async fn limited<T, E>(
         &self,
         tenant: &Tenant,
         call: Call<'_>,
-        run: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<Result<T, wit::Error>>,
-    ) -> Result<T, CallError> {
+        run: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<Result<T, E>>,
+    ) -> Result<T, CallError<E>> {
         let Call { slots, exit, reader, limit } = call;
         let slot = slots.take(tenant.id(), limit.min(self.limits.queue)).await;
         let _slot = slot.map_err(CallError::Overloaded)?;
@@ -293,15 +305,15 @@ impl Sandbox {
         let run = pin!(async {
             let mut instance = self.instantiate(tenant, exit.clone(), reader).await?;
             if let Err(error) = instance.init(tenant).await? {
-                return Ok(Err(error));
+                return Ok(Err(CallError::Init(error)));
             }
-            if reads && let Err(error) = instance.read().await? {
-                return Ok(Err(error));
+            if reads && let Err(wit::ReadError::NotInitialized) = instance.read().await? {
+                return Err(wasmtime::Error::msg("the component has forgotten its properties"));
             }
-            run(&mut instance).await
+            Ok(run(&mut instance).await?.map_err(CallError::Binding))
         });
         match tokio::time::timeout(wall, tenant.share.run(run)).await {
-            Ok(Ok(answer)) => answer.map_err(|error| CallError::Binding(known(error.into(), &exit))),
+            Ok(Ok(answer)) => answer,
             Ok(Err(trap)) => {
                 let reason = explain(&trap);
                 // The trap's own text is wasmtime's: function names and offsets, nothing of the message.
@@ -375,36 +387,39 @@ struct Instance {
 }
 
 impl Instance {
-    async fn init(&mut self, tenant: &Tenant) -> wasmtime::Result<Result<(), wit::Error>> {
-        self.binding.dingtalk_binding_init().call_init(&mut self.store, &tenant.properties).await
+    async fn init(&mut self, tenant: &Tenant) -> wasmtime::Result<Result<(), PropertyError>> {
+        let init = self.binding.dingtalk_binding_init().call_init(&mut self.store, &tenant.properties).await?;
+        Ok(init.map_err(Into::into))
     }
 
     async fn invoke(
         &mut self,
         request: &wit::InvokeRequest,
-    ) -> wasmtime::Result<Result<wit::InvokeResponse, wit::Error>> {
-        self.binding.dingtalk_binding_invoke().call_invoke(&mut self.store, request).await
+    ) -> wasmtime::Result<Result<wit::InvokeResponse, InvokeError>> {
+        let response = self.binding.dingtalk_binding_invoke().call_invoke(&mut self.store, request).await?;
+        Ok(response.map_err(Into::into))
     }
 
-    async fn read(&mut self) -> wasmtime::Result<Result<(), wit::Error>> {
+    async fn read(&mut self) -> wasmtime::Result<Result<(), wit::ReadError>> {
         self.binding.dingtalk_binding_read().call_read(&mut self.store).await
     }
 
-    async fn receive(&mut self, callback: &wit::Callback) -> wasmtime::Result<Result<wit::Reply, wit::Error>> {
-        self.binding.dingtalk_binding_read().call_receive(&mut self.store, callback).await
+    async fn receive(&mut self, callback: &wit::Callback) -> wasmtime::Result<Result<wit::Reply, ReceiveError>> {
+        let reply = self.binding.dingtalk_binding_read().call_receive(&mut self.store, callback).await?;
+        Ok(reply.map_err(Into::into))
     }
 }
 
 /// Adds to the component's error what only the way out knows: whether anything left, and why an address was refused.
-fn known(error: Error, exit: &Exit) -> Error {
-    match error {
-        Error::Unreachable { mut reason, .. } => {
+fn known(error: InvokeError, exit: &Exit) -> InvokeError {
+    match error.cause {
+        InvokeCause::Unreachable(mut reason) => {
             if let Some(refusal) = exit.refusal() {
                 reason = format!("{reason}: {refusal}");
             }
-            Error::Unreachable { reason, outcome: exit.close() }
+            InvokeError { cause: InvokeCause::Unreachable(reason), outcome: exit.close() }
         }
-        other => other,
+        _ => error,
     }
 }
 
@@ -507,25 +522,16 @@ impl IoView for State {
 }
 
 impl handler::Host for State {
-    async fn handle(&mut self, event: wit::Event) -> wasmtime::Result<Result<Option<Vec<u8>>, wit::Error>> {
+    async fn handle(&mut self, event: wit::Event) -> wasmtime::Result<Result<Option<Vec<u8>>, wit::HandlerError>> {
         let wit::Event { data, metadata } = event;
-        let Some(reader) = self.reader.clone() else {
-            // The component hands on only what it was told to read.
-            return Ok(Err(wit::Error::HandlerFailed("nothing reads from this binding".into())));
-        };
+        // The component hands on only what it was told to read.
+        let Some(reader) = self.reader.clone() else { return Ok(Err(wit::HandlerError::NotReading)) };
         // In a task of its own, because the fibre's stack is small: an HTTP client, unoptimised, overflows it, and
         // that ends the process.
         let task = tokio::spawn(async move { reader.handle(data, metadata).await });
         let answer = AbortOnDropHandle::new(task).await;
-        // Anything but its failure would be taken for another's.
-        Ok(answer.unwrap_or_else(|_| Err(Error::HandlerFailed("the delivery broke off".into()))).map_err(|error| {
-            match error {
-                Error::NotReading(id) => wit::Error::NotReading(id),
-                Error::HandlerFailed(reason) => wit::Error::HandlerFailed(reason),
-                Error::CallbackRefused(Refusal::Reused) => wit::Error::CallbackRefused(wit::Refusal::Reused),
-                other => wit::Error::HandlerFailed(other.to_string()),
-            }
-        }))
+        let answer = answer.unwrap_or_else(|_| Err(HandlerError::Failed("the delivery broke off".into())));
+        Ok(answer.map_err(Into::into))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::clock;
 use crate::egress::Proxies;
+use dingtalk_binding::error::Refusal;
 use dingtalk_binding::settings::Settings;
 
 /// A tenant whose robot refuses connections.
@@ -28,21 +29,21 @@ async fn an_instance_serves_call_after_call_and_init_after_init() {
     let get = Request { operation: "get".into(), ..Request::default() }.into();
 
     let before = instance.invoke(&request("Hi")).await.unwrap();
-    assert!(matches!(before, Err(wit::Error::NotInitialized)), "{before:?}");
+    assert!(matches!(before, Err(InvokeError { cause: InvokeCause::NotInitialized, .. })), "{before:?}");
     instance.init(&good).await.unwrap().unwrap();
     let sent = instance.invoke(&request("Hi")).await.unwrap();
-    assert!(matches!(sent, Err(wit::Error::Unreachable(_))), "{sent:?}");
+    assert!(matches!(sent, Err(InvokeError { cause: InvokeCause::Unreachable(_), .. })), "{sent:?}");
 
     // An instance whose second configuration fails must not send to the robot of the first.
     let failed = instance.init(&bad).await.unwrap();
-    assert!(matches!(failed, Err(wit::Error::Configuration(_))), "{failed:?}");
+    assert!(matches!(failed, Err(PropertyError { .. })), "{failed:?}");
     let after = instance.invoke(&request("Hi")).await.unwrap();
-    assert!(matches!(after, Err(wit::Error::NotInitialized)), "{after:?}");
+    assert!(matches!(after, Err(InvokeError { cause: InvokeCause::NotInitialized, .. })), "{after:?}");
 
     let other = tenant(&sandbox, &[("id", "three"), ("url", "http://127.0.0.1:1")]);
     instance.init(&other).await.unwrap().unwrap();
     match instance.invoke(&get).await.unwrap() {
-        Err(wit::Error::NotReading(id)) => assert_eq!(id, "three"),
+        Err(InvokeError { cause: InvokeCause::NotReading(id), .. }) => assert_eq!(id, "three"),
         answer => panic!("{answer:?}"),
     }
 
@@ -51,7 +52,7 @@ async fn an_instance_serves_call_after_call_and_init_after_init() {
     let large = request(&format!("[1, \"{}\"]", "x".repeat(64 << 10)));
     for _ in 0..2_000 {
         let refused = instance.invoke(&large).await.unwrap();
-        assert!(matches!(refused, Err(wit::Error::InvalidMessage(_))), "{refused:?}");
+        assert!(matches!(refused, Err(InvokeError { cause: InvokeCause::InvalidMessage(_), .. })), "{refused:?}");
     }
 }
 
@@ -59,7 +60,7 @@ async fn an_instance_serves_call_after_call_and_init_after_init() {
 struct Echo;
 
 impl Handler for Echo {
-    fn handle(&self, data: Vec<u8>, _: Vec<(String, String)>) -> BoxFuture<'_, Result<Option<Vec<u8>>, Error>> {
+    fn handle(&self, data: Vec<u8>, _: Vec<(String, String)>) -> BoxFuture<'_, Result<Option<Vec<u8>>, HandlerError>> {
         Box::pin(async { Ok(Some(data)) })
     }
 }
@@ -85,7 +86,7 @@ async fn a_callback_is_as_old_as_it_was_when_it_arrived() {
     }
     for arrived in [now + 1_001, now - 1_001, sandbox.arrival().time] {
         let refused = received(arrived).await.unwrap_err();
-        assert!(matches!(refused, CallError::Binding(Error::CallbackRefused(Refusal::Expired))), "{refused:?}");
+        assert!(matches!(refused, CallError::Binding(ReceiveError::Refused(Refusal::Expired))), "{refused:?}");
     }
 }
 
@@ -104,8 +105,8 @@ async fn an_instance_hands_on_from_read_to_close() {
     let mut instance =
         sandbox.instantiate(&tenant, tenant.egress.exit(Reach::Nowhere), Some(Arc::new(Echo))).await.unwrap();
 
-    assert!(matches!(instance.read().await.unwrap(), Err(wit::Error::NotInitialized)));
-    assert!(matches!(instance.receive(&genuine).await.unwrap(), Err(wit::Error::NotInitialized)));
+    assert!(matches!(instance.read().await.unwrap(), Err(wit::ReadError::NotInitialized)));
+    assert!(matches!(instance.receive(&genuine).await.unwrap(), Err(ReceiveError::NotInitialized)));
     for _ in 0..2 {
         instance.init(&tenant).await.unwrap().unwrap();
         for reading in [false, true, false] {
@@ -119,12 +120,12 @@ async fn an_instance_hands_on_from_read_to_close() {
                 assert_eq!(got.unwrap().data.as_deref(), Some(REPLY.as_bytes()));
                 assert_eq!((received.as_ref().unwrap().status, &*received.unwrap().body), (200, REPLY.as_bytes()));
             } else {
-                assert!(matches!(got, Err(wit::Error::NotReading(id)) if id == "one"));
-                assert!(matches!(received, Err(wit::Error::NotReading(_))));
+                assert!(matches!(got, Err(InvokeError { cause: InvokeCause::NotReading(id), .. }) if id == "one"));
+                assert!(matches!(received, Err(ReceiveError::NotReading(_))));
             }
             // Whether anything reads is nothing that a forger learns.
             let refused = instance.receive(&forged).await.unwrap();
-            assert!(matches!(refused, Err(wit::Error::CallbackRefused(wit::Refusal::Unsigned))), "{refused:?}");
+            assert!(matches!(refused, Err(ReceiveError::Refused(Refusal::Unsigned))), "{refused:?}");
         }
     }
 }
@@ -145,7 +146,7 @@ async fn a_call_that_waits_for_a_slot_has_no_copy_of_its_message() {
     assert_eq!(copies.get(), 0);
     drop(taken);
     let sent = sandbox.invoke_with(&tenant, "create", message, None).await.unwrap_err();
-    assert!(matches!(sent, CallError::Binding(Error::Unreachable { .. })), "{sent:?}");
+    assert!(matches!(sent, CallError::Binding(InvokeError { cause: InvokeCause::Unreachable(_), .. })), "{sent:?}");
     assert_eq!(copies.get(), 1);
 }
 
@@ -167,7 +168,7 @@ async fn calls_that_are_stopped_are_one_line_in_the_log() {
 struct Apart(Option<tokio::task::Id>);
 
 impl Handler for Apart {
-    fn handle(&self, _: Vec<u8>, _: Vec<(String, String)>) -> BoxFuture<'_, Result<Option<Vec<u8>>, Error>> {
+    fn handle(&self, _: Vec<u8>, _: Vec<(String, String)>) -> BoxFuture<'_, Result<Option<Vec<u8>>, HandlerError>> {
         Box::pin(async { Ok(Some(vec![u8::from(tokio::task::try_id() != self.0)])) })
     }
 }

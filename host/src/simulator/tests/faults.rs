@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use dingtalk_binding::answer::{self, Answer};
-use dingtalk_binding::error::{AnswerError, Error as BindingError, RejectionClass};
+use dingtalk_binding::error::{AnswerError, InvokeCause, RejectionClass};
 
 use super::*;
 
@@ -46,7 +46,7 @@ async fn answers_that_are_no_results() {
     let simulator = start().await;
     for (fault, expected) in [
         (Fault::Html, AnswerError::Html),
-        (Fault::Throttled, AnswerError::Throttled(Duration::from_secs(300))),
+        (Fault::Throttled, AnswerError::Throttled(300_000)),
         (Fault::Status(500), AnswerError::Status(500)),
         (Fault::Status(204), AnswerError::Status(204)),
         (Fault::Redirect("https://elsewhere/".into()), AnswerError::Status(307)),
@@ -57,7 +57,7 @@ async fn answers_that_are_no_results() {
         simulator.set_fault(fault.clone(), Times::ONCE);
         let (status, head, body) = send(&simulator).await;
         let answer = Answer { status, body: body.into_bytes(), complete: true };
-        assert_eq!(answer::classify(&answer, str::to_owned), Err(BindingError::UnexpectedAnswer(expected)), "{fault}");
+        assert_eq!(answer::classify(&answer, str::to_owned), Err(InvokeCause::UnexpectedAnswer(expected)), "{fault}");
         match fault {
             Fault::Html => assert!(head.contains("content-type: text/html")),
             Fault::Redirect(_) => assert!(head.contains("location: https://elsewhere/")),
@@ -76,7 +76,7 @@ async fn refusals_on_request() {
     assert_eq!((status, body.as_str()), (200, r#"{"errcode":-1,"errmsg":"系统繁忙"}"#));
     let answer = Answer { status, body: body.into_bytes(), complete: true };
     match answer::classify(&answer, str::to_owned) {
-        Err(BindingError::Rejected(rejection)) => assert_eq!(rejection.class, RejectionClass::Busy),
+        Err(InvokeCause::Rejected(rejection)) => assert_eq!(rejection.class, RejectionClass::Busy),
         other => panic!("{other:?}"),
     }
     simulator.set_fault(Fault::Echo, Times::ONCE);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dingtalk_binding::answer::{self, Answer};
 use dingtalk_binding::endpoint::{Endpoint, SentSignature};
-use dingtalk_binding::error::{Error as BindingError, SecurityCheck};
+use dingtalk_binding::error::{InvokeCause, SecurityCheck};
 
 use super::*;
 use crate::clock::Clock;
@@ -66,12 +66,12 @@ async fn a_signed_request_of_the_binding_is_accepted() {
     now.fetch_add(3_600_001, Ordering::Relaxed);
     let (_, _, body) = split(&raw(&simulator, &post(&target, TEXT)).await.unwrap());
     match classify(body) {
-        BindingError::Rejected(rejection) => assert_eq!(rejection.check, Some(SecurityCheck::Timestamp)),
+        InvokeCause::Rejected(rejection) => assert_eq!(rejection.check, Some(SecurityCheck::Timestamp)),
         other => panic!("{other:?}"),
     }
     let (_, _, body) = split(&raw(&simulator, &post(&endpoint.target(None), TEXT)).await.unwrap());
     match classify(body) {
-        BindingError::Rejected(rejection) => assert_eq!(rejection.check, Some(SecurityCheck::Signature)),
+        InvokeCause::Rejected(rejection) => assert_eq!(rejection.check, Some(SecurityCheck::Signature)),
         other => panic!("{other:?}"),
     }
     assert_eq!(simulator.stats().rejected, [(310_000, 2)].into());
