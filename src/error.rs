@@ -371,6 +371,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_property_that_cannot_be_used_is_named_to_people_and_programs() {
+        let error = PropertyError::new("url", "has no host");
+        assert_eq!(error.to_string(), "dingtalk configuration error: property \"url\": has no host");
+        let expected = [("error", "configuration"), ("outcome", "not-sent"), ("property", "url")];
+        assert_eq!(error.metadata(), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
     /// The cases of a type of the contract.
     fn contract(kind: &str) -> Vec<&'static str> {
         let (_, from) = include_str!("../wit/types.wit").split_once(&format!(" {kind} {{\n")).expect(kind);
