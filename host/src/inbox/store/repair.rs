@@ -191,7 +191,7 @@ mod tests {
             ("NULL value in events.binding".into(), false),
             ("wrong # of entries in index events_msg_id".into(), false),
         ] {
-            let found = store.follows_from_events(&[finding.clone()]);
+            let found = store.follows_from_events(std::slice::from_ref(&finding));
             assert_eq!(found.is_ok(), follows, "{finding}");
             // One is enough.
             let beside = ["Page 12: never used".into(), finding.clone(), "Page 13: never used".into()];
