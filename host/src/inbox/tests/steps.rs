@@ -90,5 +90,8 @@ async fn an_application_that_is_back_gets_everything_however_much_waited_for_it(
     now.fetch_add(1_100, Ordering::SeqCst);
     inbox.inner.wake.notify_one();
     until_counts(&inbox, 0, 0).await;
+    // Also the conversation that it came back with goes on.
+    inbox.accept(event("second", "c")).await.unwrap();
+    until_counts(&inbox, 0, 0).await;
     inbox.stop().await;
 }
