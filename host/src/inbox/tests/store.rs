@@ -149,3 +149,23 @@ async fn a_journal_without_its_store_is_not_taken_for_a_left_over() {
     assert!(matches!(error, InboxError::Corrupt { .. }), "{error}");
     assert!(std::fs::read(path("-wal")).unwrap() == journal);
 }
+
+#[test]
+fn an_empty_file_is_no_inbox_to_the_operator() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("inbox.sqlite"), "").unwrap();
+    let error = Operator::open(dir.path(), clock::system()).unwrap_err();
+    assert!(matches!(error, InboxError::Missing { .. }), "{error}");
+}
+
+#[test]
+fn a_reply_that_went_elsewhere_is_not_given_to_a_repetition() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::create(dir.path(), Limits::default()).unwrap();
+    assert!(store.insert(&event("m", "c"), 1).is_ok());
+    store.delivered(1, Some(b"reply"), 2).unwrap();
+    let again = || store.insert(&event("m", "c"), 3).unwrap();
+    assert!(matches!(again(), Stored::Delivered(1, Some(_))));
+    store.forget_reply(1).unwrap();
+    assert!(matches!(again(), Stored::Delivered(1, None)));
+}
