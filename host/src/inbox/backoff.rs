@@ -221,7 +221,9 @@ mod tests {
         let mut gates = Gates::default();
         assert_eq!(gates.leave("team", 0), Leave::Free);
         assert!(!gates.failed("team", 0, Scope::Binding, 1_000), "the first failure may be the event's own fault");
-        assert_eq!(gates.leave("team", 1_001), Leave::NotBefore(1_500));
+        for now in [1_000, 1_001, 1_499] {
+            assert_eq!(gates.leave("team", now), Leave::NotBefore(1_500));
+        }
         assert_eq!(gates.leave("other", 1_001), Leave::Free);
         assert_eq!(gates.leave("team", 1_500), Leave::One);
         assert!(gates.failed("team", 0, Scope::Binding, 1_500), "this one only suffers");
@@ -281,6 +283,7 @@ mod tests {
     fn an_application_is_left_alone_for_as_long_as_it_asks() {
         assert_eq!(attempts_within(60_000, Some(Duration::from_secs(60))), 16);
         assert_eq!(attempts_within(60_001, Some(Duration::from_secs(60))), 17);
+        assert_eq!(attempts_within(300_000, Some(Duration::from_secs(300))), 16);
     }
 
     #[test]

@@ -387,3 +387,87 @@ async fn purge_step(shared: &Shared, purge: &mut Purge) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::event::{Answer, BoxFuture, Event, Undelivered};
+    use crate::inbox::Limits;
+    use crate::inbox::store::KEPT_MS;
+
+    const NOW: u64 = 1_700_000_000_000;
+
+    struct Nobody;
+
+    impl Consumer for Nobody {
+        fn consume<'a>(&'a self, _: &'a Event) -> BoxFuture<'a, Result<Answer, Undelivered>> {
+            Box::pin(async { Err(Undelivered::NoConnection("nobody listens".into())) })
+        }
+        fn reply_late<'a>(&'a self, _: &'a Event, _: Bytes) -> BoxFuture<'a, ()> {
+            Box::pin(async {})
+        }
+    }
+
+    fn shared(dir: &TempDir) -> Shared {
+        let store = Store::create(dir.path(), Limits::default()).unwrap();
+        Shared {
+            writer: Writer::start(store, (), watch::channel(()).0, dir.path()).unwrap(),
+            desk: Desk::new().0,
+            clock: Arc::new(|| NOW),
+            consumer: Arc::new(Nobody),
+            wake: Arc::default(),
+            stopping: watch::channel(false).1,
+            gates: Mutex::default(),
+            quiet: Quiet::default(),
+        }
+    }
+
+    async fn accept(shared: &Shared, id: &str, at: u64) {
+        let metadata = vec![("msgId".to_owned(), id.to_owned())];
+        let event = Event { binding: "team".into(), data: Bytes::new(), metadata, trace: Vec::new() };
+        shared.writer.run(move |store| store.insert(&event, at).map(drop)).await.unwrap();
+    }
+
+    /// Whether somebody was told to look for what is due.
+    async fn is_woken(shared: &Shared) -> bool {
+        timeout(Duration::ZERO, shared.wake.notified()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_purge_goes_on_while_there_is_more_and_wakes_whoever_waited_for_what_is_dead_now() {
+        let dir = TempDir::new().unwrap();
+        let (shared, mut purge) = (shared(&dir), Purge::default());
+        let mut step = async || (purge_step(&shared, &mut purge).await, is_woken(&shared).await);
+        assert_eq!(step().await, (false, false));
+        let too_old = NOW - Limits::default().max_age_ms() - 1;
+        accept(&shared, "old", too_old).await;
+        accept(&shared, "new", too_old + 1).await;
+        assert_eq!(step().await, (true, true));
+        assert_eq!(step().await, (false, false));
+        let done = |store: &Store| store.delivered(2, None, NOW - KEPT_MS - 1);
+        shared.writer.run(done).await.unwrap();
+        assert_eq!(step().await, (true, false));
+        assert_eq!(step().await, (false, false));
+    }
+
+    #[tokio::test]
+    async fn the_log_says_of_every_event_once_that_it_was_not_taken_in_time() {
+        let (log, _guard) = crate::quiet::log();
+        let dir = TempDir::new().unwrap();
+        let (shared, mut purge) = (shared(&dir), Purge::default());
+        for ids in [&["1"][..], &["2", "3"], &["4", "5"]] {
+            for id in ids {
+                accept(&shared, id, 1).await;
+            }
+            assert!(purge_step(&shared, &mut purge).await);
+        }
+        for _ in 0..2 {
+            assert!(!purge_step(&shared, &mut purge).await);
+        }
+        assert_eq!(log.count("not taken within --inbox-max-age"), 2, "{}", log.text());
+        assert_eq!((log.count("events=1"), log.count("events=4")), (1, 1), "{}", log.text());
+    }
+}

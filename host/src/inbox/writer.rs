@@ -201,3 +201,56 @@ fn transaction(store: &Store, batch: &mut [Box<dyn Job>]) -> Result<(), InboxErr
     }
     store.transaction(|store| batch.iter_mut().try_for_each(|job| job.run(store)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::Limits;
+
+    fn job(
+        work: impl FnMut(&Store) -> Result<(), InboxError> + Send + 'static,
+    ) -> (Message, oneshot::Receiver<Result<(), InboxError>>) {
+        let (reply, answer) = oneshot::channel();
+        (Message::Job(Box::new(Task { bytes: None, work, result: None, then: |()| (), reply })), answer)
+    }
+
+    /// Does the jobs one by one; what the log says of it.
+    fn log_of(store: Store, jobs: usize, damage: &'static str) -> String {
+        crate::quiet::logged(|| {
+            let (sender, messages) = mpsc::channel(QUEUE);
+            let thread = thread::spawn(move || {
+                for _ in 0..jobs {
+                    let (job, answer) = job(move |store| store.batch_for_test(damage));
+                    assert!(sender.blocking_send(job).is_ok());
+                    let _ = answer.blocking_recv().unwrap();
+                }
+            });
+            work(store, messages);
+            thread.join().unwrap();
+        })
+    }
+
+    #[test]
+    fn a_store_that_is_not_damaged_is_not_put_in_order() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let store = Store::create(dir.path(), Limits::default()).unwrap();
+        assert_eq!(log_of(store, 3, "SELECT 1"), "");
+        assert!(!dir.path().join("inbox.sqlite-damaged").exists());
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_put_in_order_is_not_read_again_and_again() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let store = Store::create(dir.path(), Limits::default()).unwrap();
+        store.batch_for_test("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        let root = store.number_for_test("SELECT rootpage FROM sqlite_schema WHERE name = 'events'").unwrap();
+        let file = dir.path().join("inbox.sqlite");
+        let mut bytes = std::fs::read(&file).unwrap();
+        let page = usize::try_from(root - 1).unwrap() * 4_096;
+        bytes[page..page + 4_096].fill(0xA5);
+        std::fs::write(&file, &bytes).unwrap();
+        store.batch_for_test("PRAGMA shrink_memory").unwrap();
+        let log = log_of(store, 3, "SELECT data FROM events");
+        assert_eq!(log.matches("cannot be put in order while the host runs").count(), 1, "{log}");
+    }
+}

@@ -435,4 +435,14 @@ mod tests {
             assert!(said.contains("/var/inbox.sqlite") && said.contains(advice), "{said}");
         }
     }
+
+    #[test]
+    fn the_operator_can_change_a_store_that_is_larger_than_usual() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let usual = Limits::default();
+        let store = Store::create(dir.path(), usual).unwrap();
+        assert_eq!(store.limits, usual);
+        // There is no option by which the operator could allow more.
+        assert_eq!(Store::open(dir.path()).unwrap().limits.max_size, u64::MAX);
+    }
 }

@@ -157,3 +157,91 @@ fn sync_directory(file: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::Limits;
+
+    fn created() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::TempDir::new().unwrap();
+        let store = Store::create(dir.path(), Limits::default()).unwrap();
+        (dir, store)
+    }
+
+    fn root(store: &Store, name: &str) -> i64 {
+        store.number_for_test(&format!("SELECT rootpage FROM sqlite_schema WHERE name = '{name}'")).unwrap()
+    }
+
+    #[test]
+    fn what_could_concern_an_event_is_not_put_in_order() {
+        let (_dir, store) = created();
+        let (events, index) = (root(&store, "events"), root(&store, "events_pending"));
+        for (finding, follows) in [
+            (format!("Tree {index} page {index}: btreeInitPage() returns error code 11"), true),
+            (format!("Tree {events} page {events}: btreeInitPage() returns error code 11"), false),
+            (format!("Tree {events} page 9: Bad ptr map entry key=9 expected=(5,3) got=(1,0)"), true),
+            (format!("Tree {events} page 9 cell 1: Failed to read ptrmap key=9"), true),
+            (format!("Tree {index} page 9 cell 1: 2nd reference to page 12"), false),
+            ("Freelist: size is 3 but should be 5".into(), true),
+            ("Freelist: 2nd reference to page 12".into(), false),
+            ("Page 12: never used".into(), true),
+            ("row 3 missing from index lanes_due".into(), true),
+            ("NULL value in lanes.binding".into(), true),
+            ("NULL value in events.binding".into(), false),
+            ("wrong # of entries in index events_msg_id".into(), false),
+        ] {
+            let found = store.follows_from_events(std::slice::from_ref(&finding));
+            assert_eq!(found.is_ok(), follows, "{finding}");
+            // One is enough.
+            let beside = ["Page 12: never used".into(), finding.clone(), "Page 13: never used".into()];
+            assert_eq!(store.follows_from_events(&beside), found, "{finding}");
+            if let Err(error) = found {
+                assert!(error.to_string().contains(&finding), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn damage_in_very_many_places_is_not_put_in_order() {
+        let (_dir, store) = created();
+        let mut findings = vec!["Page 12: never used".to_owned(); MOST_FINDINGS - 1];
+        assert_eq!(store.follows_from_events(&findings), Ok(()));
+        findings.push("Page 12: never used".into());
+        let error = store.follows_from_events(&findings).unwrap_err();
+        assert!(error.to_string().contains("in very many places"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_store_of_an_older_host_is_not_put_in_order() {
+        let (_dir, store) = created();
+        store.batch_for_test("PRAGMA user_version = 1").unwrap();
+        let error = store.follows_from_events(&["Page 12: never used".into()]).unwrap_err();
+        assert!(error.to_string().contains("Page 12: never used"), "{error}");
+    }
+
+    #[test]
+    fn a_store_that_was_not_finished_is_made_anew() {
+        let (dir, store) = created();
+        let unfinished = beside(&store.file, UNFINISHED);
+        fs::write(&unfinished, [0xA5; 9_000]).unwrap();
+        store.put_in_order().unwrap();
+        assert!(!unfinished.exists() && beside(&store.file, DAMAGED).exists());
+        // What cannot be removed is said, and nothing is changed.
+        let store = Store::open(dir.path()).unwrap();
+        fs::create_dir(&unfinished).unwrap();
+        let error = store.put_in_order().err().unwrap();
+        assert!(matches!(error, InboxError::Io { .. }) && error.to_string().contains("cannot be rebuilt"), "{error}");
+        assert!(!beside(&store.file, REBUILT).exists());
+    }
+
+    #[test]
+    fn a_damaged_store_that_cannot_be_set_aside_is_not_replaced() {
+        let (_dir, store) = created();
+        fs::create_dir(beside(&store.file, DAMAGED)).unwrap();
+        let before = fs::read(&store.file).unwrap();
+        let error = store.put_in_order().err().unwrap();
+        assert!(matches!(error, InboxError::Io { .. }) && error.to_string().contains("cannot be replaced"), "{error}");
+        assert!(fs::read(&store.file).unwrap() == before);
+    }
+}

@@ -410,6 +410,28 @@ async fn a_store_that_cannot_be_read_or_written_is_one_line_in_the_log_whatever_
 }
 
 #[tokio::test]
+async fn a_result_that_cannot_be_stored_does_not_hold_up_the_end_of_the_host() {
+    for is_stopped in [true, false] {
+        let (log, _guard) = crate::quiet::log();
+        let dir = TempDir::new().unwrap();
+        let inbox = open(&dir);
+        inbox.accept(event("m", "c")).await.unwrap();
+        let break_it = "CREATE TRIGGER broken BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'broken'); END";
+        inbox.writer().unwrap().run(move |store| store.batch_for_test(break_it)).await.unwrap();
+        inbox.start(App::echo());
+        until("the result is not stored", || log.count("cannot be stored") == 1).await;
+        assert_eq!(log.count("is lost"), 0);
+        if is_stopped {
+            inbox.stop().await;
+        }
+        drop(inbox);
+        until("it is given up", || log.count("is lost") == 1).await;
+        drop(reopen(dir.path()).await);
+        assert_eq!(log.count("cut off"), 0, "{}", log.text());
+    }
+}
+
+#[tokio::test]
 async fn callbacks_that_go_away_leave_nothing_behind_and_take_nothing_from_the_others() {
     let dir = TempDir::new().unwrap();
     let inbox = open(&dir);

@@ -8,6 +8,7 @@ mod operator;
 mod repair;
 mod scale;
 mod space;
+mod steps;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};

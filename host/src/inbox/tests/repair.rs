@@ -170,7 +170,9 @@ async fn damage_that_concerns_events_too_is_not_put_in_order() {
         destroy(dir.path(), page);
     }
     let before = std::fs::read(dir.path().join("inbox.sqlite")).unwrap();
+    let (log, _guard) = crate::quiet::log();
     let error = Inbox::open(dir.path(), clock::system(), Limits::default()).unwrap_err();
+    assert_eq!(log.text(), "", "the error says it");
     assert!(matches!(error, InboxError::Corrupt { .. }), "{error}");
     assert!(std::fs::read(dir.path().join("inbox.sqlite")).unwrap() == before);
     let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

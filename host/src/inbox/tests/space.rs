@@ -426,3 +426,74 @@ async fn what_is_given_back_leaves_room_for_the_next_messages() {
     assert!(free >= 3 * 256 && pages < 4 * 256, "{free} of {pages}");
     inbox.stop().await;
 }
+
+#[tokio::test]
+async fn the_smallest_inbox_has_room_and_is_no_larger_than_it_may_be() {
+    let dir = TempDir::new().unwrap();
+    let limits = Limits { max_size: Limits::LEAST_SIZE, ..Limits::default() };
+    assert_eq!(limits.max_size, 8 << 20);
+    let inbox = Inbox::open(dir.path(), clock::system(), limits).unwrap();
+    for number in 0..5 {
+        inbox.accept(large(number)).await.unwrap();
+    }
+    let size = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len();
+    inbox.stop().await;
+    assert!(size("inbox.sqlite") + size("inbox.sqlite-wal") <= limits.max_size);
+}
+
+#[tokio::test]
+async fn after_the_file_could_not_grow_it_is_tried_again_after_a_second_and_not_before() {
+    let dir = TempDir::new().unwrap();
+    let inbox = open(&dir);
+    limit_pages(&inbox, Some(0)).await;
+    let (count, _) = fill(&inbox).await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let begun = Instant::now();
+    assert!(matches!(inbox.accept(large(count)).await, Err(InboxError::Full { .. })));
+    limit_pages(&inbox, None).await;
+    accept_soon(&inbox, &large(count)).await;
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn the_file_grows_by_what_is_needed_and_one_step() {
+    let dir = TempDir::new().unwrap();
+    let inbox = open(&dir);
+    for number in 0..40 {
+        inbox.accept(large(number)).await.unwrap();
+        let free = self::number(&inbox, "PRAGMA freelist_count").await;
+        // The reserve, one step, and what one event needs.
+        assert!((256..256 + 256 + 50).contains(&free), "{free}");
+    }
+}
+
+#[tokio::test]
+async fn what_one_transaction_stores_fits_into_the_journal() {
+    let dir = TempDir::new().unwrap();
+    let inbox = open(&dir);
+    let writer = inbox.writer().unwrap();
+    // Room for all of them: the file need not grow in between, which would be commits too.
+    for number in 100..130 {
+        inbox.accept(large(number)).await.unwrap();
+    }
+    writer.run(|store| (1..=30).try_for_each(|seq| store.delivered(seq, None, 1))).await.unwrap();
+    let (release, gate) = blocking::channel::<()>();
+    let busy = tokio::spawn({
+        let (writer, gate) = (writer.clone(), Mutex::new(gate));
+        async move { writer.run(move |_| gate.lock().unwrap().recv().map_err(|_| InboxError::Stopped)).await }
+    });
+    tokio::task::yield_now().await;
+    until("the thread is busy", || writer.queued() == 0).await;
+    let mut callbacks = tokio::task::JoinSet::new();
+    for number in 0..30 {
+        let inbox = inbox.clone();
+        callbacks.spawn(async move { inbox.accept(large(number)).await.unwrap() });
+    }
+    until("all are queued", || writer.queued() == 30).await;
+    let before = writer.commits.load(Ordering::SeqCst);
+    release.send(()).unwrap();
+    busy.await.unwrap().unwrap();
+    callbacks.join_all().await;
+    // The eleventh passes one MiB.
+    assert_eq!(writer.commits.load(Ordering::SeqCst) - before, 3);
+}

@@ -21,7 +21,7 @@ async fn nothing_that_people_wrote_is_left_after_delivery_and_the_rest_goes_afte
     let bytes = std::fs::read(&file).unwrap();
     assert!(!bytes.windows(6).any(|window| window == b"S3CR3T"));
     assert_eq!(listed(&operator(&dir), &ALL).len(), 150);
-    for (later, left) in [(crate::inbox::store::KEPT_MS, 150), (1, 0)] {
+    for (later, left) in [(24 * 3_600_000, 150), (1, 0)] {
         now.fetch_add(later, Ordering::SeqCst);
         let inbox = Inbox::open(dir.path(), Arc::clone(&clock), Limits::default()).unwrap();
         let moment = (inbox.inner.clock)();
@@ -134,4 +134,38 @@ async fn an_accepted_event_has_the_number_that_the_operator_sees() {
     }
     let entries = listed(&operator(&dir), &[State::Pending]);
     assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), numbers);
+}
+
+#[tokio::test]
+async fn a_journal_without_its_store_is_not_taken_for_a_left_over() {
+    let dir = TempDir::new().unwrap();
+    let inbox = open(&dir);
+    inbox.accept(event("1", "c")).await.unwrap();
+    inbox.stop().await;
+    let path = |name: &str| dir.path().join(format!("inbox.sqlite{name}"));
+    std::fs::write(path(""), "").unwrap();
+    let journal = std::fs::read(path("-wal")).unwrap();
+    let error = Inbox::open(dir.path(), clock::system(), Limits::default()).unwrap_err();
+    assert!(matches!(error, InboxError::Corrupt { .. }), "{error}");
+    assert!(std::fs::read(path("-wal")).unwrap() == journal);
+}
+
+#[test]
+fn an_empty_file_is_no_inbox_to_the_operator() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("inbox.sqlite"), "").unwrap();
+    let error = Operator::open(dir.path(), clock::system()).unwrap_err();
+    assert!(matches!(error, InboxError::Missing { .. }), "{error}");
+}
+
+#[test]
+fn a_reply_that_went_elsewhere_is_not_given_to_a_repetition() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::create(dir.path(), Limits::default()).unwrap();
+    assert!(store.insert(&event("m", "c"), 1).is_ok());
+    store.delivered(1, Some(b"reply"), 2).unwrap();
+    let again = || store.insert(&event("m", "c"), 3).unwrap();
+    assert!(matches!(again(), Stored::Delivered(1, Some(_))));
+    store.forget_reply(1).unwrap();
+    assert!(matches!(again(), Stored::Delivered(1, None)));
 }
