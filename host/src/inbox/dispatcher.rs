@@ -74,15 +74,8 @@ pub(super) async fn run(shared: Shared, mut late: mpsc::UnboundedReceiver<Late>)
     let mut running = Deliveries::new();
     let mut late_replies = JoinSet::new();
     let now = (shared.clock)();
-    loop {
-        match shared.writer.run(move |store| store.wake_all(now)).await {
-            Ok(is_more) if is_more => {}
-            Ok(_) => break,
-            Err(error) => {
-                tracing::error!(%error, "what an earlier process left in the inbox may be delivered up to 36 s later");
-                break;
-            }
-        }
+    if let Err(error) = shared.in_steps(move |store| store.wake_all(now)).await {
+        tracing::error!(%error, "what an earlier process left in the inbox may be delivered up to 36 s later");
     }
     let mut purged = Purge::default();
     let mut turn = 0;
@@ -287,19 +280,21 @@ impl Shared {
 
     async fn recovered(&self) {
         let now = (self.clock)();
-        loop {
-            match self.writer.run(move |store| store.wake(now)).await {
-                Ok(is_more) if is_more => {}
-                Ok(_) => break,
-                Err(error) => {
-                    if let Some(more) = self.quiet.count("wake") {
-                        tracing::error!(%error, more, "events that waited for the application go on waiting for up to 36 s");
-                    }
-                    break;
-                }
-            }
+        if let Err(error) = self.in_steps(move |store| store.wake(now)).await
+            && let Some(more) = self.quiet.count("wake")
+        {
+            tracing::error!(%error, more, "events that waited for the application go on waiting for up to 36 s");
         }
         self.wake.notify_one();
+    }
+
+    /// Runs a step in a transaction of its own each time, until it says that there is no more to do.
+    async fn in_steps(
+        &self,
+        step: impl FnMut(&Store) -> Result<bool, InboxError> + Clone + Send + 'static,
+    ) -> Result<(), InboxError> {
+        while self.writer.run(step.clone()).await? {}
+        Ok(())
     }
 
     /// Stores the result of a delivery. Tries again until it is stored: the conversation must not go on before,

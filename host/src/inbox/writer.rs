@@ -151,15 +151,17 @@ impl Writer {
 fn work(mut store: Store, mut messages: mpsc::Receiver<Message>) -> Store {
     let mut put_in_order: Option<Instant> = None;
     while let Some(first) = messages.blocking_recv() {
-        let mut batch: Vec<Box<dyn Job>> = Vec::new();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
-                Message::Job(job) => batch.push(job),
+                Message::Job(job) => {
+                    bytes += job.bytes().unwrap_or(0);
+                    batch.push(job);
+                }
                 // What is queued before this moment still comes.
                 Message::Close => messages.close(),
             }
-            let bytes: usize = batch.iter().filter_map(|job| job.bytes()).sum();
             next = if batch.len() < QUEUE && bytes < BATCH_BYTES { messages.try_recv().ok() } else { None };
         }
         if batch.is_empty() {

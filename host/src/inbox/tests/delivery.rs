@@ -275,15 +275,8 @@ async fn a_callback_that_goes_away_with_the_reply_in_hand_makes_it_a_late_one() 
 async fn callbacks_at_a_time_share_a_commit() {
     let dir = TempDir::new().unwrap();
     let inbox = open(&dir);
-    let (release, gate) = blocking::channel::<()>();
     let writer = inbox.writer().unwrap();
-    let busy = tokio::spawn({
-        let writer = writer.clone();
-        let gate = Mutex::new(gate);
-        async move { writer.run(move |_| gate.lock().unwrap().recv().map_err(|_| InboxError::Stopped)).await }
-    });
-    tokio::task::yield_now().await;
-    until("the thread is busy", || writer.queued() == 0).await;
+    let (release, busy) = occupy(&writer).await;
     let mut callbacks = tokio::task::JoinSet::new();
     for number in 0..100 {
         let inbox = inbox.clone();

@@ -165,6 +165,18 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
     panic!("never: {what}");
 }
 
+/// Keeps the writer's thread busy until it is told that it need not be any more.
+async fn occupy(writer: &Writer) -> (blocking::Sender<()>, tokio::task::JoinHandle<Result<(), InboxError>>) {
+    let (release, gate) = blocking::channel::<()>();
+    let busy = tokio::spawn({
+        let (writer, gate) = (writer.clone(), Mutex::new(gate));
+        async move { writer.run(move |_| gate.lock().unwrap().recv().map_err(|_| InboxError::Stopped)).await }
+    });
+    tokio::task::yield_now().await;
+    until("the thread is busy", || writer.queued() == 0).await;
+    (release, busy)
+}
+
 async fn until_counts(inbox: &Inbox, pending: u64, dead: u64) {
     let mut counts = None;
     for _ in 0..2_000 {

@@ -477,13 +477,7 @@ async fn what_one_transaction_stores_fits_into_the_journal() {
         inbox.accept(large(number)).await.unwrap();
     }
     writer.run(|store| (1..=30).try_for_each(|seq| store.delivered(seq, None, 1))).await.unwrap();
-    let (release, gate) = blocking::channel::<()>();
-    let busy = tokio::spawn({
-        let (writer, gate) = (writer.clone(), Mutex::new(gate));
-        async move { writer.run(move |_| gate.lock().unwrap().recv().map_err(|_| InboxError::Stopped)).await }
-    });
-    tokio::task::yield_now().await;
-    until("the thread is busy", || writer.queued() == 0).await;
+    let (release, busy) = occupy(&writer).await;
     let mut callbacks = tokio::task::JoinSet::new();
     for number in 0..30 {
         let inbox = inbox.clone();
