@@ -2,6 +2,8 @@
 
 #![allow(missing_docs, reason = "generated from wit/types.wit, where the documentation is")]
 
+use alloc::string::String;
+
 wit_bindgen::generate!({
     // Without the functions: to types that are errors of functions, the generator gives texts of its own.
     path: "wit/types.wit",
@@ -17,3 +19,8 @@ wit_bindgen::generate!({
 });
 
 pub use dingtalk::binding::types::*;
+
+/// Names and values as what reads them takes them.
+pub fn pairs(metadata: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> + Clone {
+    metadata.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+}

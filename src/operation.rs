@@ -9,7 +9,7 @@ use core::fmt;
 use core::time::Duration;
 
 use crate::answer::{self, Accepted, Answer};
-use crate::contract::InvokeRequest;
+use crate::contract::{self, InvokeRequest};
 use crate::endpoint::{Endpoint, SentSignature};
 use crate::error::{HandlerError, InvokeCause, Rejection};
 use crate::json;
@@ -53,7 +53,7 @@ pub fn prepare<'s>(
     now: u64,
 ) -> Result<Option<Post<'s>>, InvokeCause> {
     let InvokeRequest { operation, data, metadata } = request;
-    let metadata = metadata.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let metadata = contract::pairs(metadata);
     let (endpoint, secret) = match operation.as_str() {
         "create" => (Cow::Borrowed(&settings.endpoint), settings.secret.as_ref()),
         "get" if reading => return Ok(None),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dingtalk_binding::callback::Key;
+use dingtalk_binding::contract;
 use dingtalk_binding::endpoint::Scheme;
 use dingtalk_binding::error::{InvokeCause, InvokeError as BindingError, Outcome, ReceiveError};
 use dingtalk_binding::operation;
@@ -197,8 +198,7 @@ impl Bindings {
             properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
         // The same rules as inside the component, which checks again: the host needs the origin and the time
         // limit before it may let anything run.
-        let settings = Settings::parse(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))
-            .map_err(|error| error.to_string())?;
+        let settings = Settings::parse(contract::pairs(&properties)).map_err(|error| error.to_string())?;
         let property = |name: &str| {
             let found = properties.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
             found.map(|(_, value)| value.as_str())
@@ -303,8 +303,7 @@ impl Bindings {
         request: Request,
         reader: Option<Arc<dyn Handler>>,
     ) -> Result<Response, InvokeError> {
-        let metadata = request.metadata.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let has_uuid = operation::has_uuid(&request.data, metadata);
+        let has_uuid = operation::has_uuid(&request.data, contract::pairs(&request.metadata));
         let called = self.sandbox.invoke(&binding.tenant, request, reader).await;
         called.map_err(|error| Failed { error, has_uuid }.into())
     }

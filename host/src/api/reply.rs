@@ -1,6 +1,7 @@
 //! What daprd's HTTP API answers, in one place: error bodies, metadata headers, statuses.
 
 use bytes::Bytes;
+use dingtalk_binding::contract;
 use dingtalk_binding::secret::is_hidden;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
@@ -53,7 +54,7 @@ pub(super) fn error(status: StatusCode, code: &str, message: &str, metadata: &[(
         metadata: std::collections::BTreeMap<&'a str, &'a str>,
     }
     let details = (!metadata.is_empty()).then(|| {
-        let metadata = metadata.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let metadata = contract::pairs(metadata).collect();
         [Detail { kind: "type.googleapis.com/google.rpc.ErrorInfo", reason: code, domain: ERROR_DOMAIN, metadata }]
     });
     let body = serde_json::to_vec(&Body { error_code: code, message, details }).unwrap_or_default();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use dingtalk_binding::contract;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -202,10 +203,7 @@ fn write_json(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
         msg_id: entry.msg_id.as_deref(),
         conversation_id: entry.conversation_id.as_deref(),
         size: entry.size,
-        metadata: entry
-            .metadata
-            .as_ref()
-            .map(|pairs| pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()),
+        metadata: entry.metadata.as_ref().map(|pairs| contract::pairs(pairs).collect()),
         data: entry.data.as_deref().map(one_line_json).transpose()?,
     };
     serde_json::to_writer(&mut *out, &line)?;

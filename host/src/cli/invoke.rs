@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use dingtalk_binding::contract;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -148,7 +149,7 @@ fn print(output: Output, result: &Result<Response, InvokeError>) -> Result<(), F
             let answer = Answer {
                 error: result.as_ref().err().map(ToString::to_string),
                 data: data.map(as_json).transpose()?,
-                metadata: metadata.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+                metadata: contract::pairs(&metadata).collect(),
             };
             serde_json::to_writer(&mut out, &answer)?;
             writeln!(out)?;
