@@ -1,4 +1,4 @@
-//! One HTTP request from DingTalk → a verified event, or the reason why not; and the handler's answer to it → DingTalk's.
+//! One HTTP request from DingTalk → what is handed on beside its body, or the reason why it is not accepted.
 //!
 //! DingTalk signs the time and not the body: whoever has seen one callback can put its headers before another
 //! body until the time is up. What is checked beyond the signature (one header of each kind, the robot, the
@@ -13,11 +13,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::contract::{Event, Reply};
-use crate::error::{HandlerError, ReceiveError, Refusal};
+use crate::error::Refusal;
+use crate::json;
 use crate::secret::Secret;
-use crate::settings::Settings;
-use crate::{json, reply, signature};
+use crate::signature;
 
 /// The longest body. DingTalk's messages have 1 to 20 KiB.
 pub const MAX_BODY: usize = 128 * 1024;
@@ -129,37 +128,6 @@ pub fn accept<'h>(
         }
     }
     read(policy, body)
-}
-
-/// The message to hand to the handler, of a callback at `now` to a binding that is `reading` or not.
-pub fn receive<'h>(
-    settings: &Settings,
-    reading: bool,
-    headers: impl Iterator<Item = (&'h str, &'h [u8])> + Clone,
-    mut body: Vec<u8>,
-    now: u64,
-) -> Result<Event, ReceiveError> {
-    let metadata = accept(&settings.callbacks, headers, &body, now).map_err(ReceiveError::Refused)?;
-    // After the check, so that nobody learns without a signature whether anything reads.
-    if !reading {
-        return Err(ReceiveError::NotReading(settings.id.clone()));
-    }
-    json::mend(&mut body);
-    Ok(Event { data: body, metadata: metadata.0 })
-}
-
-/// What DingTalk is answered after the handler has.
-pub fn answer(settings: &Settings, handled: Result<Option<Vec<u8>>, HandlerError>) -> Result<Reply, ReceiveError> {
-    let answer = handled.map_err(|error| match error {
-        HandlerError::Failed(reason) => ReceiveError::HandlerFailed(reason),
-        HandlerError::NotReading => ReceiveError::NotReading(settings.id.clone()),
-        HandlerError::Reused => ReceiveError::Refused(Refusal::Reused),
-    })?;
-    // A mistake in a reply was the handler's to report; DingTalk posts nothing.
-    let reply = answer.as_deref().and_then(|answer| reply::of(answer).ok().flatten()).unwrap_or(reply::EMPTY);
-    let mut body = reply.as_bytes().to_vec();
-    json::mend(&mut body);
-    Ok(Reply { status: 200, content_type: "application/json".into(), body })
 }
 
 fn is_json(content_type: &[u8]) -> bool {
@@ -518,51 +486,6 @@ mod tests {
         assert_eq!(unsigned, Err(Refusal::Unsigned));
         let forged = with(&policy(), &[JSON, ("timestamp", "1684493546276"), ("sign", "x")], "no JSON", TIME);
         assert_eq!(forged, Err(Refusal::BadSignature));
-    }
-
-    fn settings() -> Settings {
-        Settings::parse([("id", "team"), ("url", "https://h/p"), ("appSecret", SECRET)]).unwrap()
-    }
-
-    fn received(sign: &str, reading: bool, body: &[u8]) -> Result<Event, ReceiveError> {
-        let headers = [JSON, ("timestamp", "1684493546276"), ("sign", sign)];
-        let headers = headers.iter().map(|(name, value)| (*name, value.as_bytes()));
-        receive(&settings(), reading, headers, body.to_vec(), TIME)
-    }
-
-    #[test]
-    fn nobody_learns_without_a_signature_whether_anything_reads() {
-        for reading in [true, false] {
-            let forged = received("bm8=", reading, b"{}");
-            assert_eq!(forged, Err(ReceiveError::Refused(Refusal::BadSignature)), "{reading}");
-        }
-        assert_eq!(received(SIGN, false, b"{}"), Err(ReceiveError::NotReading("team".into())));
-        let event = received(SIGN, true, br#"{"msgId":"1","x":"\ud800"}"#).unwrap();
-        assert_eq!(event.metadata, [("msgId".to_owned(), "1".to_owned())]);
-        assert_eq!(event.data, br#"{"msgId":"1","x":"\ufffd"}"#);
-    }
-
-    #[test]
-    fn dingtalk_is_answered_with_a_message_or_with_nothing() {
-        let answered = |message: Option<&str>| {
-            let reply = answer(&settings(), Ok(message.map(|message| message.as_bytes().to_vec()))).unwrap();
-            assert_eq!((reply.status, reply.content_type.as_str()), (200, "application/json"));
-            String::from_utf8(reply.body).unwrap()
-        };
-        for nothing in [None, Some(""), Some("{}"), Some(r#"{"msgtype":"text"}"#), Some(reply::EMPTY)] {
-            assert_eq!(answered(nothing), reply::EMPTY, "{nothing:?}");
-        }
-        let message = r#"{"msgtype":"text","text":{"content":"pong"}}"#;
-        assert_eq!(answered(Some(message)), message);
-        let half = r#"{"msgtype":"text","text":{"content":"pong \udfff"}}"#;
-        assert_eq!(answered(Some(half)), half.replace("udfff", "ufffd"));
-        for (error, expected) in [
-            (HandlerError::Failed("no".into()), ReceiveError::HandlerFailed("no".into())),
-            (HandlerError::NotReading, ReceiveError::NotReading("team".into())),
-            (HandlerError::Reused, ReceiveError::Refused(Refusal::Reused)),
-        ] {
-            assert_eq!(answer(&settings(), Err(error)), Err(expected));
-        }
     }
 
     proptest! {

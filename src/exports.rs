@@ -7,10 +7,10 @@ use alloc::vec::Vec;
 
 use spin::Mutex;
 
-use crate::callback;
-use crate::contract::{Callback, Event, InvokeRequest, InvokeResponse, Metadata, Reply};
+use crate::contract::{self, Callback, Event, InvokeRequest, InvokeResponse, Metadata, Reply};
 use crate::error::{InvokeCause, InvokeError, PropertyError, ReadError, ReceiveError};
 use crate::operation::{self, OPERATIONS};
+use crate::receive;
 use crate::settings::Settings;
 use crate::transport;
 
@@ -62,8 +62,8 @@ impl init::Guest for Component {
     fn init(properties: Metadata) -> Result<(), PropertyError> {
         let mut binding = BINDING.lock();
         *binding = None;
-        let properties = properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        *binding = Some(Binding { settings: Settings::parse(properties)?, reading: false });
+        let settings = Settings::parse(contract::pairs(&properties))?;
+        *binding = Some(Binding { settings, reading: false });
         Ok(())
     }
 }
@@ -108,7 +108,7 @@ impl read::Guest for Component {
         let Binding { settings, reading } = binding.as_ref().ok_or(ReceiveError::NotInitialized)?;
         let Callback { headers, body } = callback;
         let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-        let event = callback::receive(settings, *reading, headers, body, transport::now())?;
-        callback::answer(settings, handler::handle(&event))
+        let event = receive::receive(settings, *reading, headers, body, transport::now())?;
+        receive::answer(settings, handler::handle(&event))
     }
 }

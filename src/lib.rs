@@ -23,6 +23,7 @@ mod markdown;
 pub mod mention;
 pub mod message;
 pub mod operation;
+pub mod receive;
 pub mod reply;
 pub mod secret;
 pub mod session;
