@@ -53,7 +53,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         while body.len() + part.len() + after.len() <= length {
             body.push_str(part);
         }
-        body + after.trim_start_matches(',')
+        body + after
     };
     let create = |body: String| -> Request { Box::new(move || post("/v1.0/bindings/bench", "", &body)) };
     let text = r#"{"operation":"create","data":{"msgtype":"text","text":{"content":""#;
@@ -127,7 +127,7 @@ fn longest_turn(robots: SocketAddr, request: Vec<u8>) -> Result<Duration, Error>
         let serving = tokio::spawn(server.run(api, async {
             let _ = stopped.await;
         }));
-        let mut client = tokio::task::spawn_blocking(move || -> Result<(), Error> {
+        let client = tokio::task::spawn_blocking(move || -> Result<(), Error> {
             let mut stream = TcpStream::connect(address)?;
             stream.write_all(&request)?;
             let mut answer = String::new();
@@ -142,7 +142,7 @@ fn longest_turn(robots: SocketAddr, request: Vec<u8>) -> Result<Duration, Error>
             longest = longest.max(now.saturating_sub(before));
             before = now;
         }
-        (&mut client).await??;
+        client.await??;
         drop(stop);
         serving.await?;
         Ok(longest)
