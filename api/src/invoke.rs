@@ -169,9 +169,9 @@ pub fn malformed(what: &str) -> Answer {
 
 /// Why a body is not there as a whole, in daprd's words where it has any.
 pub mod unread {
-    /// It is longer than `limit`, which `setting` sets.
-    pub fn too_long(limit: usize, setting: &str) -> String {
-        format!("stream too large (more than {limit} bytes, see {setting})")
+    /// It is longer than `limit`; `advice` says where that comes from.
+    pub fn too_long(limit: usize, advice: &str) -> String {
+        format!("stream too large (more than {limit} bytes, {advice})")
     }
 
     /// It ended early.

@@ -58,7 +58,7 @@ impl Api {
     /// The answer to a body that cannot be used, which says why with `malformed`.
     pub(super) fn unread(&self, why: &Unread, malformed: impl FnOnce(&str) -> Answer) -> Answer {
         match why {
-            Unread::TooLong => malformed(&unread::too_long(self.max_body_size, "--max-body-size")),
+            Unread::TooLong => malformed(&unread::too_long(self.max_body_size, "see --max-body-size")),
             Unread::Incomplete => malformed(unread::INCOMPLETE),
             Unread::TooSlow => malformed(&unread::too_slow(BODY_TIMEOUT.as_secs())),
             Unread::Busy => answer::busy("too many long request bodies at once; send it again"),
