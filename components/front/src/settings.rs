@@ -8,7 +8,8 @@ use std::fmt;
 
 use dingtalk_api::caller::{Allowed, Names};
 use dingtalk_binding::error::PropertyError;
-use dingtalk_binding::secret::Secret;
+use dingtalk_binding::json::quoted;
+use dingtalk_binding::secret::{Secret, redact};
 use dingtalk_binding::settings::{PROPERTIES, Settings};
 
 /// What all variables of ours begin with.
@@ -167,13 +168,17 @@ impl Robot<'_> {
         self.properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    /// Which variable an error of a property speaks of.
+    /// Which variable an error of a property speaks of, and why, without the value: in an environment a secret is easily
+    /// given to the wrong variable.
     pub fn wrong(&self, error: &PropertyError) -> Wrong {
+        let value = self.properties.iter().find(|(name, _)| *name == error.property).map_or("", |(_, value)| value);
+        let reason = error.reason.replace(&quoted(value), "the value");
+        let reason = redact(&reason, value.split(',').map(str::trim).chain([value]));
         let variable = match error.property.as_str() {
             "id" => BINDINGS.to_owned(),
             property => format!("{PREFIX}{}{SEPARATOR}{}", in_variables(self.name), snake(property)),
         };
-        Wrong { variable, reason: error.reason.clone() }
+        Wrong { variable, reason }
     }
 }
 
@@ -203,6 +208,7 @@ fn snake(property: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const URL: &str = "https://oapi.dingtalk.com/robot/send?access_token=S3CR3TT0K3N";
 
@@ -272,6 +278,18 @@ mod tests {
             (&[names, ("DINGTALK_OTHER__SECRET", "S3CR3T")], "DINGTALK_OTHER__SECRET: is for a binding that is not in"),
             (&[names, ("DINGTALK_TEAM__URL", "ftp://S3CR3T")], "DINGTALK_TEAM__URL: "),
             (
+                &[names, ("DINGTALK_TEAM__URL", URL), ("DINGTALK_TEAM__TIMEOUT", "S3CR3T")],
+                "DINGTALK_TEAM__TIMEOUT: the value is not a duration",
+            ),
+            (
+                &[
+                    names,
+                    ("DINGTALK_TEAM__URL", URL),
+                    ("DINGTALK_TEAM__SESSION_WEBHOOK_HOSTS", "a.example, user@S3CR3T"),
+                ],
+                "DINGTALK_TEAM__SESSION_WEBHOOK_HOSTS: ",
+            ),
+            (
                 &[names, ("DINGTALK_TEAM__URL", URL), ("DINGTALK_TEAM__PREVIOUS_APP_SECRET", "S3CR3T")],
                 "DINGTALK_TEAM__PREVIOUS_APP_SECRET: ",
             ),
@@ -289,6 +307,21 @@ mod tests {
         let robots = Robots::of(&environment).unwrap();
         assert!(robots.get("b").is_some());
         assert_eq!(robots.check().unwrap_err().variable, "DINGTALK_A__URL");
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_is_shown(property in 1..PROPERTIES.len(), value in "[ -~]{4,30}") {
+            let variable = format!("DINGTALK_A__{}", snake(PROPERTIES[property]));
+            let mut variables = vec![("DINGTALK_BINDINGS", "a"), (&*variable, &*value)];
+            if PROPERTIES[property] != "url" {
+                variables.push(("DINGTALK_A__URL", URL));
+            }
+            let environment = environment(&variables);
+            if let Err(wrong) = Robots::of(&environment).unwrap().check() {
+                prop_assert!(!wrong.reason.contains(&value), "{}", wrong);
+            }
+        }
     }
 
     #[test]
