@@ -60,24 +60,80 @@ fn it_holds_the_binding_that_our_host_runs() {
     assert_eq!(BINDING, dingtalk_component::COMPONENT);
 }
 
+/// A simulated robot that wants signatures, beside the test.
+struct Robot {
+    runtime: tokio::runtime::Runtime,
+    simulator: Option<Simulator>,
+}
+
+impl Robot {
+    fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let robot = RobotConfig { secret: Some(Secret::new(SECRET)), ..RobotConfig::default() };
+        let simulator = runtime.block_on(Simulator::start(Config { robot, ..Config::default() })).unwrap();
+        Self { runtime, simulator: Some(simulator) }
+    }
+
+    /// Properties of a binding for it.
+    fn properties(&self, secret: &str) -> Val {
+        pairs(&[("id", "x"), ("url", &self.simulator.as_ref().unwrap().url()), ("secret", secret)])
+    }
+
+    /// What the group saw.
+    fn messages(&self) -> Vec<String> {
+        self.simulator.as_ref().unwrap().messages().iter().map(|message| format!("{message:?}")).collect()
+    }
+}
+
+impl Drop for Robot {
+    fn drop(&mut self) {
+        if let Some(simulator) = self.simulator.take() {
+            self.runtime.block_on(simulator.stop());
+        }
+    }
+}
+
 #[test]
 fn a_host_that_links_wasi_alone_sends_a_signed_message() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let robot = RobotConfig { secret: Some(Secret::new(SECRET)), ..RobotConfig::default() };
-    let simulator = runtime.block_on(Simulator::start(Config { robot, ..Config::default() })).unwrap();
+    let robot = Robot::start();
     let mut plain = Plain::new(OUTPUT, Sending, |_| {});
     for (secret, accepted) in [(SECRET, true), ("SECanother", false)] {
-        let properties = pairs(&[("id", "x"), ("url", &simulator.url()), ("secret", secret)]);
-        let ready = plain.call("init", "init", &[properties]);
+        let ready = plain.call("init", "init", &[robot.properties(secret)]);
         assert!(matches!(ready, Some(Val::Result(Ok(_)))), "{ready:?}");
         let answer = format!("{:?}", plain.call("invoke", "invoke", &[request("create", "你好".as_bytes())]));
         assert_eq!(answer.contains("\"statusCode\"") && answer.contains("Ok"), accepted, "{answer}");
         assert_eq!(answer.contains("signature"), !accepted, "{answer}");
     }
-    let messages = simulator.messages();
-    assert_eq!(messages.len(), 1, "{messages:?}");
-    assert!(format!("{messages:?}").contains("你好"), "{messages:?}");
-    runtime.block_on(simulator.stop());
+    let messages = robot.messages();
+    assert!(messages.len() == 1 && messages[0].contains("你好"), "{messages:?}");
+}
+
+#[test]
+fn one_call_configures_and_sends() {
+    let robot = Robot::start();
+    // Each in a new instance: nothing is there before.
+    let call = |properties: Val, operation: &str, data: &str| {
+        let mut plain = Plain::new(OUTPUT, Sending, |_| {});
+        let result = plain.call("call", "call", &[properties, request(operation, data.as_bytes())]);
+        match result {
+            Some(Val::Result(Ok(value))) => Ok(format!("{value:?}")),
+            Some(Val::Result(Err(Some(error)))) => match *error {
+                Val::Variant(case, value) => Err((case, format!("{value:?}"))),
+                error => panic!("{error:?}"),
+            },
+            result => panic!("{result:?}"),
+        }
+    };
+    let sent = call(robot.properties(SECRET), "create", "one call").unwrap();
+    assert!(sent.contains("statusCode"), "{sent}");
+    let (case, error) = call(pairs(&[("id", "x")]), "create", "without a url").unwrap_err();
+    assert!(case == "init" && error.contains("url"), "{case} {error}");
+    let (case, error) = call(robot.properties("SECanother"), "create", "with a wrong secret").unwrap_err();
+    assert!(case == "invoke" && error.contains("signature") && error.contains("not-sent"), "{case} {error}");
+    let (case, error) = call(robot.properties(SECRET), "delete", "").unwrap_err();
+    assert!(case == "invoke" && error.contains("unsupported-operation"), "{case} {error}");
+    let messages = robot.messages();
+    assert!(messages.len() == 1 && messages[0].contains("one call"), "{messages:?}");
 }
 
 #[test]
