@@ -34,6 +34,19 @@ const DELIVERY: Guest<'static> = Guest {
     sources: &["src", "api", "components/delivery", "components/wasi"],
 };
 
+/// What remembers messages before the next handler.
+const REMEMBER: Guest<'static> = Guest {
+    package: "dingtalk-remember",
+    features: &[],
+    std: true,
+    stack_bytes: Some(64 * 1024),
+    rustflags: &[],
+    sources: &["src", "components/remember"],
+};
+
+/// The same with Spin's store.
+const REMEMBER_SPIN: Guest<'static> = Guest { features: &["spin"], ..REMEMBER };
+
 fn main() {
     report(build());
 }
@@ -50,6 +63,9 @@ fn build() -> Result<()> {
     let open = composed("dingtalk-gateway-open", &front, &[&binding])?;
     builder.write("dingtalk-gateway.wasm", &composed("dingtalk-gateway", &open, &[&delivery])?)?;
     builder.write("dingtalk-gateway-open.wasm", &open)?;
+    builder.write("dingtalk-delivery.wasm", &delivery)?;
+    builder.write("dingtalk-remember.wasm", &builder.component(&REMEMBER)?)?;
+    builder.write("dingtalk-remember-spin.wasm", &builder.component(&REMEMBER_SPIN)?)?;
     builder.write("dingtalk-binding.wasm", &binding)
 }
 

@@ -16,11 +16,24 @@ pub const GATEWAY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-ga
 /// The same without a handler: it imports `dingtalk:binding/handler@0.2.0`, which an application's component fills.
 pub const GATEWAY_OPEN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-gateway-open.wasm"));
 
+/// The handler in [`GATEWAY`], which posts to an application; for who puts something in front of it.
+pub const DELIVERY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-delivery.wasm"));
+
+/// What remembers messages in the runtime's key-value store: a handler in front of another one. Of world
+/// `dingtalk:component/remember@0.2.0`.
+pub const REMEMBER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-remember.wasm"));
+
+/// The same with Spin's version of the store, of world `dingtalk:component/remember-spin@0.2.0`.
+pub const REMEMBER_SPIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-remember-spin.wasm"));
+
 /// All of them, with the names of their files.
-pub const ALL: [(&str, &[u8]); 5] = [
+pub const ALL: [(&str, &[u8]); 8] = [
     ("dingtalk-binding.wasm", BINDING),
+    ("dingtalk-delivery.wasm", DELIVERY),
     ("dingtalk-gateway.wasm", GATEWAY),
     ("dingtalk-gateway-open.wasm", GATEWAY_OPEN),
     ("dingtalk-no-handler.wasm", NO_HANDLER),
     ("dingtalk-output.wasm", OUTPUT),
+    ("dingtalk-remember.wasm", REMEMBER),
+    ("dingtalk-remember-spin.wasm", REMEMBER_SPIN),
 ];

@@ -21,8 +21,8 @@ pub const BINDINGS: &str = "DINGTALK_BINDINGS";
 /// Who may call without a token.
 pub const NAMES: Names = Names { hosts: "DINGTALK_ALLOWED_HOSTS", origins: "DINGTALK_ALLOWED_ORIGINS" };
 
-/// Variables for the component that hands messages to an application.
-const APPLICATION: [&str; 2] = ["DINGTALK_APP_URL", "DINGTALK_APP_TIMEOUT"];
+/// Variables for the components behind the binding: what hands messages to an application, and what remembers them.
+const BEHIND: [&str; 3] = ["DINGTALK_APP_URL", "DINGTALK_APP_TIMEOUT", "DINGTALK_STORE"];
 
 /// Between a binding's name and a property: no property has two underscores, and no two variables can be meant for one.
 const SEPARATOR: &str = "__";
@@ -124,7 +124,7 @@ impl<'e> Robots<'e> {
         }
         for (variable, value) in environment {
             let Some(rest) = variable.strip_prefix(PREFIX) else { continue };
-            if [BINDINGS, NAMES.hosts, NAMES.origins].iter().chain(&APPLICATION).any(|known| known == variable) {
+            if [BINDINGS, NAMES.hosts, NAMES.origins].iter().chain(&BEHIND).any(|known| known == variable) {
                 continue;
             }
             let Some((name, property)) = rest.split_once(SEPARATOR) else {
