@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use dingtalk_binding::endpoint::Endpoint;
-use dingtalk_binding::json;
 use dingtalk_binding::secret::{Secret, redact};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -27,6 +25,7 @@ use super::headers;
 use super::health::{Checks, HealthConfig, Status};
 use super::retry_after;
 use super::subscription::{Subscriber, Subscription, target};
+use super::{MAX_ANSWER, session};
 use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
 
 /// Below the 5 s after which Node's and uvicorn's servers close an idle connection: an event that meets the closing
@@ -35,10 +34,6 @@ const IDLE: Duration = Duration::from_secs(4);
 
 /// The application is on this machine or next to it. Longer, a wrong address would look like a slow application.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The longest answer. What an application has to say to a chat message has some KiB; an answer without end
-/// must not fill the memory.
-const MAX_ANSWER: usize = 1 << 20;
 
 /// Between questions to an application that does not listen yet: it is usually started at the same time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -392,21 +387,6 @@ impl Inner {
             Err(error) => Err(error.to_string()),
         }
     }
-}
-
-/// What must not be seen of the `sessionWebhook` in a message: whoever has it can post into the conversation.
-fn session(event: &Event) -> Vec<Secret> {
-    let mut secrets = Vec::new();
-    let text = std::str::from_utf8(&event.data).unwrap_or_default();
-    // What is no object has no session.
-    let _ = json::members(text, &mut |name, value| {
-        if json::is(name, "sessionWebhook")
-            && let Some(endpoint) = json::string(value).and_then(|webhook| Endpoint::parse(&webhook).ok())
-        {
-            secrets.extend(endpoint.secrets());
-        }
-    });
-    secrets
 }
 
 /// A body, as far as it is wanted.

@@ -1,9 +1,10 @@
-//! The ways to the application: over HTTP, as daprd takes events there, or onto standard output.
+//! The ways to the application: over HTTP, as daprd takes events there, into a component, or onto standard output.
 //!
 //! What daprd does is kept where an application can see it: the request, the question whether it reads from a
 //! binding, the health check. Two things differ, because they lose events: daprd asks once and believes the answer
 //! until it is restarted, and it never asks again when nobody was listening yet.
 
+mod component;
 mod headers;
 mod health;
 mod http;
@@ -14,17 +15,28 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
+pub use self::component::{ComponentApp, ComponentConfig, LoadError};
 pub use self::health::HealthConfig;
 pub use self::http::{ConfigError, HttpApp, HttpConfig};
 pub use self::print::PrintApp;
 pub use self::subscription::{Direction, Subscription, target};
 
+use dingtalk_binding::endpoint::Endpoint;
+use dingtalk_binding::json;
+use dingtalk_binding::secret::Secret;
+
 use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
+
+/// The longest answer. What an application has to say to a chat message has some KiB; an answer without end
+/// must not fill the memory.
+const MAX_ANSWER: usize = 1 << 20;
 
 /// Where events go.
 pub enum App {
     /// To an application with a port.
     Http(HttpApp),
+    /// To an application that is a component.
+    Component(ComponentApp),
     /// To standard output.
     Print(PrintApp),
 }
@@ -33,7 +45,23 @@ impl Application for App {
     fn deliver<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<Answer, Undelivered>> {
         match self {
             Self::Http(app) => app.deliver(event),
+            Self::Component(app) => app.deliver(event),
             Self::Print(app) => app.deliver(event),
         }
     }
+}
+
+/// What must not be seen of the `sessionWebhook` in a message: whoever has it can post into the conversation.
+fn session(event: &Event) -> Vec<Secret> {
+    let mut secrets = Vec::new();
+    let text = std::str::from_utf8(&event.data).unwrap_or_default();
+    // What is no object has no session.
+    let _ = json::members(text, &mut |name, value| {
+        if json::is(name, "sessionWebhook")
+            && let Some(endpoint) = json::string(value).and_then(|webhook| Endpoint::parse(&webhook).ok())
+        {
+            secrets.extend(endpoint.secrets());
+        }
+    });
+    secrets
 }

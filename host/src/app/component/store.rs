@@ -1,0 +1,198 @@
+//! What an application as a component is given: an engine with its policy, WASI 0.2 with nothing behind it, and for one
+//! message a store with limits.
+
+use std::sync::Arc;
+
+use dingtalk_binding::secret::Secret;
+use http::Method;
+use hyper::Request;
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::{Config, Engine, ResourceLimiter, Store};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::{
+    Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
+
+use super::output::{Output, Stream};
+use crate::egress::{Egress, Reach, Sending};
+use crate::sandbox::{FUEL_YIELD, Share, keep_compiled};
+
+/// What one message may cost.
+#[derive(Debug, Clone)]
+pub(super) struct Limits {
+    /// All linear memories and tables together.
+    pub(super) memory: usize,
+    /// Instructions: some 5 to 10 s of one core.
+    pub(super) fuel: u64,
+}
+
+/// Instructions of one message.
+pub(super) const FUEL: u64 = 10_000_000_000;
+
+/// Bytes that the application may hand to the host in one function call, its answer among them.
+const HOSTCALL_BYTES: usize = 2 << 20;
+
+/// Handles to host resources of one message.
+const HANDLES: usize = 256;
+
+/// Requests of one message to the hosts that it may call. Whole answers are held while it holds them.
+const REQUESTS: u32 = 16;
+
+/// Core instances, tables and memories: those of a Python application are some 60.
+const PARTS: usize = 1_000;
+
+/// Random bytes that the application may ask for at once.
+const RANDOM_BYTES: u64 = 64 << 10;
+
+/// The stack of the fibre on which a message is handled. Only what is used takes memory.
+const ASYNC_STACK: usize = 2 << 20;
+
+/// Of that, what compiled frames may take: an interpreter of another language recurses here.
+const WASM_STACK: usize = 1 << 20;
+
+pub(super) fn engine() -> wasmtime::Result<Engine> {
+    let mut config = Config::new();
+    config.async_stack_size(ASYNC_STACK).max_wasm_stack(WASM_STACK);
+    // The image of an interpreter has tens of MiB: copied page by page where a message writes to it.
+    config.memory_init_cow(true).consume_fuel(true);
+    keep_compiled(&mut config);
+    Engine::new(&config)
+}
+
+/// All of WASI 0.2, because what makes components of Python or JavaScript imports it whether it is used or not.
+pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    Ok(linker)
+}
+
+/// What belongs to one message.
+pub(super) struct State {
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
+    pub(super) memory: Memory,
+}
+
+/// A store for a message of `binding`, whose `secrets` are not to be logged.
+pub(super) fn store(
+    engine: &Engine,
+    limits: &Limits,
+    egress: Egress,
+    share: Share,
+    binding: &str,
+    secrets: Arc<[Secret]>,
+) -> wasmtime::Result<Store<State>> {
+    // No argument, no variable, no folder, an input that has ended, no network.
+    let wasi = WasiCtx::builder()
+        .stdout(Output::new(Stream::Output, binding, Arc::clone(&secrets)))
+        .stderr(Output::new(Stream::Error, binding, secrets))
+        .max_random_size(RANDOM_BYTES)
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .build();
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(HANDLES);
+    let state = State {
+        table,
+        wasi,
+        http: WasiHttpCtx::new(),
+        outgoing: Outgoing { egress, share, left: REQUESTS },
+        memory: Memory { left: limits.memory, is_reached: false },
+    };
+    let mut store = Store::new(engine, state);
+    store.limiter(|state| &mut state.memory);
+    store.set_fuel(limits.fuel)?;
+    store.fuel_async_yield_interval(Some(FUEL_YIELD))?;
+    store.set_hostcall_fuel(HOSTCALL_BYTES);
+    store.set_max_component_handles(HANDLES);
+    Ok(store)
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.outgoing, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+/// What is left of the memory of one message. All memories together: a component can have many.
+pub(super) struct Memory {
+    left: usize,
+    /// Whether more was wanted.
+    pub(super) is_reached: bool,
+}
+
+impl Memory {
+    /// An application that was told "no" would mostly end in a way that says nothing of memory.
+    fn grow(&mut self, bytes: usize) -> wasmtime::Result<bool> {
+        match self.left.checked_sub(bytes) {
+            Some(left) => self.left = left,
+            None => {
+                self.is_reached = true;
+                return Err(wasmtime::Error::msg("the limit of memory is reached"));
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl ResourceLimiter for Memory {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        self.grow(desired.saturating_sub(current))
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        self.grow(desired.saturating_sub(current).saturating_mul(size_of::<usize>()))
+    }
+
+    fn instances(&self) -> usize {
+        PARTS
+    }
+
+    fn tables(&self) -> usize {
+        PARTS
+    }
+
+    fn memories(&self) -> usize {
+        PARTS
+    }
+}
+
+/// The way out of one message, which its binding takes in its turns.
+struct Outgoing {
+    egress: Egress,
+    share: Share,
+    left: u32,
+}
+
+impl WasiHttpHooks for Outgoing {
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        received: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
+    ) -> Sending {
+        // CONNECT would make of an allowed host a way to others.
+        if self.left == 0 || request.method() == Method::CONNECT {
+            return Box::new(std::future::ready(Err(HttpError::HttpRequestDenied)));
+        }
+        self.left -= 1;
+        // A door for each: one that closed because its time was up must not shut out the next.
+        let sending = self.egress.exit(Reach::Hosts).send_request(request, options, received);
+        Box::new(self.share.run(Box::into_pin(sending)))
+    }
+
+    fn p2_error_from_hyper(&mut self, _: &hyper::Error) -> ErrorCode {
+        ErrorCode::HttpProtocolError
+    }
+}
