@@ -453,7 +453,7 @@ mod tests {
         };
         let request = Request::get("/").body(http_body_util::Empty::<Bytes>::new()).unwrap();
         let (response, ()) = tokio::join!(connection.send_request(request), answer);
-        read(response.unwrap().into_body()).await
+        read(response.unwrap().into_body(), MAX_BODY).await
     }
 
     #[tokio::test]

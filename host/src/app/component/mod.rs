@@ -117,11 +117,11 @@ impl ComponentApp {
         };
         match started {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => {
-                // A function of another type is no trap.
-                let what = self.explain(&error, &store);
-                Err(format!("{what} ({})", redact(&error.root_cause().to_string(), [])))
+            Ok(Err(error)) if self.why(&error, &store).is_none() => {
+                let reason = redact(&format!("{error:#}"), []);
+                Err(format!("its functions are not those of wit/handler.wit, or it reached a limit: {reason}"))
             }
+            Ok(Err(error)) => Err(self.explain(&error, &store)),
             Err(_) => Err(format!("it has not started within {:?}", self.timeout)),
         }
     }
@@ -199,27 +199,32 @@ impl ComponentApp {
 
     /// What of a trap helps whoever wrote the application.
     fn explain(&self, error: &wasmtime::Error, store: &Store<State>) -> String {
+        self.why(error, store).unwrap_or_else(|| {
+            let answer = MAX_ANSWER >> 20;
+            format!("it reached a limit (handles, or 2 MiB handed over at once; an answer may have {answer} MiB)")
+        })
+    }
+
+    fn why(&self, error: &wasmtime::Error, store: &Store<State>) -> Option<String> {
         if store.data().memory.is_reached {
             let limit = self.limits.memory >> 20;
-            return format!("it wanted more than {limit} MiB of memory; let it need less, or raise --handler-memory");
+            return Some(format!(
+                "it wanted more than {limit} MiB of memory; let it need less, or raise --handler-memory"
+            ));
         }
         if let Some(I32Exit(status)) = error.downcast_ref() {
-            return format!("it ended itself with status {status}; let it return a failure");
+            return Some(format!("it ended itself with status {status}; let it return a failure"));
         }
-        match error.downcast_ref::<Trap>() {
-            Some(Trap::OutOfFuel) => {
+        Some(match error.downcast_ref::<Trap>()? {
+            Trap::OutOfFuel => {
                 format!("it used more than {} instructions, or does not end; let it compute less", self.limits.fuel)
             }
-            Some(Trap::StackOverflow) => "it used more stack than one message may; let it recurse less".into(),
-            Some(Trap::UnreachableCodeReached) => {
+            Trap::StackOverflow => "it used more stack than one message may; let it recurse less".into(),
+            Trap::UnreachableCodeReached => {
                 "it broke off (a panic, an exception that nobody caught, or no memory); let it return a failure".into()
             }
-            Some(other) => format!("it broke off ({other})"),
-            None => format!(
-                "it cannot run, or reached a limit (handles, or 2 MiB handed over at once; an answer may have {} MiB)",
-                MAX_ANSWER >> 20
-            ),
-        }
+            other => format!("it broke off ({other})"),
+        })
     }
 }
 
