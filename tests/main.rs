@@ -12,6 +12,7 @@ mod contract;
 mod documents;
 mod egress;
 mod errors;
+mod handlers;
 mod hosts;
 mod inbox;
 mod limits;

@@ -1,4 +1,7 @@
-//! Applications as components, written by hand: an echo, and what does harm.
+//! Applications as components, written by hand: an echo, and what does harm. The unit tests of
+//! host/src/app/component/ include this file too.
+
+#![allow(dead_code, reason = "each of the two uses some of them")]
 
 use std::path::Path;
 
@@ -132,7 +135,7 @@ pub fn looking_around() -> Vec<u8> {
     component(&imports, core, body)
 }
 
-/// GETs `/` of the host and port that the message names, `times` times, and answers with the last one's status, or with
+/// GETs `/` of the host and port that the message is, in quotation marks, `times` times, and answers with the last one's status, or with
 /// the number of the error and 900.
 pub fn calling(times: u32) -> Vec<u8> {
     let core = r#"
@@ -153,7 +156,8 @@ pub fn calling(times: u32) -> Vec<u8> {
     let body = format!(
         r#"(loop $again
           (local.set 6 (call $request (call $fields)))
-          (drop (call $authority (local.get 6) (i32.const 1) (local.get 2) (local.get 3)))
+          (drop (call $authority (local.get 6) (i32.const 1)
+            (i32.add (local.get 2) (i32.const 1)) (i32.sub (local.get 3) (i32.const 2))))
           (drop (call $scheme (local.get 6) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0)))
           (i32.store8 (i32.const 48) (i32.const 47))
           (drop (call $path (local.get 6) (i32.const 1) (i32.const 48) (i32.const 1)))

@@ -173,7 +173,7 @@ async fn nothing_of_the_machine_is_there() {
 async fn requests_to_hosts_that_nobody_allowed_are_denied() {
     // 15: HTTP-request-denied.
     for host in ["127.0.0.1:1", "oapi.dingtalk.com", "169.254.169.254"] {
-        assert_eq!(answer(&guest::calling(1), host).await, Ok(Some(Bytes::from("915"))), "{host}");
+        assert_eq!(answer(&guest::calling(1), &format!("\"{host}\"")).await, Ok(Some(Bytes::from("915"))), "{host}");
     }
 }
 
@@ -183,7 +183,7 @@ async fn one_message_may_send_so_many_requests() {
     let egress = || Egress::to_hosts("--handler", &origin, &Proxies::none(), &Policy::default()).unwrap();
     let last = async |times| {
         let app = ComponentApp { egress: egress(), ..app(&guest::calling(times)) };
-        app.deliver(&event("127.0.0.1:1")).await
+        app.deliver(&event("\"127.0.0.1:1\"")).await
     };
     // 6: connection-refused.
     assert_eq!(last(16).await, Ok(Some(Bytes::from("906"))));
