@@ -11,6 +11,7 @@ mod cli;
 mod contract;
 mod documents;
 mod egress;
+mod embed;
 mod errors;
 mod handlers;
 mod hosts;

@@ -196,3 +196,71 @@ impl WasiHttpHooks for Outgoing {
         ErrorCode::HttpProtocolError
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::egress::{MAX_HOST_BODY, Policy, Proxies};
+    use crate::sandbox::Processor;
+
+    fn outgoing(host: &str) -> Outgoing {
+        let hosts = dingtalk_binding::session::parse_hosts(&format!("http://{host}")).unwrap();
+        let egress = Egress::to_hosts("--handler", &hosts, &Proxies::none(), &Policy::default()).unwrap();
+        Outgoing { egress, share: Processor::new(1).tenant(), left: REQUESTS }
+    }
+
+    /// The status of an answer, which has to begin within `limit`.
+    async fn send(
+        outgoing: &mut Outgoing,
+        method: Method,
+        uri: &str,
+        bytes: usize,
+        limit: Duration,
+    ) -> Result<u16, HttpError> {
+        let body = Full::new(Bytes::from(vec![b'x'; bytes])).map_err(|never| match never {}).boxed_unsync();
+        let request = Request::builder().method(method).uri(uri).body(body).unwrap();
+        let options =
+            RequestOptions { connect_timeout: None, first_byte_timeout: Some(limit), between_bytes_timeout: None };
+        let sending = outgoing.send_request(request, Some(options), Box::new(std::future::ready(Ok(()))));
+        Box::into_pin(sending).await.map(|(response, _)| response.status().as_u16())
+    }
+
+    #[tokio::test]
+    async fn a_request_whose_time_was_up_does_not_shut_out_the_next() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = server.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            // The first is kept, and not answered.
+            let _silent = server.accept().await.unwrap();
+            let (mut next, _) = server.accept().await.unwrap();
+            let _ = next.read(&mut [0; 1024]).await;
+            next.write_all(b"HTTP/1.1 204 No\r\n\r\n").await.unwrap();
+        });
+        let (mut outgoing, uri) = (outgoing(&host), format!("http://{host}/"));
+        let late = send(&mut outgoing, Method::GET, &uri, 0, Duration::from_millis(50)).await;
+        assert!(matches!(late, Err(HttpError::HttpResponseTimeout)), "{late:?}");
+        assert_eq!(send(&mut outgoing, Method::GET, &uri, 0, Duration::from_secs(60)).await.unwrap(), 204);
+    }
+
+    #[tokio::test]
+    async fn no_tunnel_and_no_body_without_end_go_to_an_allowed_host() {
+        let patience = Duration::from_secs(60);
+        let mut outgoing = outgoing("127.0.0.1:1");
+        let sent = async |outgoing: &mut _, method, bytes| {
+            send(outgoing, method, "http://127.0.0.1:1/", bytes, patience).await.unwrap_err()
+        };
+        let tunnel = sent(&mut outgoing, Method::CONNECT, 0).await;
+        assert!(matches!(tunnel, HttpError::HttpRequestDenied), "{tunnel:?}");
+        let long = sent(&mut outgoing, Method::POST, MAX_HOST_BODY + 1).await;
+        assert!(matches!(long, HttpError::HttpRequestBodySize(_)), "{long:?}");
+        let fits = sent(&mut outgoing, Method::POST, MAX_HOST_BODY).await;
+        assert!(matches!(fits, HttpError::ConnectionRefused), "{fits:?}");
+    }
+}
