@@ -1,7 +1,7 @@
 //! Applications as components, written by hand: an echo, and what does harm. The unit tests of
 //! host/src/app/component/ include this file too.
 
-#![allow(dead_code, reason = "each of the two uses some of them")]
+#![allow(dead_code, unreachable_pub, reason = "each of the two uses some of them")]
 
 use std::path::Path;
 
