@@ -61,7 +61,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Reads the property `sessionWebhookHosts`: hosts separated by commas, with a port where it is not https's,
+/// Reads the property `sessionWebhookHosts`, and a host's lists of the same kind: hosts separated by commas, with a port where it is not https's,
 /// and with `http://` before it for a test server.
 pub fn parse_hosts(list: &str) -> Result<Vec<Origin>, String> {
     let parse = |item: &str| {

@@ -299,7 +299,7 @@ fn the_readme_can_be_read_in_one_go() {
 /// The documents, from the top of the repository.
 fn documents() -> Vec<String> {
     let mut found = Vec::new();
-    for folder in ["", "docs", "fuzz", "tests/peers"] {
+    for folder in ["", "docs", "examples/bots", "fuzz", "tests/peers"] {
         for entry in std::fs::read_dir(root().join(folder)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             if name.ends_with(".md") {
@@ -380,7 +380,7 @@ fn a_test_that_contributors_are_sent_to_exists() {
 }
 
 /// What a row of docs/security.md says, and the line of the code from which it follows.
-const LIMITS: [(&str, &str, &str, &str); 29] = [
+const LIMITS: [(&str, &str, &str, &str); 43] = [
     ("memory", "32 MiB", "sandbox/mod.rs", "memory: 32 << 20,"),
     ("memory", "8 times", "sandbox/mod.rs", "size.saturating_mul(8)"),
     ("instructions", "2,000,000,000", "sandbox/mod.rs", "fuel: 2_000_000_000,"),
@@ -397,6 +397,20 @@ const LIMITS: [(&str, &str, &str, &str); 29] = [
     ("answers that are being sent on", "64, of which 16", "input/mod.rs", "Rule { all: 64, each: 16 }"),
     ("answers that are being sent on", "16 names", "input/answer.rs", "const MAX_NAMES: usize = 16;"),
     ("answer that is read", "64 KiB", "../../src/answer.rs", "const MAX_BODY: usize = 64 * 1024;"),
+    ("handler: memory", "128 MiB", "cli/app.rs", "default_value = \"128Mi\""),
+    ("handler: instructions", "10,000,000,000", "app/component/store.rs", "const FUEL: u64 = 10_000_000_000;"),
+    ("handler: stack", "1 MiB", "app/component/store.rs", "const WASM_STACK: usize = 1 << 20;"),
+    ("handler: handles", "256", "app/component/store.rs", "const HANDLES: usize = 256;"),
+    ("handler: bytes", "2 MiB", "app/component/store.rs", "const HOSTCALL_BYTES: usize = 2 << 20;"),
+    ("handler: bytes", "64 KiB", "app/component/store.rs", "const RANDOM_BYTES: u64 = 64 << 10;"),
+    ("handler: answer", "1 MiB", "app/mod.rs", "const MAX_ANSWER: usize = 1 << 20;"),
+    ("handler: time", "60s", "cli/app.rs", "default_value = \"60s\""),
+    ("handler: messages", "64, of which 16", "app/component/mod.rs", "Rule { all: 64, each: 16 }"),
+    ("handler: output", "8 KiB", "app/component/output.rs", "const MAX_OUTPUT: usize = 8 << 10;"),
+    ("handler: requests", "16, each", "app/component/store.rs", "const REQUESTS: u32 = 16;"),
+    ("handler: requests", "1 MiB", "egress/mod.rs", "const MAX_HOST_BODY: usize = 1 << 20;"),
+    ("handler: requests", "5 s", "egress/mod.rs", "const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);"),
+    ("handler: file", "256 MiB", "app/component/load.rs", "const MAX_FILE: u64 = 256 << 20;"),
     ("connections", "512", "api/server.rs", "connections: connections(512),"),
     ("connections", "1,024", "api/server.rs", "connections: connections(1_024),"),
     ("silence", "120 s", "api/server.rs", "patience: Duration::from_secs(120),"),
@@ -415,7 +429,7 @@ const LIMITS: [(&str, &str, &str, &str); 29] = [
 #[test]
 fn every_limit_is_documented_as_it_is() {
     let security = read("docs/security.md");
-    let mut left: BTreeSet<&str> = ["limit of one call", "limit of a port"]
+    let mut left: BTreeSet<&str> = ["limit of one call", "limit of one message to a component", "limit of a port"]
         .into_iter()
         .flat_map(|table| section(&security, &format!("| {table} |"), "\n\n").lines().skip(2))
         .collect();

@@ -17,7 +17,7 @@ use crate::clock::Arrival;
 use crate::egress::{Egress, Policy, Proxies};
 use crate::event::{Digest, digest};
 use crate::resources::BindingResource;
-use crate::sandbox::{CallError, Callback, Handler, InvokeFailure, Reply, Request, Response, Sandbox, Tenant};
+use crate::sandbox::{CallError, Callback, Handler, InvokeFailure, Reply, Request, Response, Sandbox, Share, Tenant};
 
 /// The bindings that a host serves.
 pub struct Bindings {
@@ -80,6 +80,11 @@ impl Binding {
     /// What distinguishes it from every other binding of this host.
     pub(crate) fn tenant_id(&self) -> u64 {
         self.tenant.id()
+    }
+
+    /// Its turns at the processor, for what runs on its behalf outside of the sandbox.
+    pub(crate) fn share(&self) -> &Share {
+        self.tenant.share()
     }
 
     /// How many requests to destinations other than its own the sandbox has refused.
@@ -245,6 +250,11 @@ impl Bindings {
         limit: Duration,
     ) -> Result<Reply, CallError<ReceiveError>> {
         self.sandbox.receive(&binding.tenant, callback, reader, limit).await
+    }
+
+    /// The turns of what belongs to no binding.
+    pub(crate) fn share(&self) -> Share {
+        self.sandbox.share()
     }
 
     /// What the application is asked about each of them.

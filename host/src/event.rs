@@ -75,7 +75,7 @@ pub type Answer = Option<Bytes>;
 /// A future that can be kept in a `dyn` type.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Whoever takes events: the application over HTTP, or standard output.
+/// Whoever takes events: the application over HTTP or as a component, or standard output.
 pub trait Application: Send + Sync + 'static {
     /// Hands `event` over once and waits for the answer. May be given the same event again after it failed.
     fn deliver<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<Answer, Undelivered>>;
@@ -102,6 +102,12 @@ pub enum Undelivered {
         /// What the application answered to the question, and what to do.
         reason: String,
     },
+    /// The application says that it could not, and why.
+    #[error("the application has not taken the message: {0}")]
+    Failed(String),
+    /// The application, which remembers messages itself, says that it is another one's.
+    #[error("the application says that signature or msgId belongs to another message")]
+    Reused,
     /// The application answered with a status that says no.
     #[error("fails to send binding event to http app channel, status code: {status} body: {body}")]
     Refused {
@@ -133,7 +139,7 @@ impl Undelivered {
     /// request is at fault, except those that speak of credentials, of routes that a starting application does
     /// not have yet, and of time.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Refused { status: 400..=499, .. })
+        matches!(self, Self::Refused { status: 400..=499, .. } | Self::Reused)
             && !matches!(self, Self::Refused { status: 401 | 403 | 404 | 405 | 407 | 408 | 421 | 423 | 425 | 429, .. })
     }
 
@@ -146,7 +152,7 @@ impl Undelivered {
                 Scope::Application { retry_after: *retry_after }
             }
             Self::Unreachable(_) | Self::NotSubscribed { .. } => Scope::Binding,
-            Self::Refused { .. } => Scope::Event,
+            Self::Refused { .. } | Self::Failed(_) | Self::Reused => Scope::Event,
         }
     }
 }
@@ -165,6 +171,7 @@ mod tests {
             assert!(!refused(status).is_final(), "{status}");
         }
         assert!(!Undelivered::Unhealthy.is_final());
+        assert!(!Undelivered::Failed("x".into()).is_final() && Undelivered::Reused.is_final());
         assert!(!Undelivered::Unreachable("x".into()).is_final());
     }
 
@@ -219,6 +226,7 @@ mod tests {
         assert_eq!(Undelivered::Unhealthy.scope(), everybody);
         // It may hang, or break, with this event alone.
         assert_eq!(Undelivered::Unreachable("x".into()).scope(), Scope::Binding);
+        assert_eq!(Undelivered::Failed("x".into()).scope(), Scope::Event);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What the tests share: the host as a process, the simulated robot, and an HTTP client that shows bytes.
 
 pub mod app;
+pub mod bot;
+pub mod guest;
 pub mod held;
 pub mod inbox_app;
 pub mod plain;

@@ -81,7 +81,7 @@ pub fn refusal(body: &[u8], event: &[u8], token: Option<&Secret>) -> String {
 }
 
 /// What must not be seen of the `sessionWebhook` in a message: whoever has it can post into the conversation.
-fn sessions(event: &[u8]) -> Vec<Secret> {
+pub fn sessions(event: &[u8]) -> Vec<Secret> {
     let mut secrets = Vec::new();
     let text = std::str::from_utf8(event).unwrap_or_default();
     // What is no object has no session.

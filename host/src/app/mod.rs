@@ -1,9 +1,10 @@
-//! The ways to the application: over HTTP, as daprd takes events there, or onto standard output.
+//! The ways to the application: over HTTP, as daprd takes events there, into a component, or onto standard output.
 //!
 //! What daprd does is kept where an application can see it: the request, the question whether it reads from a
 //! binding, the health check. Two things differ, because they lose events: daprd asks once and believes the answer
 //! until it is restarted, and it never asks again when nobody was listening yet.
 
+mod component;
 mod health;
 mod http;
 mod print;
@@ -13,6 +14,7 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
+pub use self::component::{ComponentApp, ComponentConfig, LoadError};
 pub use self::health::HealthConfig;
 pub use self::http::{ConfigError, HttpApp, HttpConfig};
 pub use self::print::PrintApp;
@@ -24,6 +26,8 @@ use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
 pub enum App {
     /// To an application with a port.
     Http(HttpApp),
+    /// To an application that is a component.
+    Component(ComponentApp),
     /// To standard output.
     Print(PrintApp),
 }
@@ -32,6 +36,7 @@ impl Application for App {
     fn deliver<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<Answer, Undelivered>> {
         match self {
             Self::Http(app) => app.deliver(event),
+            Self::Component(app) => app.deliver(event),
             Self::Print(app) => app.deliver(event),
         }
     }

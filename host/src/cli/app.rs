@@ -1,14 +1,22 @@
 //! Flags that say where events go. Names, notation and defaults are daprd's where daprd has the flag.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{StringValueParser, TypedValueParser};
 use clap::{ArgAction, Args};
 use dingtalk_binding::duration;
+use dingtalk_binding::endpoint::Origin;
 use dingtalk_binding::secret::Secret;
+use dingtalk_binding::session;
 
-use crate::app::{App, ConfigError, HealthConfig, HttpApp, HttpConfig, PrintApp, Subscription};
+use super::quantity;
+use crate::app::{
+    App, ComponentApp, ComponentConfig, ConfigError, HealthConfig, HttpApp, HttpConfig, LoadError, PrintApp,
+};
+use crate::bindings::Bindings;
+use crate::egress::{Policy, Proxies};
 
 /// Where received messages go.
 #[derive(Debug, Clone, Args)]
@@ -54,6 +62,17 @@ pub(super) struct AppArgs {
     /// Print received messages to standard output, one line of JSON each, instead of sending them to an application.
     #[arg(long, group = "application")]
     print_events: bool,
+    /// Hand received messages to this component of world dingtalk:binding/handler-app, which the host runs itself, one
+    /// fresh instance a message, instead of sending them to an application.
+    #[arg(long, value_name = "FILE", group = "application")]
+    handler: Option<PathBuf>,
+    /// Hosts that the component of --handler may send requests to, separated by commas: host[:port] for https,
+    /// http://host[:port] for a test server. Without this, none.
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',', value_parser = parse_host, requires = "handler")]
+    handler_allowed_hosts: Vec<Origin>,
+    /// Memory of the component of --handler for one message, at most 4Gi.
+    #[arg(long, value_name = "SIZE", default_value = "128Mi", value_parser = parse_memory, requires = "handler")]
+    handler_memory: usize,
 }
 
 /// How the application is spoken to. There is one way.
@@ -67,18 +86,30 @@ enum Protocol {
 pub(super) enum AppError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
     #[error("--print-events: no thread for standard output: {0}")]
     Print(io::Error),
 }
 
 impl AppArgs {
     /// Begins to speak with the application, if the flags name one. Must be called within a tokio runtime.
-    pub(super) fn start(self, subscriptions: Vec<Subscription>) -> Result<Option<App>, AppError> {
+    pub(super) async fn start(self, bindings: &Bindings, policy: &Policy) -> Result<Option<App>, AppError> {
         if self.print_events {
             return Ok(Some(App::Print(PrintApp::new(io::stdout()).map_err(AppError::Print)?)));
         }
+        if let Some(file) = self.handler {
+            let config = ComponentConfig {
+                file,
+                timeout: self.app_timeout,
+                memory: self.handler_memory,
+                allowed_hosts: self.handler_allowed_hosts,
+            };
+            let app = ComponentApp::load(config, bindings, &Proxies::from_env(), policy).await?;
+            return Ok(Some(App::Component(app)));
+        }
         let Some(config) = self.config() else { return Ok(None) };
-        Ok(Some(App::Http(HttpApp::start(config, subscriptions)?)))
+        Ok(Some(App::Http(HttpApp::start(config, bindings.subscriptions())?)))
     }
 
     fn config(self) -> Option<HttpConfig> {
@@ -110,6 +141,20 @@ fn parse_protocol(text: &str) -> Result<Protocol, String> {
     }
 }
 
+fn parse_host(text: &str) -> Result<Origin, String> {
+    let parsed = session::parse_hosts(text).ok().filter(|hosts| hosts.len() == 1).and_then(|mut hosts| hosts.pop());
+    parsed.ok_or_else(|| "is not a host; write for example api.example.com or 10.0.0.7:8443".into())
+}
+
+/// Below a page, nothing runs; above 4Gi, no 32-bit memory is.
+fn parse_memory(text: &str) -> Result<usize, String> {
+    let size = quantity::parse(text)?;
+    if !(64 << 10..=4 << 30).contains(&size) {
+        return Err(format!("{text} is not between 64Ki and 4Gi"));
+    }
+    Ok(size)
+}
+
 /// daprd's flag is a duration; the number is what its annotation's neighbours are written in.
 fn parse_seconds_or_duration(text: &str) -> Result<Duration, String> {
     match text.parse::<u32>() {
@@ -123,6 +168,8 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::clock;
+    use crate::sandbox::{Limits, Sandbox};
 
     #[derive(Debug, Parser)]
     struct Command {
@@ -175,6 +222,14 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         for (flags, named) in [
             ("--app-port 1 --print-events", "--print-events"),
+            ("--app-port 1 --handler a.wasm", "'--app-port <PORT>' cannot be used with '--handler <FILE>'"),
+            ("--print-events --handler a.wasm", "--handler"),
+            ("--handler-memory 64Mi", "--handler <FILE>"),
+            ("--handler-allowed-hosts a", "--handler <FILE>"),
+            ("--handler a.wasm --handler-allowed-hosts a,b/c", "is not a host; write for example api.example.com"),
+            ("--handler a.wasm --handler-allowed-hosts ,", "is not a host"),
+            ("--handler a.wasm --handler-memory 1Ki", "is not between 64Ki and 4Gi"),
+            ("--handler a.wasm --handler-memory 5Gi", "is not between 64Ki and 4Gi"),
             ("--enable-app-health-check", "--app-port"),
             ("--app-port 65536", "65536"),
             ("--app-protocol grpc", "grpc is not supported; write http"),
@@ -190,11 +245,20 @@ mod tests {
 
     #[tokio::test]
     async fn flags_become_an_application() {
-        let start = |flags| parsed(flags).unwrap().start(Vec::new());
-        assert!(matches!(start(""), Ok(None)));
-        assert!(matches!(start("--print-events"), Ok(Some(App::Print(_)))));
-        assert!(matches!(start("--app-port 1"), Ok(Some(App::Http(_)))));
-        let error = start("--app-port 1 --app-channel-address http://app").err().unwrap().to_string();
-        assert!(error.contains("--app-channel-address"), "{error}");
+        let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), clock::system()).unwrap();
+        let bindings = Bindings::new(sandbox);
+        let start = async |flags| parsed(flags).unwrap().start(&bindings, &Policy::default()).await;
+        assert!(matches!(start("").await, Ok(None)));
+        assert!(matches!(start("--print-events").await, Ok(Some(App::Print(_)))));
+        assert!(matches!(start("--app-port 1").await, Ok(Some(App::Http(_)))));
+        let error = async |flags| start(flags).await.err().unwrap().to_string();
+        let wrong = error("--app-port 1 --app-channel-address http://app").await;
+        assert!(wrong.contains("--app-channel-address"), "{wrong}");
+        let wrong = error("--handler no/such.wasm").await;
+        assert!(wrong.starts_with("--handler no/such.wasm: cannot be read"), "{wrong}");
+        let wrong = error("--handler a.wasm --app-timeout 0s").await;
+        assert_eq!(wrong, "--handler a.wasm: --app-timeout must be longer than 0");
+        let wrong = error("--handler a.wasm --handler-allowed-hosts 169.254.169.254").await;
+        assert!(wrong.contains("--handler-allowed-hosts: 169.254.169.254 is the address of a cloud's"), "{wrong}");
     }
 }

@@ -174,16 +174,18 @@ struct Serving {
 async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     let descriptors = descriptors::raise();
     let resources = load::with_context(&args.app_id, |context| resources::load_dirs(&args.resources_path, context))?;
-    let bindings =
-        load::bindings(resources, Limits::for_messages_of(args.max_body_size), &args.egress.policy()).await?;
+    let policy = args.egress.policy();
+    let bindings = load::bindings(resources, Limits::for_messages_of(args.max_body_size), &policy).await?;
     if bindings.iter().next().is_none() {
         tracing::warn!("there is no DingTalk binding in --resources-path; every call will fail");
     }
     let limits = inbox::Limits { max_size: args.inbox_max_size, max_age: args.inbox_max_age };
     let inbox = args.inbox.map(|dir| Inbox::open(&dir, clock::system(), limits)).transpose()?;
-    let app = args.app.start(bindings.subscriptions())?;
+    let app = args.app.start(&bindings, &policy).await?;
     if inbox.is_some() && app.is_none() {
-        return Err("--inbox: there is no application to deliver to; set --app-port or --print-events".into());
+        return Err(
+            "--inbox: there is no application to deliver to; set --app-port, --handler or --print-events".into()
+        );
     }
     let input = Input::new(bindings, app, inbox, args.callback_timeout);
     let api_token = env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new);

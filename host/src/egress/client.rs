@@ -102,11 +102,12 @@ impl Client {
         })
     }
 
-    /// Sends `request` and reads the answer, to its end or as far as the component would read it. With it comes the
+    /// Sends `request` and reads the answer, to its end or one byte past the `longest` that may be. With it comes the
     /// connection, if it can be used again.
     pub(super) async fn send(
         &self,
         request: Request<Bytes>,
+        longest: usize,
         departure: &Arc<Departure>,
     ) -> Result<(Response<Received>, Option<Connection>), Error> {
         let mut request = request.map(|body| Parcel::new(body, Arc::clone(departure)));
@@ -128,7 +129,7 @@ impl Client {
             match connection.try_send_request(request).await {
                 Ok(response) => {
                     let (parts, body) = response.into_parts();
-                    let received = read(body).await;
+                    let received = read(body, longest).await;
                     let reusable = received.is_complete.then_some(connection);
                     return Ok((Response::from_parts(parts, received), reusable));
                 }
@@ -344,7 +345,7 @@ mod tests {
         });
         let request = Request::post(&url).header("content-length", 7).body("message".into()).unwrap();
         let departure = Arc::default();
-        let sent = client.send(request, &departure).await;
+        let sent = client.send(request, 1 << 10, &departure).await;
         assert!(sent.is_ok_and(|(response, connection)| response.status() == 200 && connection.is_some()));
     }
 

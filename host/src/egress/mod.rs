@@ -1,8 +1,8 @@
 //! The one way out of the sandbox: where a binding may go, and the connections that it keeps.
 //!
 //! A call reaches exactly the scheme, host and port of its binding's own `url`; the operation `reply` reaches
-//! DingTalk's hosts and the operator's instead, and a call that only receives reaches nothing. Everything else
-//! is refused here, whatever the component asks for, so that a component which was altered or tricked still
+//! DingTalk's hosts and the operator's instead, and a call that only receives reaches nothing. An application that is a
+//! component reaches the hosts that a flag names. Everything else is refused here, whatever the component asks for, so that a component which was altered or tricked still
 //! cannot carry one team's secret to somewhere else. Redirects are not followed, so none can lead past this
 //! check.
 //!
@@ -44,17 +44,28 @@ pub use resolver::{Lookup, Policy};
 /// The largest request that is sent, and therefore the largest `--max-body-size`. DingTalk takes 20,000 bytes.
 pub const MAX_REQUEST_BODY: usize = 16 * 1024 * 1024;
 
-/// For a request that names no time limit; the component always names one.
+/// The largest request, and the largest answer, of an application that is a component: as much as it may answer to a
+/// message. What is sent and what comes back is held whole.
+pub(crate) const MAX_HOST_BODY: usize = 1 << 20;
+
+/// For an application's connections; a binding has a property for it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For a request that names no time limit; the binding's component always names one.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The outgoing side of one binding. Cheap to clone; clones share connections and counters.
+/// The outgoing side of one binding, or of an application. Cheap to clone; clones share connections and counters.
 #[derive(Clone)]
 pub struct Egress(Arc<Inner>);
 
 struct Inner {
+    /// The binding's name, or whose way out it is.
     binding: String,
-    robot: Destination,
+    robot: Option<Destination>,
     sessions: Vec<Destination>,
+    hosts: Vec<Destination>,
+    /// Of a request's body, and of an answer's.
+    longest: [usize; 2],
     connect_timeout: Duration,
     proxies: Proxies,
     policy: Policy,
@@ -72,6 +83,8 @@ pub enum Reach {
     Robot,
     /// The hosts of session webhooks.
     Sessions,
+    /// The hosts that an application may call.
+    Hosts,
 }
 
 /// A host that may be reached, and the connections to it.
@@ -130,9 +143,36 @@ impl Egress {
         let _ = robot.client.set(client);
         Ok(Self(Arc::new(Inner {
             binding: binding.to_owned(),
-            robot,
+            robot: Some(robot),
             sessions,
+            hosts: Vec::new(),
+            longest: [MAX_REQUEST_BODY, MAX_BODY],
             connect_timeout,
+            proxies: proxies.clone(),
+            policy: policy.clone(),
+            refused: AtomicU64::new(0),
+            quiet: Quiet::default(),
+        })))
+    }
+
+    /// For an application: allows `hosts`, at addresses that `policy` lets be reached. The error says which host, or
+    /// which proxy of the environment, cannot be used.
+    pub(crate) fn to_hosts(name: &str, hosts: &[Origin], proxies: &Proxies, policy: &Policy) -> Result<Self, String> {
+        let mut destinations = Vec::new();
+        for origin in hosts {
+            policy.check_literal(origin.host())?;
+            let client = Client::new(origin, CONNECT_TIMEOUT, proxies, policy)?;
+            let destination = Destination::new(origin.clone());
+            let _ = destination.client.set(Arc::new(client));
+            destinations.push(destination);
+        }
+        Ok(Self(Arc::new(Inner {
+            binding: name.to_owned(),
+            robot: None,
+            sessions: Vec::new(),
+            hosts: destinations,
+            longest: [MAX_HOST_BODY, MAX_HOST_BODY],
+            connect_timeout: CONNECT_TIMEOUT,
             proxies: proxies.clone(),
             policy: policy.clone(),
             refused: AtomicU64::new(0),
@@ -171,12 +211,13 @@ impl Exit {
     }
 
     fn check(&self, uri: &hyper::Uri) -> Result<&Destination, Error> {
-        let Inner { binding, robot, sessions, refused, quiet, .. } = &*self.egress.0;
+        let Inner { binding, robot, sessions, hosts, refused, quiet, .. } = &*self.egress.0;
         let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?.as_str();
         let allowed = match self.reach {
             Reach::Nowhere => &[],
-            Reach::Robot => std::slice::from_ref(robot),
+            Reach::Robot => robot.as_slice(),
             Reach::Sessions => sessions.as_slice(),
+            Reach::Hosts => hosts.as_slice(),
         };
         let scheme = uri.scheme_str().unwrap_or_default();
         if let Some(destination) = allowed.iter().find(|allowed| allowed.is(scheme, authority)) {
@@ -213,11 +254,11 @@ impl Exit {
         let timeout = options.and_then(|options| options.first_byte_timeout).unwrap_or(DEFAULT_TIMEOUT);
         let deadline = Instant::now() + timeout;
         let (parts, body) = request.into_parts();
-        let body =
-            Limited::new(body, MAX_REQUEST_BODY).collect().await.map_err(|_| Error::HttpRequestBodySize(None))?;
+        let [longest_request, longest_answer] = self.egress.0.longest;
+        let body = Limited::new(body, longest_request).collect().await.map_err(|_| Error::HttpRequestBodySize(None))?;
         let request = Request::from_parts(parts, body.to_bytes());
         // One timer for the whole exchange: each costs as much as a call into the component.
-        let exchange = client.send(request, &self.departure);
+        let exchange = client.send(request, longest_answer, &self.departure);
         let (response, connection) = tokio::time::timeout_at(deadline.into(), exchange)
             .await
             .map_err(|_| match self.close() {
@@ -232,6 +273,10 @@ impl Exit {
                 }
                 tracing::debug!(binding, %error, "sending failed");
             })?;
+        // The binding's component looks at the length itself. An application would take a part for the whole.
+        if self.reach == Reach::Hosts && response.body().is_longer_than(longest_answer) {
+            return Err(Error::HttpResponseBodySize(None));
+        }
         // The answer is there: what the connection still does is no part of the call's time.
         if let Some(connection) = connection {
             client.keep(connection).await;
@@ -265,21 +310,21 @@ type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = (Response<WasiBody>, Done);
 pub(crate) type Sending = Box<dyn Future<Output = Result<Sent, Error>> + Send>;
 
-/// Reads an answer to its end, or one byte past what the component would read of it.
+/// Reads an answer to its end, or one byte past the `longest` that may be.
 ///
 /// Whole, because a body that is not complete in time is no answer: of an error that a body carries,
 /// wasmtime-wasi-http does not tell the component which one it was, and so a timeout would look like a connection
 /// that broke.
-async fn read(mut body: hyper::body::Incoming) -> Received {
+async fn read(mut body: hyper::body::Incoming, longest: usize) -> Received {
     let mut data = BytesMut::new();
     let (end, is_complete) = loop {
         match body.frame().await {
             Some(Ok(frame)) => {
                 if let Ok(chunk) = frame.into_data() {
-                    let room = (MAX_BODY + 1).saturating_sub(data.len());
+                    let room = (longest + 1).saturating_sub(data.len());
                     data.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
                 }
-                if data.len() > MAX_BODY {
+                if data.len() > longest {
                     break (None, false);
                 }
             }
@@ -296,6 +341,12 @@ struct Received {
     end: Option<Error>,
     /// Whether its connection has nothing left of it.
     is_complete: bool,
+}
+
+impl Received {
+    fn is_longer_than(&self, longest: usize) -> bool {
+        self.data.as_ref().is_some_and(|data| data.len() > longest)
+    }
 }
 
 impl Body for Received {
@@ -402,7 +453,7 @@ mod tests {
         };
         let request = Request::get("/").body(http_body_util::Empty::<Bytes>::new()).unwrap();
         let (response, ()) = tokio::join!(connection.send_request(request), answer);
-        read(response.unwrap().into_body()).await
+        read(response.unwrap().into_body(), MAX_BODY).await
     }
 
     #[tokio::test]

@@ -298,6 +298,7 @@ impl Reader {
 fn failure(error: &Undelivered) -> HandlerError {
     match error {
         Undelivered::NotSubscribed { .. } => HandlerError::NotReading,
+        Undelivered::Reused => HandlerError::Reused,
         _ => HandlerError::Failed(error.to_string()),
     }
 }
@@ -366,7 +367,7 @@ impl Inner {
     /// Hands an event to the application and does what the answer asks for. The reply, if there is one.
     async fn deliver(self: &Arc<Self>, event: &Event) -> Result<Answer, Undelivered> {
         let Some(app) = &self.app else {
-            return Err(Undelivered::Unreachable("there is no application; set --app-port".into()));
+            return Err(Undelivered::Unreachable("there is no application; set --app-port or --handler".into()));
         };
         let answer = app.deliver(event).await?;
         Ok(self.follow(event, &answer))

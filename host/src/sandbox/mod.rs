@@ -38,8 +38,7 @@ pub use admission::Overload;
 pub(crate) use admission::Rule;
 use contract::{BindingPre, handler, wit};
 pub use contract::{Callback, Reply, Request, Response};
-pub(crate) use fair::Executor;
-use fair::{Processor, Share};
+pub(crate) use fair::{Executor, Processor, Share};
 pub(crate) use slots::Slots;
 
 /// What one call may use, and how many calls may run.
@@ -97,7 +96,7 @@ impl Limits {
 
 /// How often a long computation lets other calls run: about every 0.2 ms, which is what a call of another tenant
 /// takes that is alone.
-const FUEL_YIELD: u64 = 500_000;
+pub(crate) const FUEL_YIELD: u64 = 500_000;
 
 /// Of each slot's memory, what is kept and cleared by hand between calls instead of being returned to the
 /// kernel. More than the component's initial memory, less than a large message needs. Without it every call
@@ -207,6 +206,11 @@ impl Tenant {
     pub(crate) fn id(&self) -> u64 {
         self.share.id()
     }
+
+    /// Its turns at the processor, for what runs on its behalf outside of the sandbox.
+    pub(crate) fn share(&self) -> &Share {
+        &self.share
+    }
 }
 
 /// What kind of call it is: which slots it takes, how far it reaches, how long it may take.
@@ -237,6 +241,11 @@ impl Sandbox {
     /// For what arrives now.
     pub fn arrival(&self) -> Arrival {
         Arrival::now(&self.clock)
+    }
+
+    /// Turns at the processor beside those of tenants.
+    pub(crate) fn share(&self) -> Share {
+        self.processor.tenant()
     }
 
     /// A tenant with these properties. `timeout` is the binding's own time limit for one call.
@@ -482,15 +491,19 @@ fn config(limits: &Limits) -> Config {
     config.memory_reservation(limits.memory as u64).memory_guard_size(64 << 10).memory_may_move(false);
     config.async_stack_size(ASYNC_STACK).max_wasm_stack(WASM_STACK);
     config.memory_init_cow(true).consume_fuel(true);
-    // Without a place to keep compiled code (a read-only file system, no home), the component is compiled at
-    // every start: 100 ms that are no reason to fail.
+    keep_compiled(&mut config);
+    config
+}
+
+/// Has compiled code kept from one start to the next. Without a place for it (a read-only file system, no home), it is
+/// compiled at every start: 100 ms for the binding, which are no reason to fail.
+pub(crate) fn keep_compiled(config: &mut Config) {
     match Cache::new(CacheConfig::new()) {
         Ok(cache) => {
             config.cache(Some(cache));
         }
         Err(error) => tracing::debug!(%error, "compiled code is not cached"),
     }
-    config
 }
 
 /// Exactly what the world imports. A component that asks for more does not link.

@@ -31,7 +31,7 @@ impl Slots {
     }
 
     /// One for the binding `owner`, after at most `patience`.
-    pub(super) async fn take(&self, owner: u64, patience: Duration) -> Result<Slot, Overload> {
+    pub(crate) async fn take(&self, owner: u64, patience: Duration) -> Result<Slot, Overload> {
         // The usual case, without the cost of a timer.
         if let Ok(slot) = self.try_take(owner) {
             return Ok(slot);

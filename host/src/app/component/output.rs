@@ -1,0 +1,159 @@
+//! What an application writes to standard output and standard error, as lines of the log.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use dingtalk_binding::secret::{Secret, redact};
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+/// What of a message's output is logged, of each of the two streams. The traceback of an exception has 1 to 3 KiB.
+pub(super) const MAX_OUTPUT: usize = 8 << 10;
+
+/// What may be written at once.
+const CHUNK: usize = 64 << 10;
+
+/// Which of the two it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stream {
+    Output,
+    Error,
+}
+
+/// One stream of one message. Clones are the same stream; it ends with the last of them.
+#[derive(Clone)]
+pub(super) struct Output(Arc<Mutex<Lines>>);
+
+impl Output {
+    /// For a message of `binding`; `secrets` are blanked out.
+    pub(super) fn new(stream: Stream, binding: &str, secrets: Arc<[Secret]>) -> Self {
+        let lines = Lines { stream, binding: binding.to_owned(), secrets, line: Vec::new(), taken: 0, left_out: 0 };
+        Self(Arc::new(Mutex::new(lines)))
+    }
+}
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    /// That of WASI 0.3, which is not linked.
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(tokio::io::sink())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl OutputStream for Output {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    /// Always: an application that writes without end is not to wait without end.
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(CHUNK)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Output {
+    async fn ready(&mut self) {}
+}
+
+struct Lines {
+    stream: Stream,
+    binding: String,
+    secrets: Arc<[Secret]>,
+    /// The one that has not ended.
+    line: Vec<u8>,
+    taken: usize,
+    left_out: usize,
+}
+
+impl Lines {
+    fn take(&mut self, bytes: &[u8]) {
+        let room = MAX_OUTPUT.saturating_sub(self.taken).min(bytes.len());
+        let (bytes, rest) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
+        self.taken += bytes.len();
+        self.left_out += rest.len();
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(part);
+            if self.line.ends_with(b"\n") {
+                self.say();
+            }
+        }
+    }
+
+    fn say(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        let line = redact(String::from_utf8_lossy(&line).trim_end(), self.secrets.iter().map(Secret::expose));
+        let binding = &self.binding;
+        match self.stream {
+            _ if line.is_empty() => {}
+            Stream::Output => tracing::info!(binding, line, "written by the handler"),
+            Stream::Error => tracing::warn!(binding, line, "written by the handler"),
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.say();
+        if self.left_out > 0 {
+            let (binding, bytes) = (&self.binding, self.left_out);
+            tracing::warn!(binding, bytes, "the handler wrote more than is logged of one message");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(stream: Stream, chunks: &[&str]) -> Vec<String> {
+        let secrets = [Secret::new("S3SS10N")].into();
+        let text = crate::quiet::logged(|| {
+            let mut output = Output::new(stream, "team", secrets);
+            for chunk in chunks {
+                output.write(Bytes::copy_from_slice(chunk.as_bytes())).unwrap();
+            }
+        });
+        // Without the time.
+        text.lines().map(|line| line.split_once("Z").map_or("", |(_, rest)| rest).trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn each_line_is_one_of_the_log_however_it_was_written() {
+        let lines = written(Stream::Output, &["one\ntw", "o\n\nsession S3S", "S10N \u{1b}[31m\r\nla", "st"]);
+        let target = "INFO dingtalk_host::app::component::output: written by the handler binding=\"team\"";
+        let expected =
+            ["one", "two", "session [redacted]  [31m", "last"].map(|line| format!("{target} line=\"{line}\""));
+        assert_eq!(lines, expected);
+        let lines = written(Stream::Error, &["oh"]);
+        assert!(lines.len() == 1 && lines[0].starts_with("WARN") && lines[0].ends_with("line=\"oh\""), "{lines:?}");
+        assert!(written(Stream::Output, &["\n", " \n"]).is_empty());
+    }
+
+    #[test]
+    fn what_is_written_without_end_is_counted() {
+        let chunk = "x".repeat(1023) + "\n";
+        let lines = written(Stream::Output, &[&*chunk; 1_000]);
+        assert_eq!(lines.len(), MAX_OUTPUT / 1024 + 1);
+        assert!(lines[0].len() < 700, "{}", lines[0]);
+        let end = format!("bytes={}", 1_000 * 1024 - MAX_OUTPUT);
+        assert!(lines.last().unwrap().ends_with(&end), "{lines:?}");
+        // Nor is it kept where no line ends.
+        assert_eq!(written(Stream::Output, &[&*"x".repeat(1_000); 1_000]).len(), 2);
+    }
+}
