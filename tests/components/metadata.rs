@@ -66,7 +66,7 @@ fn a_published_file_says_where_it_comes_from() {
             assert_eq!(said.source.as_ref().unwrap().to_string(), source, "{name}");
             assert_eq!(said.revision.as_ref().unwrap().to_string(), revision, "{name}");
             // The interfaces are compiled from nothing.
-            if name != "dingtalk-binding.wit.wasm" {
+            if *name != "dingtalk-binding.wit.wasm" {
                 assert_eq!(dependencies(published), dependencies(plain), "{name}");
             }
         }
