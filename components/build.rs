@@ -14,6 +14,26 @@ const NO_HANDLER: Guest<'static> = Guest {
     sources: &["components/no-handler"],
 };
 
+/// HTTP in front of the binding.
+const FRONT: Guest<'static> = Guest {
+    package: "dingtalk-front",
+    features: &[],
+    std: true,
+    stack_bytes: Some(256 * 1024),
+    rustflags: &[],
+    sources: &["src", "api", "components/front", "components/wasi"],
+};
+
+/// The handler that posts to an application.
+const DELIVERY: Guest<'static> = Guest {
+    package: "dingtalk-delivery",
+    features: &[],
+    std: true,
+    stack_bytes: Some(256 * 1024),
+    rustflags: &[],
+    sources: &["src", "api", "components/delivery", "components/wasi"],
+};
+
 fn main() {
     report(build());
 }
@@ -32,6 +52,25 @@ fn build() -> Result<()> {
     builder.write("dingtalk-binding.wasm", &binding)?;
     builder.write("dingtalk-no-handler.wasm", &no_handler)?;
     builder.write("dingtalk-output.wasm", &output)?;
+    let front = builder.component(&FRONT)?;
+    let delivery = builder.component(&DELIVERY)?;
+    // The front's imports are the binding's exports, and what it leaves open is for an application to fill.
+    let open = composed(
+        &builder,
+        "dingtalk-gateway-open",
+        "Dapr's HTTP API and DingTalk's callbacks in front of the binding; an application's component handles messages",
+        &front,
+        &[&binding],
+    )?;
+    let gateway = composed(
+        &builder,
+        "dingtalk-gateway",
+        "Dapr's HTTP API and DingTalk's callbacks in front of the binding; messages are posted to an application",
+        &open,
+        &[&delivery],
+    )?;
+    builder.write("dingtalk-gateway.wasm", &gateway)?;
+    builder.write("dingtalk-gateway-open.wasm", &open)?;
     // As in wit/wkg.toml.
     let interfaces = builder.interfaces("Interfaces between applications, DingTalk group robot bindings, and hosts")?;
     builder.write("dingtalk-binding.wit", interfaces.text)?;

@@ -224,6 +224,23 @@ fn every_variable_is_documented_and_every_documented_one_is_read() {
 }
 
 #[test]
+fn every_variable_of_the_gateway_is_documented_and_every_documented_one_is_read() {
+    let documented = names(rows(section(&read("docs/gateway.md"), "\n## Settings\n", "\n## ")));
+    let mut code = Names::new();
+    for file in ["components/front/src/settings.rs", "components/delivery/src/application.rs"] {
+        let text = read(file);
+        let sources = text.split("#[cfg(test)]").next().unwrap();
+        let is_variable = |text: &&str| {
+            let is_name = text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+            is_name && text.contains('_') && !["DINGTALK_", "__", "_"].contains(text)
+        };
+        code.extend(strings(sources).filter(is_variable).map(str::to_owned));
+    }
+    code.insert("DINGTALK_<NAME>__<PROPERTY>".into());
+    same("docs/gateway.md", "variables", &documented, &code);
+}
+
+#[test]
 fn every_property_is_documented_and_every_documented_one_is_read() {
     let component = read("src/settings.rs");
     let mut code = names(strings(section(&component, "const PROPERTIES", "];")));
@@ -392,7 +409,7 @@ const LIMITS: [(&str, &str, &str, &str); 29] = [
     ("body", "10 s", "api/callback.rs", "const BODY_TIMEOUT: Duration = Duration::from_secs(10);"),
     ("bodies above 8 KiB", "24 MiB", "api/server.rs", "bytes: 24 << 20,"),
     ("bodies above 8 KiB", "8 MiB", "api/server.rs", "bytes: 8 << 20,"),
-    ("items of `metadata`", "1,000", "api/request.rs", "const MAX_METADATA: usize = 1_000;"),
+    ("items of `metadata`", "1,000", "../../api/src/request.rs", "const MAX_METADATA: usize = 1_000;"),
 ];
 
 #[test]

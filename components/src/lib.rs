@@ -13,6 +13,13 @@ pub const NO_HANDLER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk
 /// The binding with that handler, for who only sends: its imports are WASI's alone.
 pub const OUTPUT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-output.wasm"));
 
+/// HTTP in front of the binding, and the handler that posts to an application: of world
+/// `dingtalk:component/gateway@0.2.0`, for every runtime that gives requests to `wasi:http/incoming-handler`.
+pub const GATEWAY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-gateway.wasm"));
+
+/// The same without a handler: it imports `dingtalk:binding/handler@0.2.0`, which an application's component fills.
+pub const GATEWAY_OPEN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-gateway-open.wasm"));
+
 /// The package `dingtalk:binding` of wit/, for registries.
 pub const INTERFACES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-binding.wit.wasm"));
 

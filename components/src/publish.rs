@@ -2,11 +2,13 @@
 
 use wasm_metadata::{AddMetadata, AddMetadataField, Revision};
 
-use crate::{BINDING, INTERFACES, INTERFACES_TEXT, NO_HANDLER, OUTPUT};
+use crate::{BINDING, GATEWAY, GATEWAY_OPEN, INTERFACES, INTERFACES_TEXT, NO_HANDLER, OUTPUT};
 
 /// What carries metadata.
-const WASM: [(&str, &[u8]); 4] = [
+const WASM: [(&str, &[u8]); 6] = [
     ("dingtalk-binding.wasm", BINDING),
+    ("dingtalk-gateway.wasm", GATEWAY),
+    ("dingtalk-gateway-open.wasm", GATEWAY_OPEN),
     ("dingtalk-no-handler.wasm", NO_HANDLER),
     ("dingtalk-output.wasm", OUTPUT),
     ("dingtalk-binding.wit.wasm", INTERFACES),

@@ -4,9 +4,14 @@
 // A test reports by panicking, and so do its helpers; and nothing of a test is reachable from outside.
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "../both/mod.rs"]
+mod both;
+mod gateway;
 mod interfaces;
 mod metadata;
 mod output;
-#[path = "../support/plain.rs"]
-mod plain;
+mod runtime;
 mod sending;
+#[allow(dead_code, reason = "the host's tests need the rest")]
+#[path = "../support/mod.rs"]
+mod support;

@@ -7,8 +7,8 @@ use dingtalk_host::simulator::{Config, Simulator};
 use wasmtime::component::Val;
 use wit_component::DecodedWasm;
 
-use crate::plain::{Plain, pairs, request};
 use crate::sending::Sending;
+use crate::support::plain::{Plain, pairs, request};
 
 const SECRET: &str = "SECb90923e19e58b466481e9e7b7a5b4f108a4531abde590ad3967fb29f0eae5c68";
 
@@ -19,7 +19,7 @@ fn is_of_types(interface: &wit_parser::Interface, resolve: &wit_parser::Resolve)
 }
 
 /// The names of a component's imports and of its exports, without those that are but types.
-fn functions(component: &[u8]) -> [Vec<String>; 2] {
+pub fn functions(component: &[u8]) -> [Vec<String>; 2] {
     let DecodedWasm::Component(resolve, world) = wit_component::decode(component).unwrap() else {
         panic!("not a component")
     };

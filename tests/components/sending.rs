@@ -4,7 +4,7 @@ use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-use crate::plain::Done;
+use crate::support::plain::Done;
 
 /// Sends each request over a connection of its own.
 pub struct Sending;
