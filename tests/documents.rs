@@ -227,7 +227,11 @@ fn every_variable_is_documented_and_every_documented_one_is_read() {
 fn every_variable_of_the_gateway_is_documented_and_every_documented_one_is_read() {
     let documented = names(rows(section(&read("docs/gateway.md"), "\n## Settings\n", "\n## ")));
     let mut code = Names::new();
-    for file in ["components/front/src/settings.rs", "components/delivery/src/application.rs"] {
+    for file in [
+        "components/front/src/settings.rs",
+        "components/delivery/src/application.rs",
+        "components/remember/src/component.rs",
+    ] {
         let text = read(file);
         let sources = text.split("#[cfg(test)]").next().unwrap();
         let is_variable = |text: &&str| {

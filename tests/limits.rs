@@ -29,8 +29,8 @@ fn hostile(imports: &str, body: &str) -> Vec<u8> {
         resolve.push_dir(package).unwrap();
     }
     let text = format!(
-        "package test:hostile@0.1.0; world hostile {{ {imports} export dingtalk:binding/init@0.2.0; export \
-         dingtalk:binding/invoke@0.2.0; export dingtalk:binding/read@0.2.0; }}"
+        "package test:hostile@0.1.0; world hostile {{ {imports} export dingtalk:binding/call@0.2.0; export \
+         dingtalk:binding/init@0.2.0; export dingtalk:binding/invoke@0.2.0; export dingtalk:binding/read@0.2.0; }}"
     );
     let package = resolve.push_str("hostile.wit", &text).unwrap();
     let world = resolve.select_world(&[package], Some("hostile")).unwrap();

@@ -1,5 +1,9 @@
 //! Every component that this repository publishes, as the bytes that a runtime loads. `components/publish` writes them.
 
+mod publish;
+
+pub use publish::{Origin, published};
+
 /// The binding, of world `dingtalk:component/binding@0.2.0`: the component that the host runs.
 pub const BINDING: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-binding.wasm"));
 
@@ -19,6 +23,9 @@ pub const GATEWAY_OPEN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingta
 /// The handler in [`GATEWAY`], which posts to an application; for who puts something in front of it.
 pub const DELIVERY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-delivery.wasm"));
 
+/// [`GATEWAY`] with [`REMEMBER`] in front of its handler.
+pub const GATEWAY_REMEMBER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-gateway-remember.wasm"));
+
 /// What remembers messages in the runtime's key-value store: a handler in front of another one. Of world
 /// `dingtalk:component/remember@0.2.0`.
 pub const REMEMBER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-remember.wasm"));
@@ -26,14 +33,8 @@ pub const REMEMBER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-r
 /// The same with Spin's version of the store, of world `dingtalk:component/remember-spin@0.2.0`.
 pub const REMEMBER_SPIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-remember-spin.wasm"));
 
-/// All of them, with the names of their files.
-pub const ALL: [(&str, &[u8]); 8] = [
-    ("dingtalk-binding.wasm", BINDING),
-    ("dingtalk-delivery.wasm", DELIVERY),
-    ("dingtalk-gateway.wasm", GATEWAY),
-    ("dingtalk-gateway-open.wasm", GATEWAY_OPEN),
-    ("dingtalk-no-handler.wasm", NO_HANDLER),
-    ("dingtalk-output.wasm", OUTPUT),
-    ("dingtalk-remember.wasm", REMEMBER),
-    ("dingtalk-remember-spin.wasm", REMEMBER_SPIN),
-];
+/// The package `dingtalk:binding` of wit/, for registries.
+pub const INTERFACES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-binding.wit.wasm"));
+
+/// The same package as one text.
+pub const INTERFACES_TEXT: &str = include_str!(concat!(env!("OUT_DIR"), "/dingtalk-binding.wit"));

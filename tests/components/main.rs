@@ -7,7 +7,10 @@
 #[path = "../both/mod.rs"]
 mod both;
 mod gateway;
+mod interfaces;
+mod metadata;
 mod output;
+mod remember;
 mod runtime;
 mod sending;
 #[allow(dead_code, reason = "the host's tests need the rest")]
