@@ -83,7 +83,8 @@ impl invoke::Guest for Component {
                 Ok(InvokeResponse { data: None, metadata: operation::conclude(settings, &post, &answer)? })
             }
             None => {
-                let answer = handler::handle(&Event { data: request.data, metadata: request.metadata });
+                let answer =
+                    handler::handle(&Event { id: settings.id.clone(), data: request.data, metadata: request.metadata });
                 Ok(InvokeResponse { data: operation::handed_on(settings, answer)?, metadata: Vec::new() })
             }
         }
