@@ -72,11 +72,13 @@ run() {
         cat "$work/errors" >&2
         printf 'FAILED\t%s\tends\tstatus %s\n' "$name" "$ended" >>"$work/lines"
     fi
+    sed -n 's/^!!! SKIPPED: //p' "$work/errors" >"$work/left_out"
+    while read -r what; do skipped "$what"; done <"$work/left_out"
     column -t -s "$(printf '\t')" "$work/lines" 2>/dev/null || cat "$work/lines"
     cat "$work/lines" >>"$table"
 }
 
-# The end of the table, and whether all of it is as expected. The argument says of what something can be skipped.
+# The end of the table, and whether all of it is as expected. The argument says of how many parts.
 summary() {
     echo "---"
     cat "$work/skipped" >&2
