@@ -21,7 +21,7 @@ wasm_tools, repository = sys.argv[1:]
 repository = Path(repository)
 DINGTALK = ["https://oapi.dingtalk.com"]
 # What the gateway reads; names of bindings are the user's.
-VARIABLE = re.compile(r"DINGTALK_BINDINGS|DINGTALK_APP_URL|DAPR_API_TOKEN|DINGTALK_[A-Z0-9_]+__[A-Z0-9_]+")
+VARIABLE = re.compile(r"DINGTALK_(BINDINGS|APP_URL|APP_TIMEOUT)|DAPR_API_TOKEN|APP_API_TOKEN|APP_ID|DINGTALK_[A-Z0-9_]+__[A-Z0-9_]+")
 
 # A dict has these members and no others; those with a "!" must be there. A callable says whether a value is right.
 text = lambda value: isinstance(value, str) and value != ""  # noqa: E731
@@ -112,7 +112,7 @@ def older(source, version):
 
 world = WORK / "spin"
 shutil.rmtree(world, ignore_errors=True)
-(world / "deps").mkdir(parents=True)
+shutil.copytree(repository / "wit", world / "deps" / "binding", ignore=shutil.ignore_patterns("component"))
 shutil.copy(repository / "tests/interop/spin.wit", world)
 for file in (repository / "wit/component/deps").glob("*.wit"):
     (world / "deps" / file.name).write_text(older(file.read_text(), 6))
@@ -124,6 +124,8 @@ def fits(name):
     return "links" if done.returncode == 0 else f"no: {done.stderr.strip().splitlines()[-1].strip()}"
 
 
+functions = re.findall(r"^ *[a-z-]+: func\(", (repository / "wit/types.wit").read_text(), re.MULTILINE)
+table.row("dingtalk:binding/types has functions", [], functions)
 table.row("dingtalk-gateway in what it offers", "links", fits("dingtalk-gateway"))
 # It has no handler for HTTP, and wants somebody who takes what it receives.
 table.row("dingtalk-binding in what it offers", "no", fits("dingtalk-binding")[:2])

@@ -17,7 +17,7 @@ settings = {
     "DINGTALK_SECRET": SECRET,
     "DINGTALK_APP_SECRET": APP_SECRET,
     # Of examples/node: without it, DingTalk alone can be reached.
-    "DINGTALK_ALLOWED_HOSTS": URL.split("/")[2],
+    "DINGTALK_EGRESS_HOSTS": URL.split("/")[2],
 }
 
 
@@ -42,7 +42,7 @@ if extent == "all":
     table.row("init with a wrong url", "DINGTALK_URL", "DINGTALK_URL" if "DINGTALK_URL" in errors and "secret.example" not in errors else errors)
     if program == "jco":
         before = get("/stats")["connections"]
-        _, _, errors = robot("send", text, without=["DINGTALK_ALLOWED_HOSTS"])
+        _, _, errors = robot("send", text, without=["DINGTALK_EGRESS_HOSTS"])
         # The connections that asked for the two counts are counted, too.
         reached = get("/stats")["connections"] - before - 1
         table.row("another destination", "refused, 0 connections", f"{'refused' if 'does not allow' in errors else errors}, {reached} connections")
