@@ -271,6 +271,38 @@ fn every_dependency_is_documented_and_every_documented_one_is_needed() {
     same("docs/dependencies.md", "dependencies", &names(crates), &code);
 }
 
+/// Programs of others and their exact versions, where `make interop` takes them from.
+fn pins() -> Names {
+    let mut found = Names::new();
+    for file in ["examples/python/requirements.txt", "tests/interop/requirements.txt"] {
+        let text = read(file);
+        found.extend(
+            text.lines().filter_map(|line| line.split_once("==")).map(|(name, version)| format!("{name} {version}")),
+        );
+    }
+    let package: serde_json::Value = serde_json::from_str(&read("examples/node/package.json")).unwrap();
+    for kind in ["dependencies", "devDependencies"] {
+        let programs = package[kind].as_object().unwrap();
+        found.extend(programs.iter().map(|(name, version)| format!("{name} {}", version.as_str().unwrap())));
+    }
+    let run = read("tests/interop/run");
+    found.insert(format!("wac-cli {}", section(&run, "\nwac_version=", "\n")));
+    found
+}
+
+#[test]
+fn the_programs_of_make_interop_are_documented_at_their_versions() {
+    let document = read("tests/interop/README.md");
+    let cells = document.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+    let rows = cells.filter(|(program, _)| *program != "program").map(|(program, rest)| {
+        let version = rest.split(" |").next().unwrap();
+        format!("{} {version}", program.split(',').next().unwrap())
+    });
+    let mut documented: Names = rows.collect();
+    documented.insert(format!("PyYAML {}", section(&document, "\nPyYAML ", " ")));
+    same("tests/interop/README.md", "programs", &documented, &pins());
+}
+
 #[test]
 fn the_readme_can_be_read_in_one_go() {
     let lines = read("README.md").lines().count();
@@ -280,7 +312,9 @@ fn the_readme_can_be_read_in_one_go() {
 /// The documents, from the top of the repository.
 fn documents() -> Vec<String> {
     let mut found = Vec::new();
-    for folder in ["", "docs", "fuzz", "tests/peers"] {
+    const EXAMPLES: [&str; 5] =
+        ["examples/node", "examples/python", "examples/spin", "examples/wasmcloud", "examples/wasmtime-serve"];
+    for folder in ["", "docs", "fuzz", "tests/peers", "tests/interop"].into_iter().chain(EXAMPLES) {
         for entry in std::fs::read_dir(root().join(folder)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             if name.ends_with(".md") {
