@@ -238,6 +238,26 @@ fn every_property_is_documented_and_every_documented_one_is_read() {
     let missing: Vec<_> =
         strings(section(&component, "const PROPERTIES", "];")).filter(|p| !contract.contains(p)).collect();
     assert!(missing.is_empty(), "wit/init.wit does not name {missing:?}");
+    // An example names them too: Spin has no list of variables to ask for.
+    let example = read("examples/spin/variables/variables.js");
+    let example: Names = example
+        .lines()
+        .find(|line| line.starts_with("const PROPERTIES"))
+        .unwrap()
+        .split('\'')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect();
+    let of_the_component = strings(section(&component, "const PROPERTIES", "];")).filter(|name| *name != "id");
+    same("examples/spin/variables/variables.js", "properties", &example, &of_the_component.map(snake).collect());
+}
+
+/// `appSecret` as `app_secret`.
+fn snake(name: &str) -> String {
+    name.chars()
+        .flat_map(|c| c.is_ascii_uppercase().then_some('_').into_iter().chain([c.to_ascii_lowercase()]))
+        .collect()
 }
 
 /// The crates that a manifest names, but for those of this repository.
@@ -299,7 +319,7 @@ fn the_programs_of_make_interop_are_documented_at_their_versions() {
         format!("{} {version}", program.split(',').next().unwrap())
     });
     let mut documented: Names = rows.collect();
-    documented.insert(format!("PyYAML {}", section(&document, "\nPyYAML ", " ")));
+    documented.insert(format!("PyYAML {}", section(&document, "(PyYAML\n", " ")));
     same("tests/interop/README.md", "programs", &documented, &pins());
 }
 
