@@ -240,15 +240,8 @@ fn every_property_is_documented_and_every_documented_one_is_read() {
     assert!(missing.is_empty(), "wit/init.wit does not name {missing:?}");
     // An example names them too: Spin has no list of variables to ask for.
     let example = read("examples/spin/variables/variables.js");
-    let example: Names = example
-        .lines()
-        .find(|line| line.starts_with("const PROPERTIES"))
-        .unwrap()
-        .split('\'')
-        .skip(1)
-        .step_by(2)
-        .map(str::to_owned)
-        .collect();
+    let example = section(&example, "const PROPERTIES = [", "];");
+    let example = names(example.split('\'').skip(1).step_by(2));
     let of_the_component = strings(section(&component, "const PROPERTIES", "];")).filter(|name| *name != "id");
     same("examples/spin/variables/variables.js", "properties", &example, &of_the_component.map(snake).collect());
 }

@@ -3,8 +3,10 @@
 // The same file is a Node program's handler (robot.js, jco) and, compiled with componentize-js or componentize-qjs, a
 // component of its own that `wac plug` composes with the binding. QuickJS has neither TextDecoder nor TextEncoder.
 
-const fromUtf8 = (bytes) => decodeURIComponent(Array.from(bytes, (byte) => '%' + byte.toString(16).padStart(2, '0')).join(''));
-const escaped = (text) => text.replace(/[^\x00-\x7f]/g, (unit) => '\\u' + unit.charCodeAt(0).toString(16).padStart(4, '0'));
+const fromUtf8 = (bytes) =>
+  decodeURIComponent(Array.from(bytes, (byte) => '%' + byte.toString(16).padStart(2, '0')).join(''));
+const escaped = (text) =>
+  text.replace(/[^\x00-\x7f]/g, (unit) => '\\u' + unit.charCodeAt(0).toString(16).padStart(4, '0'));
 const jsonBytes = (value) => Uint8Array.from(escaped(JSON.stringify(value)), (unit) => unit.charCodeAt(0));
 
 function given(data) {

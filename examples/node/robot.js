@@ -10,7 +10,12 @@ import { createServer } from 'node:http';
 import { init, invoke, read } from './binding/dingtalk-binding.js';
 
 const MAX_BODY = 131_072;
-const PROPERTIES = { url: 'DINGTALK_URL', secret: 'DINGTALK_SECRET', appSecret: 'DINGTALK_APP_SECRET', robotCode: 'DINGTALK_ROBOT_CODE' };
+const PROPERTIES = {
+  url: 'DINGTALK_URL',
+  secret: 'DINGTALK_SECRET',
+  appSecret: 'DINGTALK_APP_SECRET',
+  robotCode: 'DINGTALK_ROBOT_CODE',
+};
 
 const plain = (value) => JSON.stringify(value, (_, item) => (typeof item === 'bigint' ? Number(item) : item));
 
@@ -20,7 +25,8 @@ function fail(message) {
 }
 
 function callback(request, response) {
-  const reply = (status, body = '', type = 'application/json') => response.writeHead(status, { 'content-type': type }).end(body);
+  const reply = (status, body = '', type = 'application/json') =>
+    response.writeHead(status, { 'content-type': type }).end(body);
   // Without a length, or with one that no callback has, nothing is read.
   if (!(Number(request.headers['content-length']) <= MAX_BODY)) return reply(413);
   const parts = [];
@@ -40,9 +46,12 @@ function callback(request, response) {
 }
 
 const [command, argument] = process.argv.slice(2);
-if (!['send', 'get', 'serve'].includes(command) || argument === undefined) fail('node robot.js send TEXT | get DATA | serve PORT');
+if (!['send', 'get', 'serve'].includes(command) || argument === undefined)
+  fail('node robot.js send TEXT | get DATA | serve PORT');
 
-const given = Object.entries(PROPERTIES).flatMap(([name, variable]) => (variable in process.env ? [[name, process.env[variable]]] : []));
+const given = Object.entries(PROPERTIES).flatMap(([name, variable]) =>
+  variable in process.env ? [[name, process.env[variable]]] : [],
+);
 try {
   init.init([['id', 'node'], ...given]);
   read.read();
@@ -52,7 +61,9 @@ try {
 
 if (command === 'serve') {
   const server = createServer({ requestTimeout: 10_000, headersTimeout: 10_000 }, callback);
-  server.listen(Number(argument), '127.0.0.1', () => console.log(`listening on http://127.0.0.1:${server.address().port}`));
+  server.listen(Number(argument), '127.0.0.1', () =>
+    console.log(`listening on http://127.0.0.1:${server.address().port}`),
+  );
 } else {
   try {
     const operation = command === 'send' ? 'create' : 'get';

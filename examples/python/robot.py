@@ -19,8 +19,12 @@ from wasmtime.component import Component, Linker
 from bot import answer
 
 MAX_BODY = 131_072
-PROPERTIES = {"url": "DINGTALK_URL", "secret": "DINGTALK_SECRET", "appSecret": "DINGTALK_APP_SECRET",
-              "robotCode": "DINGTALK_ROBOT_CODE"}  # fmt: skip
+PROPERTIES = {
+    "url": "DINGTALK_URL",
+    "secret": "DINGTALK_SECRET",
+    "appSecret": "DINGTALK_APP_SECRET",
+    "robotCode": "DINGTALK_ROBOT_CODE",
+}
 
 
 class Robot:

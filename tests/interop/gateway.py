@@ -18,7 +18,24 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from support import APP_SECRET, BASE, COMPONENTS, SECRET, URL, WORK, Table, callbacks, content, get, message, outcome, request, serving, signed
+from support import (
+    APP_SECRET,
+    BASE,
+    COMPONENTS,
+    SECRET,
+    URL,
+    WORK,
+    Table,
+    callbacks,
+    content,
+    get,
+    message,
+    outcome,
+    request,
+    seen,
+    serving,
+    signed,
+)
 
 runtime, repository, *compositions = sys.argv[1:]
 examples = Path(repository) / "examples"
@@ -130,7 +147,7 @@ def creates(table, base):
     status, headers, body = answers[0]
     said = " ".join(str(headers.get(f"metadata.{name}")) for name in ("statuscode", "errcode", "errmsg"))
     table.row("it answers", "200 200 0 ok, 0 bytes", f"{status} {said}, {len(body)} bytes")
-    table.row("the group saw", "Hi", get("/messages")[-1]["message"]["text"]["content"])
+    table.row("the group saw", "Hi", seen())
 
 
 def gets(table, base):

@@ -15,7 +15,9 @@ from shapes import text, texts, wrong
 from support import Table
 
 # What the gateway reads; names of bindings are the user's.
-VARIABLE = re.compile(r"DINGTALK_(BINDINGS|APP_URL|APP_TIMEOUT)|DAPR_API_TOKEN|APP_API_TOKEN|APP_ID|DINGTALK_[A-Z0-9_]+__[A-Z0-9_]+")
+VARIABLE = re.compile(
+    r"DINGTALK_(BINDINGS|APP_URL|APP_TIMEOUT)|DAPR_API_TOKEN|APP_API_TOKEN|APP_ID|DINGTALK_[A-Z0-9_]+__[A-Z0-9_]+"
+)
 
 
 def variables(value):

@@ -1,6 +1,6 @@
 """The binding in a language's own runtime: examples/python and examples/node, and compositions in the former.
 
-    robots.py PROGRAM VERSION all|composed COMMAND…
+robots.py PROGRAM VERSION all|composed COMMAND…
 """
 
 import os
@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 
-from support import APP_SECRET, SECRET, URL, Table, callbacks, content, get, outcome, serving
+from support import APP_SECRET, SECRET, URL, Table, callbacks, content, get, outcome, seen, serving
 
 program, version, extent, *command = sys.argv[1:]
 table = Table(program, version)
@@ -31,21 +31,33 @@ def robot(*arguments, without=(), **changed):
 text = f"Hi from {program}, 你好"
 sent = outcome(lambda: robot("send", text))
 table.row("create", "text signed", sent)
-table.row("the group saw", text, get("/messages")[-1]["message"]["text"]["content"])
+table.row("the group saw", text, seen())
 
 if extent == "all":
     answers = []
-    table.row("create with a wrong secret", "refused 310000", outcome(lambda: answers.append(robot("send", text, DINGTALK_SECRET="SECwrong"))))
+    table.row(
+        "create with a wrong secret",
+        "refused 310000",
+        outcome(lambda: answers.append(robot("send", text, DINGTALK_SECRET="SECwrong"))),
+    )
     _, _, errors = answers[0]
     table.row("it says why", "signature", "signature" if "310000" in errors and "signature" in errors else errors)
     _, _, errors = robot("send", text, DINGTALK_URL="ftp://secret.example/")
-    table.row("init with a wrong url", "DINGTALK_URL", "DINGTALK_URL" if "DINGTALK_URL" in errors and "secret.example" not in errors else errors)
+    table.row(
+        "init with a wrong url",
+        "DINGTALK_URL",
+        "DINGTALK_URL" if "DINGTALK_URL" in errors and "secret.example" not in errors else errors,
+    )
     if program == "jco":
         before = get("/stats")["connections"]
         _, _, errors = robot("send", text, without=["DINGTALK_EGRESS_HOSTS"])
         # The connections that asked for the two counts are counted, too.
         reached = get("/stats")["connections"] - before - 1
-        table.row("another destination", "refused, 0 connections", f"{'refused' if 'does not allow' in errors else errors}, {reached} connections")
+        table.row(
+            "another destination",
+            "refused, 0 connections",
+            f"{'refused' if 'does not allow' in errors else errors}, {reached} connections",
+        )
     table.row("get", "somebody said: Hi", content(robot("get", '{"message": "Hi"}')[1].encode()))
 
 with serving(

@@ -2,8 +2,9 @@
 
     spin.py REPOSITORY wasm-tools wasmtime [componentize-qjs]
 
-The fields are those of Spin 4.0.2's manifest (crates/manifest/src/schema) and of SpinKube's CRD. `spin build` is done by
-running its commands, Spin's linker by comparing with what it has, and Spin itself by `wasmtime serve` with variables.
+The fields are those of Spin 4.0.2's manifest (crates/manifest/src/schema) and of SpinKube's CRD. In the place of `spin
+build` its commands are run, in that of Spin's linker stands what it has, and in that of Spin `wasmtime serve` with
+variables.
 """
 
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from shapes import text, texts, wrong
-from support import APP_SECRET, COMPONENTS, SECRET, URL, WORK, Table, get, outcome, request, serving
+from support import APP_SECRET, COMPONENTS, SECRET, URL, WORK, Table, outcome, request, seen, serving
 
 repository, wasm_tools, wasmtime, *componentize = sys.argv[1:]
 repository = Path(repository)
@@ -28,12 +29,16 @@ MANIFEST = {
     "spin_manifest_version!": lambda value: value == 2,
     "application!": {"name!": text, "version": text, "description": text, "authors": texts},
     "variables": {"*": VARIABLE},
-    "trigger!": {"http!": [{"id": text, "route!": lambda value: text(value) and value.startswith("/"), "component!": text}]},
+    "trigger!": {
+        "http!": [{"id": text, "route!": lambda value: text(value) and value.startswith("/"), "component!": text}]
+    },
     "component!": {
         "*": {
             "source!": text,
             "description": text,
-            "variables": lambda value: all(ID.fullmatch(name) and isinstance(item, str) for name, item in value.items()),
+            "variables": lambda value: all(
+                ID.fullmatch(name) and isinstance(item, str) for name, item in value.items()
+            ),
             "environment": {"*": text},
             "allowed_outbound_hosts": texts,
             "build": {"command!": lambda value: text(value) or texts(value), "workdir": text, "watch": texts},
@@ -112,7 +117,10 @@ table.row("what `spin build` makes can be linked", "yes", linked(folder / compon
 
 # As Spin does: the values of the application's variables take the place of their names.
 values = {"team_url": URL, "team_secret": SECRET, "team_app_secret": APP_SECRET, "dapr_api_token": "token"}
-variables = {name: re.sub(r"\{\{ (\w+) \}\}", lambda found: values[found[1]], item) for name, item in component["variables"].items()}
+variables = {
+    name: re.sub(r"\{\{ (\w+) \}\}", lambda found: values[found[1]], item)
+    for name, item in component["variables"].items()
+}
 source = (own / "variables.js").read_text().replace("= VALUES;", f"= {json.dumps(variables)};")
 (folder / "fixed.js").write_text(source)
 flags = "--sync --opt-size --stub-wasi"
@@ -125,5 +133,5 @@ with serving([wasmtime, "serve", "--addr", "127.0.0.1:0", folder / "served.wasm"
     body, headers = b'{"operation":"create","data":{"message":"by variables"}}', {"dapr-api-token": "token"}
     url = f"{base}/v1.0/bindings/team"
     table.row("create", "text signed", outcome(lambda: request("POST", url, body, headers)))
-    table.row("the group saw", "by variables", get("/messages")[-1]["message"]["text"]["content"])
+    table.row("the group saw", "by variables", seen())
     table.row("create without the token", "401", str(request("POST", url, body)[0]))

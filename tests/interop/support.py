@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import hmac
-import http.client
 import json
 import os
 import signal
@@ -44,7 +43,11 @@ def signed(secret=APP_SECRET, at=None):
     """The headers of a callback, signed as DingTalk documents it, with Python's HMAC."""
     timestamp = str(int((time.time() if at is None else at) * 1000))
     code = hmac.new(secret.encode(), f"{timestamp}\n{secret}".encode(), hashlib.sha256).digest()
-    return {"timestamp": timestamp, "sign": base64.b64encode(code).decode(), "Content-Type": "application/json; charset=utf-8"}
+    return {
+        "timestamp": timestamp,
+        "sign": base64.b64encode(code).decode(),
+        "Content-Type": "application/json; charset=utf-8",
+    }
 
 
 def message(text):
@@ -77,6 +80,12 @@ def request(method, url, body=None, headers=None):
         return answer.code, {name.lower(): value for name, value in answer.headers.items()}, answer.read()
 
 
+def seen():
+    """The text that the group saw last."""
+    messages = get("/messages")
+    return messages[-1]["message"].get("text", {}).get("content") if messages else "nothing"
+
+
 def content(body):
     """The text of a text message, or the bytes that are none."""
     try:
@@ -97,7 +106,9 @@ def callbacks(table, url):
     table.row("forged: signed two hours ago", "403", answered("ping", signed(at=time.time() - 7200)))
     request("PUT", f"{BASE}/callback-url", json.dumps({"url": url}).encode())
     _, _, said = request("POST", f"{BASE}/say", b'{"text":"ping"}')
-    table.row("the simulator's callback", "[simulated robot] text pong", " ".join((json.loads(said)["shown"] or "").split()))
+    table.row(
+        "the simulator's callback", "[simulated robot] text pong", " ".join((json.loads(said)["shown"] or "").split())
+    )
     request("PUT", f"{BASE}/callback-url", b'{"url":null}')
 
 
@@ -107,7 +118,12 @@ def serving(command, ready, **options):
     log = WORK / "served"
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, **options
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
         )
     try:
         end = time.monotonic() + PATIENCE

@@ -24,7 +24,7 @@ def tool(*arguments):
 
 
 def verdict(*arguments):
-    """"yes", or why not; for what is to be refused, "no" is enough."""
+    """ "yes", or why not; for what is to be refused, "no" is enough."""
     succeeds, said = tool(*arguments)
     return "yes" if succeeds else f"no: {said.strip().splitlines()[-1].strip()}"
 
@@ -52,13 +52,19 @@ def since_release():
     (made / "root.wit").write_text("package interop:contract;\n")
     (made / "deps" / "then").mkdir()
     for file in wit.glob("*.wit"):
-        old = subprocess.run([*git, "show", f"{tag}:wit/{file.name}"], capture_output=True, text=True, check=True).stdout
+        old = subprocess.run(
+            [*git, "show", f"{tag}:wit/{file.name}"], capture_output=True, text=True, check=True
+        ).stdout
         # Two packages of one name need two versions; how far apart these are is not looked at.
-        (made / "deps" / "then" / file.name).write_text(re.sub(r"(@|since\(version = )\d+\.\d+\.\d+", r"\g<1>0.0.1", old))
+        (made / "deps" / "then" / file.name).write_text(
+            re.sub(r"(@|since\(version = )\d+\.\d+\.\d+", r"\g<1>0.0.1", old)
+        )
     now = re.search(r"package dingtalk:binding@(\S+);", (wit / "worlds.wit").read_text())[1]
     for name in ("caller", "handler-app"):
         check = ["component", "semver-check", "--prev", f"dingtalk:binding/{name}@0.0.1"]
-        table.row(f"semver-check {name} since {tag}", "yes", verdict(*check, "--new", f"dingtalk:binding/{name}@{now}", made))
+        table.row(
+            f"semver-check {name} since {tag}", "yes", verdict(*check, "--new", f"dingtalk:binding/{name}@{now}", made)
+        )
 
 
 table = Table("wasm-tools", tool("--version")[1].split()[1])
@@ -72,7 +78,9 @@ exports = re.findall(r"^  export (\S+);", tool("component", "wit", binding)[1], 
 expected = [f"dingtalk:binding/{interface}@0.2.0" for interface in ("init", "invoke", "read")]
 table.row("component wit dingtalk-binding", " ".join(expected), " ".join(exports))
 
-world = folder("world", {"": component.glob("*.wit"), "deps": component.glob("deps/*.wit"), "deps/binding": wit.glob("*.wit")})
+world = folder(
+    "world", {"": component.glob("*.wit"), "deps": component.glob("deps/*.wit"), "deps/binding": wit.glob("*.wit")}
+)
 targets = ["component", "targets", "--semver-compatible", "-w"]
 table.row("dingtalk-binding has its world", "yes", verdict(*targets, "dingtalk:component/binding", world, binding))
 for handler in map(Path, handlers):
@@ -83,5 +91,9 @@ for handler in map(Path, handlers):
 
 # The names of the programs that made it are there for whoever looks for a component with a fault.
 metadata = tool("metadata", "show", binding)[1]
-table.row("metadata show dingtalk-binding", "wit-bindgen-rust", "wit-bindgen-rust" if "wit-bindgen-rust" in metadata else metadata)
+table.row(
+    "metadata show dingtalk-binding",
+    "wit-bindgen-rust",
+    "wit-bindgen-rust" if "wit-bindgen-rust" in metadata else metadata,
+)
 since_release()

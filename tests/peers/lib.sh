@@ -51,7 +51,8 @@ start() {
     "$program" simulate --port 0 --rate-limit 0 --access-token "$token" "$@" >"$work/group" 2>"$work/log" &
     simulator=$!
     waited=0
-    until ROBOT_BASE=$(sed -n 's,^simulated DingTalk robot: \(http://[^/]*\)/.*,\1,p' "$work/group") && [ -n "$ROBOT_BASE" ]; do
+    until ROBOT_BASE=$(sed -n 's,^simulated DingTalk robot: \(http://[^/]*\)/.*,\1,p' "$work/group") &&
+        [ -n "$ROBOT_BASE" ]; do
         if ! kill -0 "$simulator" 2>/dev/null || [ "$waited" -ge 600 ]; then
             echo "the simulator does not start:" >&2
             cat "$work/log" >&2
@@ -78,13 +79,13 @@ run() {
     cat "$work/lines" >>"$table"
 }
 
-# The end of the table, and whether all of it is as expected. The argument says of how many parts.
+# The end of the table, and whether all of it is as expected. The argument says what can be skipped.
 summary() {
     echo "---"
     cat "$work/skipped" >&2
     passed=$(grep -c '^ok' "$table")
     failed=$(grep -vc '^ok' "$table")
-    echo "$passed as expected, $failed not, $(grep -c . "$work/skipped") of $1 skipped"
+    echo "$passed as expected, $failed not, $(grep -c . "$work/skipped") $1 skipped"
     # With everything skipped nothing was shown.
     [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
 }

@@ -5,8 +5,29 @@
 
 import { get } from 'fermyon:spin/variables@2.0.0';
 
-const COMMON = ['dingtalk_bindings', 'dingtalk_app_url', 'dingtalk_app_timeout', 'dingtalk_allowed_hosts', 'dingtalk_allowed_origins', 'dapr_api_token', 'app_api_token', 'app_id'];
-const PROPERTIES = ['url', 'secret', 'app_secret', 'previous_app_secret', 'outgoing_token', 'callback_max_skew', 'robot_code', 'chatbot_corp_id', 'session_webhook_hosts', 'timeout', 'connect_timeout'];
+const COMMON = [
+  'dingtalk_bindings',
+  'dingtalk_app_url',
+  'dingtalk_app_timeout',
+  'dingtalk_allowed_hosts',
+  'dingtalk_allowed_origins',
+  'dapr_api_token',
+  'app_api_token',
+  'app_id',
+];
+const PROPERTIES = [
+  'url',
+  'secret',
+  'app_secret',
+  'previous_app_secret',
+  'outgoing_token',
+  'callback_max_skew',
+  'robot_code',
+  'chatbot_corp_id',
+  'session_webhook_hosts',
+  'timeout',
+  'connect_timeout',
+];
 
 function variable(name) {
   try {
