@@ -1,7 +1,7 @@
-// A DingTalk robot in Node: the binding on V8, the application in bot.js.
+// A DingTalk robot in Node: the binding on V8, the application in handler.js.
 //
 //     node robot.js send TEXT    posts a text message to the group
-//     node robot.js get DATA     hands DATA to the application and prints what it answers
+//     node robot.js get TEXT     hands TEXT to the application and prints what it answers
 //     node robot.js serve PORT   takes DingTalk's callbacks on 127.0.0.1:PORT; 0 takes a free port
 //
 // The environment has the properties: DINGTALK_URL, DINGTALK_SECRET, DINGTALK_APP_SECRET, DINGTALK_ROBOT_CODE.
@@ -47,7 +47,7 @@ function callback(request, response) {
 
 const [command, argument] = process.argv.slice(2);
 if (!['send', 'get', 'serve'].includes(command) || argument === undefined)
-  fail('node robot.js send TEXT | get DATA | serve PORT');
+  fail('node robot.js send TEXT | get TEXT | serve PORT');
 
 const given = Object.entries(PROPERTIES).flatMap(([name, variable]) =>
   variable in process.env ? [[name, process.env[variable]]] : [],
@@ -67,7 +67,7 @@ if (command === 'serve') {
 } else {
   try {
     const operation = command === 'send' ? 'create' : 'get';
-    const answer = invoke.invoke({ operation, data: Buffer.from(argument), metadata: [] });
+    const answer = invoke.invoke({ operation, data: Buffer.from(argument), metadata: [['text', argument]] });
     console.log(command === 'send' ? plain(answer.metadata) : Buffer.from(answer.data ?? []).toString());
   } catch (error) {
     fail(plain(error.payload) ?? error.stack);

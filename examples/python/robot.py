@@ -1,13 +1,14 @@
 """A DingTalk robot in Python: the binding in wasmtime, the application as a Python function.
 
     python robot.py send TEXT    posts a text message to the group
-    python robot.py get DATA     hands DATA to the application and prints what it answers
+    python robot.py get TEXT     hands TEXT to the application and prints what it answers
     python robot.py serve PORT   takes DingTalk's callbacks on 127.0.0.1:PORT; 0 takes a free port
 
 The environment has the component's file, DINGTALK_COMPONENT, and the properties: DINGTALK_URL, DINGTALK_SECRET,
 DINGTALK_APP_SECRET, DINGTALK_ROBOT_CODE.
 """
 
+import json
 import os
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,8 +17,6 @@ from types import SimpleNamespace
 from wasmtime import Config, Engine, Store, WasiConfig
 from wasmtime.component import Component, Linker
 
-from bot import answer
-
 MAX_BODY = 131_072
 PROPERTIES = {
     "url": "DINGTALK_URL",
@@ -25,6 +24,16 @@ PROPERTIES = {
     "appSecret": "DINGTALK_APP_SECRET",
     "robotCode": "DINGTALK_ROBOT_CODE",
 }
+
+
+def answer(event):
+    """The application: the reply to a message, as bytes; `None` says nothing."""
+    text = dict(event.metadata).get("text")
+    # A picture, for example, has no text.
+    if text is None:
+        return None
+    content = "pong" if text == "ping" else text
+    return json.dumps({"msgtype": "text", "text": {"content": content}}).encode()
 
 
 class Robot:
@@ -42,7 +51,7 @@ class Robot:
         self.linker.add_wasi_http()
         with self.linker.root() as root, root.add_instance("dingtalk:binding/handler@0.2.0") as handler:
             # An exception here ends the call that led to it, and reaches whoever made that.
-            handler.add_func("handle", lambda _store, event: answer(event.data, event.metadata))
+            handler.add_func("handle", lambda _store, event: answer(event))
 
     def call(self, interface, function, *arguments):
         """One call in an instance of its own. A result that is an error comes back as it is."""
@@ -63,8 +72,9 @@ class Robot:
         export("read", "read")(store)
         return export(interface, function)(store, *arguments)
 
-    def invoke(self, operation, data):
-        return self.call("invoke", "invoke", SimpleNamespace(operation=operation, data=data, metadata=[]))
+    def invoke(self, operation, text):
+        request = SimpleNamespace(operation=operation, data=text.encode(), metadata=[("text", text)])
+        return self.call("invoke", "invoke", request)
 
     def receive(self, headers, body):
         return self.call("read", "receive", SimpleNamespace(**{"headers": headers, "body": body}))
@@ -123,7 +133,7 @@ def main():
         server = ThreadingHTTPServer(("127.0.0.1", int(argument)), Callbacks)
         print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)
         return server.serve_forever()
-    result = robot.invoke("create" if command == "send" else "get", argument.encode())
+    result = robot.invoke("create" if command == "send" else "get", argument)
     if result.tag == "err":
         raise SystemExit(plain(result.payload))
     print(plain(result.payload.metadata) if command == "send" else (result.payload.data or b"").decode())

@@ -58,7 +58,7 @@ if extent == "all":
             "refused, 0 connections",
             f"{'refused' if 'does not allow' in errors else errors}, {reached} connections",
         )
-    table.row("get", "somebody said: Hi", content(robot("get", '{"message": "Hi"}')[1].encode()))
+    table.row("get", "pong", content(robot("get", "ping")[1].encode()))
 
 with serving(
     [*command, "serve", "0"],
