@@ -198,6 +198,24 @@ def with_another_destination(table, serve):
         table.row("another destination", "500 unreachable, 0 connections", f"{problem(answer)}, {reached} connections")
 
 
+def once(table):
+    """No server at all: one call of the component for who only sends."""
+
+    def call(secret):
+        properties = ", ".join(
+            f'("{name}", "{value}")' for name, value in [("id", "team"), ("url", URL), ("secret", secret)]
+        )
+        written = f'call([{properties}], {{operation: "create", data: {list(b"once")}, metadata: []}})'
+        command = [runtime, "run", "-S", "http", "--invoke", written, COMPONENTS / "dingtalk-output.wasm"]
+        said.append(subprocess.run(command, capture_output=True, text=True, timeout=250).stdout)
+
+    said = []
+    table.row("create", "text signed", outcome(lambda: call(SECRET)))
+    table.row("the group saw", "once", seen())
+    table.row("create with a wrong secret", "refused 310000", outcome(lambda: call("SECwrong")))
+    table.row("it says why", "signature", "signature" if "check: some(signature)" in said[-1] else said[-1])
+
+
 serve = {"wasmtime": wasmtime, "wash": wash}[runtime]
 table = Table({"wasmtime": "wasmtime serve", "wash": "wash dev"}[runtime], version())
 without_an_application(table, serve)
@@ -205,6 +223,8 @@ with_an_application(table, serve)
 with_a_wrong_setting(table, serve)
 if runtime == "wash":
     with_another_destination(table, serve)
+else:
+    once(Table("wasmtime run", version()))
 for composition in map(Path, compositions):
     table = Table(f"{composition.stem} in wasmtime serve", version())
     with serve(SETTINGS, composition) as base:
