@@ -226,7 +226,7 @@ if runtime == "wash":
 else:
     once(Table("wasmtime run", version()))
 for composition in map(Path, compositions):
-    table = Table(f"{composition.stem} in wasmtime serve", version())
+    table = Table(f"wasmtime serve, {composition.stem.removesuffix('-gateway-open')}", version())
     with serve(SETTINGS, composition) as base:
         creates(table, base)
         gets(table, base, PING, "pong")

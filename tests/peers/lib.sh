@@ -5,6 +5,8 @@
 
 # Nothing is written next to the sources.
 export PYTHONDONTWRITEBYTECODE=1
+# A proxy is for what is installed.
+export no_proxy="${no_proxy:+$no_proxy,}127.0.0.1" NO_PROXY="${NO_PROXY:+$NO_PROXY,}127.0.0.1"
 # Something of this shape only: one client checks what a token and a secret look like.
 token=simulated0token
 simulator=
@@ -75,6 +77,9 @@ run() {
     fi
     sed -n 's/^!!! SKIPPED: //p' "$work/errors" >"$work/left_out"
     while read -r what; do skipped "$what"; done <"$work/left_out"
+    show
+}
+show() {
     column -t -s "$(printf '\t')" "$work/lines" 2>/dev/null || cat "$work/lines"
     cat "$work/lines" >>"$table"
 }
