@@ -47,7 +47,7 @@ pub struct Settings {
 }
 
 /// The properties in their documented spelling.
-const PROPERTIES: [&str; 12] = [
+pub const PROPERTIES: [&str; 12] = [
     "id",
     "url",
     "secret",

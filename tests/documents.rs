@@ -224,6 +224,23 @@ fn every_variable_is_documented_and_every_documented_one_is_read() {
 }
 
 #[test]
+fn every_variable_of_the_gateway_is_documented_and_every_documented_one_is_read() {
+    let documented = names(rows(section(&read("docs/gateway.md"), "\n## Settings\n", "\n## ")));
+    let mut code = Names::new();
+    for file in ["components/front/src/settings.rs", "components/delivery/src/application.rs"] {
+        let text = read(file);
+        let sources = text.split("#[cfg(test)]").next().unwrap();
+        let is_variable = |text: &&str| {
+            let is_name = text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+            is_name && text.contains('_') && !["DINGTALK_", "__", "_"].contains(text)
+        };
+        code.extend(strings(sources).filter(is_variable).map(str::to_owned));
+    }
+    code.insert("DINGTALK_<NAME>__<PROPERTY>".into());
+    same("docs/gateway.md", "variables", &documented, &code);
+}
+
+#[test]
 fn every_property_is_documented_and_every_documented_one_is_read() {
     let component = read("src/settings.rs");
     let mut code = names(strings(section(&component, "const PROPERTIES", "];")));
@@ -275,7 +292,9 @@ fn crates(manifest: &str) -> Names {
 
 #[test]
 fn every_dependency_is_documented_and_every_documented_one_is_needed() {
-    let manifests = ["Cargo.toml", "host/Cargo.toml", "host/component/Cargo.toml", "fuzz/Cargo.toml"];
+    let workspace = read("Cargo.toml");
+    let members = strings(section(&workspace, "\nmembers = [", "]")).map(|member| format!("{member}/Cargo.toml"));
+    let manifests: Vec<String> = members.chain(["fuzz/Cargo.toml".to_owned()]).collect();
     let code: Names = manifests.iter().flat_map(|manifest| crates(&read(manifest))).collect();
     assert!(code.contains("wasmtime") && code.contains("wasip2") && code.contains("http"), "{code:?}");
     let document = read("docs/dependencies.md");
@@ -413,7 +432,7 @@ const LIMITS: [(&str, &str, &str, &str); 29] = [
     ("memory", "8 times", "sandbox/mod.rs", "size.saturating_mul(8)"),
     ("instructions", "2,000,000,000", "sandbox/mod.rs", "fuel: 2_000_000_000,"),
     ("stack", "64 KiB of compiled frames", "sandbox/mod.rs", "const WASM_STACK: usize = 64 << 10;"),
-    ("stack", "16 KiB in its memory", "../component/build.rs", "const STACK_BYTES: u32 = 16 * 1024;"),
+    ("stack", "16 KiB in its memory", "../../components/builder/src/lib.rs", "stack_bytes: Some(16 * 1024),"),
     ("handles to host resources", "64", "sandbox/mod.rs", "handles: 64,"),
     ("bytes handed to the host", "2 MiB", "sandbox/mod.rs", "hostcall_bytes: 2 << 20,"),
     ("time", "5 s more", "sandbox/mod.rs", "grace: Duration::from_secs(5),"),
@@ -437,7 +456,7 @@ const LIMITS: [(&str, &str, &str, &str); 29] = [
     ("body", "10 s", "api/callback.rs", "const BODY_TIMEOUT: Duration = Duration::from_secs(10);"),
     ("bodies above 8 KiB", "24 MiB", "api/server.rs", "bytes: 24 << 20,"),
     ("bodies above 8 KiB", "8 MiB", "api/server.rs", "bytes: 8 << 20,"),
-    ("items of `metadata`", "1,000", "api/request.rs", "const MAX_METADATA: usize = 1_000;"),
+    ("items of `metadata`", "1,000", "../../api/src/request.rs", "const MAX_METADATA: usize = 1_000;"),
 ];
 
 #[test]

@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod api;
+mod both;
 mod callbacks;
 mod canary;
 mod cli;
@@ -12,6 +13,7 @@ mod contract;
 mod documents;
 mod egress;
 mod errors;
+mod host;
 mod hosts;
 mod inbox;
 mod limits;

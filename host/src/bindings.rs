@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dingtalk_api::invoke::{self, Failed};
 use dingtalk_binding::callback::Key;
 use dingtalk_binding::contract;
 use dingtalk_binding::endpoint::Scheme;
-use dingtalk_binding::error::{InvokeCause, InvokeError as BindingError, Outcome, ReceiveError};
+use dingtalk_binding::error::ReceiveError;
 use dingtalk_binding::operation;
 use dingtalk_binding::settings::Settings;
 
@@ -16,7 +17,7 @@ use crate::clock::Arrival;
 use crate::egress::{Egress, Policy, Proxies};
 use crate::event::{Digest, digest};
 use crate::resources::BindingResource;
-use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Sandbox, Tenant};
+use crate::sandbox::{CallError, Callback, Handler, InvokeFailure, Reply, Request, Response, Sandbox, Tenant};
 
 /// The bindings that a host serves.
 pub struct Bindings {
@@ -87,76 +88,8 @@ impl Binding {
     }
 }
 
-/// Why an operation failed. The texts are daprd's, because clients show and compare them.
-#[derive(Debug, thiserror::Error)]
-pub enum InvokeError {
-    /// No operation was named.
-    #[error("operation field is missing from request")]
-    MissingOperation,
-    /// No binding has this name.
-    #[error("couldn't find output binding {0}")]
-    NotFound(String),
-    /// The binding has no such operation.
-    #[error("binding {name} does not support operation {operation}. supported operations:{}", supported.join(" "))]
-    UnsupportedOperation {
-        /// The binding.
-        name: String,
-        /// What was asked for.
-        operation: String,
-        /// What there is.
-        supported: Vec<String>,
-    },
-    /// The binding itself failed.
-    #[error(transparent)]
-    Call(#[from] Failed),
-}
-
-/// Why a call failed, with the advice that fits it.
-#[derive(Debug, thiserror::Error)]
-#[error("{error}{}", self.advice())]
-pub struct Failed {
-    error: CallError<BindingError>,
-    /// Whether the call had a `msgUuid`.
-    has_uuid: bool,
-}
-
-impl Failed {
-    fn advice(&self) -> &'static str {
-        let outcome = match &self.error {
-            // What the application has taken is no message to the group.
-            CallError::Binding(BindingError { cause: InvokeCause::HandlerFailed(_), .. })
-            | CallError::Init(_)
-            | CallError::Overloaded(_) => Outcome::NotSent,
-            CallError::Binding(error) => error.outcome,
-            CallError::Stopped { outcome, .. } => *outcome,
-        };
-        match (outcome, self.has_uuid) {
-            (Outcome::NotSent, _) => "",
-            (Outcome::Unknown, true) => "; send it again only with the same msgUuid",
-            (Outcome::Unknown, false) => "; sent again it may arrive twice, which a msgUuid in every call prevents",
-        }
-    }
-}
-
-impl InvokeError {
-    /// What a program needs to decide what to do; see [`dingtalk_binding::error::InvokeError::metadata`].
-    pub fn metadata(&self) -> Vec<(String, String)> {
-        let (error, outcome) = match self {
-            Self::MissingOperation => ("missing-operation", Outcome::NotSent),
-            Self::NotFound(_) => ("not-found", Outcome::NotSent),
-            Self::UnsupportedOperation { .. } => ("unsupported-operation", Outcome::NotSent),
-            Self::Call(Failed { error, .. }) => match error {
-                CallError::Binding(error) => return error.metadata(),
-                CallError::Init(error) => return error.metadata(),
-                CallError::Stopped { outcome, .. } => ("stopped", *outcome),
-                CallError::Overloaded(_) => ("overloaded", Outcome::NotSent),
-            },
-        };
-        [("error", error), ("outcome", outcome.name())]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .to_vec()
-    }
-}
+/// Why an operation failed.
+pub type InvokeError = invoke::InvokeError<InvokeFailure>;
 
 /// A binding that could not be initialised.
 #[derive(Debug, thiserror::Error)]
@@ -272,23 +205,13 @@ impl Bindings {
         let binding = self.with_operation(name, CREATE)?;
         let request = || Request { operation: CREATE.into(), data: data.to_vec(), metadata: Vec::new() };
         let called = self.sandbox.invoke_with(&binding.tenant, CREATE, request, None).await;
-        called.map_err(|error| Failed { error, has_uuid: operation::has_uuid(data, []) }.into())
+        called.map_err(|error| Failed::new(error, operation::has_uuid(data, [])).into())
     }
 
     fn with_operation(&self, name: &str, operation: &str) -> Result<&Binding, InvokeError> {
-        if operation.is_empty() {
-            return Err(InvokeError::MissingOperation);
-        }
         let binding = self.get(name).filter(|binding| binding.direction().writes());
-        let binding = binding.ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
-        if !binding.operations.iter().any(|known| known == operation) {
-            return Err(InvokeError::UnsupportedOperation {
-                name: name.to_owned(),
-                operation: operation.to_owned(),
-                supported: binding.operations.clone(),
-            });
-        }
-        Ok(binding)
+        invoke::check(name, operation, binding.map(|binding| binding.operations.as_slice()))?;
+        binding.ok_or_else(|| InvokeError::NotFound(name.to_owned()))
     }
 
     /// Performs one operation for the host itself, whichever sides the binding has.
@@ -303,9 +226,9 @@ impl Bindings {
         request: Request,
         reader: Option<Arc<dyn Handler>>,
     ) -> Result<Response, InvokeError> {
-        let has_uuid = operation::has_uuid(&request.data, contract::pairs(&request.metadata));
+        let has_uuid = invoke::has_uuid(&request);
         let called = self.sandbox.invoke(&binding.tenant, request, reader).await;
-        called.map_err(|error| Failed { error, has_uuid }.into())
+        called.map_err(|error| Failed::new(error, has_uuid).into())
     }
 
     /// For a callback that arrives now.

@@ -9,9 +9,6 @@ use bytes::Bytes;
 use dingtalk_binding::json;
 use sha2::{Digest as _, Sha256};
 
-/// The headers of W3C trace context, which Dapr hands on in both directions.
-pub const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
-
 /// A received message. Its `Debug` output shows neither data nor metadata: people wrote them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Event {
@@ -21,7 +18,7 @@ pub struct Event {
     pub data: Bytes,
     /// What the binding says about it, in the binding's order: `msgId`, `conversationId` and so on.
     pub metadata: Vec<(String, String)>,
-    /// W3C trace context to hand on, names as in [`TRACE`], as far as there is any.
+    /// W3C trace context to hand on, names as in [`dingtalk_api::trace::TRACE`], as far as there is any.
     pub trace: Vec<(String, String)>,
 }
 

@@ -7,11 +7,10 @@ use dingtalk_host::simulator::Via;
 use dingtalk_host::simulator::conversation::Say;
 use serde_json::{Value, json};
 
-use super::GET;
 use crate::support::app::{Act, App, Gate};
 use crate::support::held::Held;
 use crate::support::receiving::{
-    EMPTY, PONG, Setup, assert_answer, assert_later, callback, start, start_with, talkative, text, until,
+    EMPTY, GET, PONG, Setup, assert_answer, assert_later, callback, start, start_with, talkative, text, until,
 };
 use crate::support::{Host, Resources, Robot, SECRET, component};
 

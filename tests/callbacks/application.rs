@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dingtalk_host::simulator::conversation::Say;
 use serde_json::json;
 
-use super::{GET, head};
+use super::head;
 use crate::support::app::{Act, App};
 use crate::support::receiving::{
-    EMPTY, PONG, Setup, assert_answer, assert_later, callback, post, signed, start, start_for, talkative, text, until,
+    EMPTY, GET, PONG, Setup, assert_answer, assert_later, callback, post, signed, start, start_for, talkative, text,
+    until,
 };
 use crate::support::{Connection, Host, Resources, SECRET, component, send};
 

@@ -3,10 +3,9 @@
 use dingtalk_host::simulator::conversation::{Say, Spoken};
 use serde_json::{Value, json};
 
-use super::GET;
 use crate::support::app::{Act, App};
 use crate::support::receiving::{
-    EMPTY, PONG, Setup, assert_answer, callback, post, signed, start, start_with, talkative, text, until,
+    EMPTY, GET, PONG, Setup, assert_answer, callback, post, signed, start, start_with, talkative, text, until,
 };
 use crate::support::witness::Tap;
 use crate::support::{Host, Resources, SECRET, component};

@@ -10,15 +10,6 @@ mod verification;
 use crate::support::SECRET;
 use crate::support::receiving::signed;
 
-/// The specification's example with curl, but for the binding's name.
-const GET: &str = r#"{
-        "data": {
-          "message": "Hi"
-        },
-        "metadata": {},
-        "operation": "get"
-      }"#;
-
 /// The head of a genuine callback without the length of its body.
 fn head(more: &str) -> String {
     let headers: String = signed(SECRET).iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();

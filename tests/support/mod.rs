@@ -3,6 +3,7 @@
 pub mod app;
 pub mod held;
 pub mod inbox_app;
+pub mod plain;
 pub mod receiving;
 pub mod witness;
 
@@ -149,7 +150,8 @@ pub fn component(name: &str, properties: &[(&str, &str)]) -> String {
 
 /// The command with an environment that does not depend on the machine's.
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dingtalk-host"));
+    // Only the host's own tests have its program, and only they run it.
+    let mut command = Command::new(option_env!("CARGO_BIN_EXE_dingtalk-host").unwrap_or_default());
     command.args(arguments).stdin(Stdio::null());
     for variable in [
         "APP_API_TOKEN",

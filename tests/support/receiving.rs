@@ -19,6 +19,15 @@ pub const EMPTY: &str = r#"{"msgtype":"empty"}"#;
 /// A reply, written as no serialiser would.
 pub const PONG: &str = " {\"text\" :{\"content\":\"po\\u006eg 1.0e2 你\"},\n\"msgtype\":\"text\"} ";
 
+/// The specification's example with curl, but for the binding's name.
+pub const GET: &str = r#"{
+        "data": {
+          "message": "Hi"
+        },
+        "metadata": {},
+        "operation": "get"
+      }"#;
+
 /// The answer to whoever cannot prove to be DingTalk, whatever was wrong.
 pub const REFUSED: &str = r#"{"errorCode":"ERR_CALLBACK","message":"callback refused"}"#;
 

@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dingtalk_api::answer;
+use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -14,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Api, reply};
+use super::Api;
 use crate::ingress::connection::{Activity, hold};
 use crate::ingress::port::{Policy, Port};
 use crate::quiet::Quiet;
@@ -178,12 +180,12 @@ impl Server {
                 let (api, seat) = (Arc::clone(&api), Arc::clone(&at));
                 async move {
                     let Some(_request) = seat.port.request() else {
-                        return Ok(reply::busy("too many requests at once; send it again"));
+                        return Ok(answer::busy("too many requests at once; send it again").map(Full::new));
                     };
                     seat.activity.touch();
-                    let reply = api.answer(request, &seat).await;
+                    let answer = api.answer(request, &seat).await;
                     seat.activity.touch();
-                    Ok::<_, Infallible>(reply)
+                    Ok::<_, Infallible>(answer.map(Full::new))
                 }
             });
             let connection = builder(surface).serve_connection(TokioIo::new(stream), service).into_owned();

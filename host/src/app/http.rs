@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use dingtalk_binding::endpoint::Endpoint;
-use dingtalk_binding::json;
+use dingtalk_api::delivery::{self, MAX_ANSWER, headers, target};
 use dingtalk_binding::secret::{Secret, redact};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -22,11 +21,11 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use uuid::Uuid;
 
-use super::headers;
 use super::health::{Checks, HealthConfig, Status};
 use super::retry_after;
-use super::subscription::{Subscriber, Subscription, target};
+use super::subscription::{Subscriber, Subscription};
 use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
 
 /// Below the 5 s after which Node's and uvicorn's servers close an idle connection: an event that meets the closing
@@ -35,10 +34,6 @@ const IDLE: Duration = Duration::from_secs(4);
 
 /// The application is on this machine or next to it. Longer, a wrong address would look like a slow application.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The longest answer. What an application has to say to a chat message has some KiB; an answer without end
-/// must not fill the memory.
-const MAX_ANSWER: usize = 1 << 20;
 
 /// Between questions to an application that does not listen yet: it is usually started at the same time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -204,10 +199,8 @@ impl Inner {
         if let Some(status) = status.filter(|status| !status.is_success()) {
             let body = match outcome {
                 Ok(Ok(Body::Whole(body))) => {
-                    // Many servers repeat the request that they could not take.
-                    let session = session(event);
-                    let secrets = self.token.iter().map(|(_, token)| token).chain(&session);
-                    redact(&String::from_utf8_lossy(&body), secrets.map(Secret::expose))
+                    let token = self.token.as_ref().map(|(_, token)| token);
+                    delivery::refusal(&body, &event.data, token)
                 }
                 Ok(Ok(Body::TooLong)) => format!("(longer than {} MiB)", MAX_ANSWER >> 20),
                 // The beginning alone could be that of the token.
@@ -275,7 +268,7 @@ impl Inner {
         let mut request = self.request(Method::POST, route, event.data.clone());
         let headers = request.headers_mut();
         headers.extend(map);
-        headers.extend(headers::from_trace(&event.trace));
+        headers.extend(headers::from_trace(&event.trace, || Some(new_traceparent())));
         // hyper leaves it out for an empty body, and some servers answer such a POST with 411.
         headers.insert(CONTENT_LENGTH, event.data.len().into());
         request
@@ -394,19 +387,12 @@ impl Inner {
     }
 }
 
-/// What must not be seen of the `sessionWebhook` in a message: whoever has it can post into the conversation.
-fn session(event: &Event) -> Vec<Secret> {
-    let mut secrets = Vec::new();
-    let text = std::str::from_utf8(&event.data).unwrap_or_default();
-    // What is no object has no session.
-    let _ = json::members(text, &mut |name, value| {
-        if json::is(name, "sessionWebhook")
-            && let Some(endpoint) = json::string(value).and_then(|webhook| Endpoint::parse(&webhook).ok())
-        {
-            secrets.extend(endpoint.secrets());
-        }
-    });
-    secrets
+/// A trace that begins here, not sampled. Never all zeros, which W3C forbids: the version digit of a random UUID is
+/// within both ids.
+fn new_traceparent() -> String {
+    let trace = Uuid::new_v4().simple().to_string();
+    let parent = Uuid::new_v4().simple().to_string();
+    format!("00-{trace}-{}-00", parent.get(..16).unwrap_or_default())
 }
 
 /// A body, as far as it is wanted.
@@ -493,6 +479,20 @@ mod tests {
         for address in ["", "http://app", "app:80", "user@app", "a b", "app/x", "[app]", "[127.0.0.1]", "::1]"] {
             assert_eq!(authority(address, 6001), None, "{address}");
         }
+    }
+
+    #[test]
+    fn a_trace_that_begins_here_is_one_of_its_own() {
+        let text = new_traceparent();
+        let parts: Vec<_> = text.split('-').collect();
+        assert_eq!((parts.len(), parts[0], parts[1].len(), parts[2].len(), parts[3]), (4, "00", 32, 16, "00"));
+        for id in &parts[1..3] {
+            assert!(
+                id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) && id.bytes().any(|b| b != b'0'),
+                "{id}"
+            );
+        }
+        assert_ne!(new_traceparent(), text);
     }
 
     #[test]

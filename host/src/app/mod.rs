@@ -4,7 +4,6 @@
 //! binding, the health check. Two things differ, because they lose events: daprd asks once and believes the answer
 //! until it is restarted, and it never asks again when nobody was listening yet.
 
-mod headers;
 mod health;
 mod http;
 mod print;
@@ -17,7 +16,7 @@ mod tests;
 pub use self::health::HealthConfig;
 pub use self::http::{ConfigError, HttpApp, HttpConfig};
 pub use self::print::PrintApp;
-pub use self::subscription::{Direction, Subscription, target};
+pub use self::subscription::{Direction, Subscription};
 
 use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
 

@@ -1,7 +1,6 @@
-//! Whoever reaches one of our ports: what a connection, a request and a body may cost, one by one and together, and
-//! who may call without a token. What is served there is not its business.
+//! Whoever reaches one of our ports: what a connection, a request and a body may cost, one by one and together.
+//! What is served there is not its business.
 
 pub(crate) mod body;
-pub(crate) mod caller;
 pub(crate) mod connection;
 pub(crate) mod port;

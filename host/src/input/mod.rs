@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use dingtalk_api::trace::TRACE;
 use dingtalk_binding::error::{HandlerError, ReceiveError};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -25,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::bindings::{Binding, Bindings, InvokeError};
-use crate::event::{Answer, Application, BoxFuture, Digest, Event, TRACE, Undelivered};
+use crate::event::{Answer, Application, BoxFuture, Digest, Event, Undelivered};
 use crate::inbox::{Consumer, Inbox, InboxError};
 use crate::quiet::Quiet;
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Rule, Slots};

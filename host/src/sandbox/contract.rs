@@ -24,28 +24,10 @@ mod generated {
     });
 }
 
+pub use dingtalk_binding::contract::{InvokeRequest as Request, InvokeResponse as Response, Reply};
+
 pub(super) use generated::dingtalk::binding::{handler, types as wit};
 pub(super) use generated::{Binding, BindingPre};
-
-/// One call of an operation.
-#[derive(Debug, Clone, Default)]
-pub struct Request {
-    /// "create", "get" or "reply".
-    pub operation: String,
-    /// The operation's input.
-    pub data: Vec<u8>,
-    /// Options of this call.
-    pub metadata: Vec<(String, String)>,
-}
-
-/// The outcome of an operation that succeeded.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Response {
-    /// The operation's output.
-    pub data: Option<Vec<u8>>,
-    /// What the binding says about it.
-    pub metadata: Vec<(String, String)>,
-}
 
 /// One HTTP request from DingTalk, as it arrived. Its `Debug` output shows sizes alone.
 #[derive(Clone)]
@@ -62,17 +44,6 @@ impl fmt::Debug for Callback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "callback with {} headers, {} bytes", self.headers.len(), self.body.len())
     }
-}
-
-/// What DingTalk is to be answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    /// HTTP status.
-    pub status: u16,
-    /// The header `Content-Type`.
-    pub content_type: String,
-    /// A message, or `{"msgtype":"empty"}`.
-    pub body: Vec<u8>,
 }
 
 impl From<Callback> for wit::Callback {

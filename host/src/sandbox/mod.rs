@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dingtalk_api::invoke;
 use dingtalk_binding::error::{HandlerError, InvokeCause, InvokeError, Outcome, PropertyError, ReceiveError};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
@@ -130,6 +131,32 @@ pub enum CallError<E> {
     /// No slot became free in time; nothing ran.
     #[error("dingtalk webhook error: {0}. Nothing was sent")]
     Overloaded(Overload),
+}
+
+/// Why an operation failed in the sandbox.
+pub type InvokeFailure = CallError<InvokeError>;
+
+impl invoke::Failure for InvokeFailure {
+    fn posted(&self) -> Outcome {
+        match self {
+            Self::Binding(error) => error.posted(),
+            Self::Init(error) => error.posted(),
+            Self::Stopped { outcome, .. } => *outcome,
+            Self::Overloaded(_) => Outcome::NotSent,
+        }
+    }
+
+    fn metadata(&self) -> Vec<(String, String)> {
+        let error = match self {
+            Self::Binding(error) => return error.metadata(),
+            Self::Init(error) => return error.metadata(),
+            Self::Stopped { .. } => "stopped",
+            Self::Overloaded(_) => "overloaded",
+        };
+        [("error", error), ("outcome", self.posted().name())]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec()
+    }
 }
 
 fn consequence(outcome: Outcome) -> &'static str {

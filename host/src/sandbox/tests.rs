@@ -26,7 +26,7 @@ async fn an_instance_serves_call_after_call_and_init_after_init() {
     let good = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1"), ("secret", "SEC")]);
     let bad = tenant(&sandbox, &[("id", "two")]);
     let mut instance = sandbox.instantiate(&good, good.egress.exit(Reach::Robot), None).await.unwrap();
-    let get = Request { operation: "get".into(), ..Request::default() }.into();
+    let get = Request { operation: "get".into(), data: Vec::new(), metadata: Vec::new() }.into();
 
     let before = instance.invoke(&request("Hi")).await.unwrap();
     assert!(matches!(before, Err(InvokeError { cause: InvokeCause::NotInitialized, .. })), "{before:?}");
@@ -96,7 +96,7 @@ async fn an_instance_hands_on_from_read_to_close() {
     let now = 1_700_000_000_000;
     let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), Arc::new(move || now)).unwrap();
     let tenant = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1"), ("secret", "SEC")]);
-    let get: wit::InvokeRequest = Request { operation: "get".into(), data: REPLY.into(), ..Request::default() }.into();
+    let get: wit::InvokeRequest = Request { operation: "get".into(), data: REPLY.into(), metadata: Vec::new() }.into();
     let sign = dingtalk_binding::signature::sign("SEC", now);
     let headers = [("Content-Type", "application/json"), ("timestamp", &now.to_string()), ("sign", &sign)];
     let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();

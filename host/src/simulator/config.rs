@@ -14,7 +14,7 @@ use super::fault;
 use super::robot::RobotConfig;
 use super::seen::Message;
 use crate::clock::{self, Clock};
-use crate::ingress::caller::Allowed;
+use dingtalk_api::caller::Allowed;
 
 /// Called with every message that the group sees, in the order of their sequence.
 pub type OnMessage = Arc<dyn Fn(&Message) + Send + Sync>;

@@ -40,9 +40,9 @@ use super::seen::Via;
 use super::shared::{GRACE, Shared, lock};
 use super::wire::{Payload, Resettable};
 use crate::ingress::body::{self, Budget, Share, Unread};
-use crate::ingress::caller;
 use crate::ingress::connection::{Activity, hold};
 use crate::quiet::Quiet;
+use dingtalk_api::caller;
 
 /// The largest body that is read at all; the robot's own limit is far below.
 const MAX_REQUEST_BODY: usize = 1024 * 1024;
@@ -174,8 +174,9 @@ impl Client {
 
     /// What needs no token, and so is not for pages in somebody's browser.
     async fn operate(&self, request: Request<Incoming>) -> Response<Payload> {
-        if let Err(stranger) = self.shared.config().allowed.check(request.uri(), request.headers(), self.address) {
-            return failed(StatusCode::FORBIDDEN, &stranger.explained(""));
+        if let Err(stranger) = self.shared.config().allowed.check(request.uri(), request.headers(), Some(self.address))
+        {
+            return failed(StatusCode::FORBIDDEN, &stranger.explained("", &caller::FLAGS));
         }
         let (head, body) = request.into_parts();
         let method = &head.method;

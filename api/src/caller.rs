@@ -19,9 +19,21 @@ pub struct Allowed {
     pub origins: Vec<String>,
 }
 
+/// What the two lists of [`Allowed`] are called where they are set.
+#[derive(Debug)]
+pub struct Names {
+    /// The list of hosts.
+    pub hosts: &'static str,
+    /// The list of origins.
+    pub origins: &'static str,
+}
+
+/// The host's flags, and the simulator's.
+pub const FLAGS: Names = Names { hosts: "--allowed-hosts", origins: "--allowed-origins" };
+
 /// RFC 9112, section 3.2: exactly one `Host` in HTTP/1.1. Who sends two wants two readers to see different ones.
 /// HTTP/1.0, in which old health checks speak, knows none, and HTTP/2 has the name in the URI.
-pub(crate) fn host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
+pub fn host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
     let mut hosts = headers.get_all(HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     match first {
@@ -39,8 +51,8 @@ fn authority(host: &HeaderValue) -> Option<Authority> {
 }
 
 impl Allowed {
-    /// Whether a request that reached the address `ours` may be a program's.
-    pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap, ours: IpAddr) -> Result<(), Stranger> {
+    /// Whether a request that reached the address `ours`, where that is known, may be a program's.
+    pub fn check(&self, uri: &Uri, headers: &HeaderMap, ours: Option<IpAddr>) -> Result<(), Stranger> {
         // Where both are there, both have to be right.
         let named = headers.get(HOST).map(|host| authority(host).ok_or(host));
         let called: Vec<Authority> = match named {
@@ -73,13 +85,13 @@ impl Allowed {
         }
     }
 
-    fn is_ours(&self, host: &str, ours: IpAddr) -> bool {
+    fn is_ours(&self, host: &str, ours: Option<IpAddr>) -> bool {
         let name = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
         if is_any(&self.hosts) || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(&name)) {
             return true;
         }
         match name.parse::<IpAddr>() {
-            Ok(address) => address.to_canonical().is_loopback() || address.to_canonical() == ours,
+            Ok(address) => address.to_canonical().is_loopback() || Some(address.to_canonical()) == ours,
             Err(_) => name == "localhost" || name.ends_with(".localhost"),
         }
     }
@@ -91,7 +103,7 @@ fn is_any(list: &[String]) -> bool {
 
 /// Why a request may be a page's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Stranger {
+pub enum Stranger {
     /// It is for a host of this name, which is none of ours.
     Host(String),
     /// It comes from a page of another origin.
@@ -99,16 +111,17 @@ pub(crate) enum Stranger {
 }
 
 impl Stranger {
-    /// What was wrong and what to do. `otherwise` is what else would do, if anything: "set X, or ".
-    pub(crate) fn explained(&self, otherwise: &str) -> String {
+    /// What was wrong and what to do, in the words of whoever is called. `otherwise` is what else would do, if
+    /// anything: "set X, or ".
+    pub fn explained(&self, otherwise: &str, settings: &Names) -> String {
+        let Names { hosts, origins } = settings;
         match self {
             Self::Host(name) => format!(
-                "the request is for the host {name:?}, by which this one is not known: {otherwise}add the name to \
-                 --allowed-hosts"
+                "the request is for the host {name:?}, by which this one is not known: {otherwise}add the name to {hosts}"
             ),
-            Self::Origin => format!(
-                "the request comes from a page of another origin: {otherwise}add the origin to --allowed-origins"
-            ),
+            Self::Origin => {
+                format!("the request comes from a page of another origin: {otherwise}add the origin to {origins}")
+            }
         }
     }
 }
@@ -128,9 +141,9 @@ mod tests {
     }
 
     fn check(allowed: &Allowed, pairs: &[(&'static str, &str)]) -> Result<(), String> {
-        let ours = Ipv4Addr::new(10, 0, 0, 7).into();
+        let ours = Some(Ipv4Addr::new(10, 0, 0, 7).into());
         let checked = allowed.check(&Uri::from_static("/v1.0/bindings/x"), &headers(pairs), ours);
-        checked.map_err(|stranger| stranger.explained(""))
+        checked.map_err(|stranger| stranger.explained("", &FLAGS))
     }
 
     #[test]
@@ -161,7 +174,7 @@ mod tests {
             assert!(error.contains("--allowed-hosts"), "{error}");
         }
         let uri = Uri::from_static("http://evil.example/v1.0/metadata");
-        let ours = Ipv4Addr::LOCALHOST.into();
+        let ours = Some(Ipv4Addr::LOCALHOST.into());
         assert!(Allowed::default().check(&uri, &headers(&[]), ours).is_err());
         assert!(Allowed::default().check(&uri, &headers(&[("host", "localhost")]), ours).is_err());
     }

@@ -8,18 +8,17 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use dingtalk_binding::contract::InvokeRequest;
 use dingtalk_binding::json;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
-
-use crate::sandbox::Request;
 
 /// Items of `metadata`, repeated ones included. No binding knows more than a handful; each costs an allocation here
 /// and one in the sandbox.
 const MAX_METADATA: usize = 1_000;
 
 /// Decodes a request body. The error is daprd's `message`, after "failed deserializing HTTP body: ".
-pub(super) fn decode(body: &[u8]) -> Result<Request, String> {
+pub fn decode(body: &[u8]) -> Result<InvokeRequest, String> {
     if body.trim_ascii().is_empty() {
         // Go's text for an empty body, which is what people find when they search for it.
         return Err("EOF".into());
@@ -30,7 +29,7 @@ pub(super) fn decode(body: &[u8]) -> Result<Request, String> {
     let Body { operation, data, metadata } = Body::deserialize(&mut json).map_err(|error| error.to_string())?;
     let metadata = last_of_each(metadata);
     let data = data.map_or(b"null".as_slice(), |data| data.get().as_bytes()).to_vec();
-    Ok(Request { operation, data, metadata })
+    Ok(InvokeRequest { operation, data, metadata })
 }
 
 #[derive(Default)]
@@ -127,7 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn decoded(body: &str) -> (String, String, Vec<(String, String)>) {
-        let Request { operation, data, metadata } = decode(body.as_bytes()).expect(body);
+        let InvokeRequest { operation, data, metadata } = decode(body.as_bytes()).expect(body);
         (operation, String::from_utf8(data).unwrap(), metadata)
     }
 

@@ -5,38 +5,38 @@ use dingtalk_binding::contract;
 use dingtalk_binding::secret::is_hidden;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
-use http_body_util::Full;
 use serde::Serialize;
 
-pub(super) type Reply = Response<Full<Bytes>>;
+/// One HTTP answer, complete.
+pub type Answer = Response<Bytes>;
 
 /// The domain under which daprd files its own error details.
 const ERROR_DOMAIN: &str = "dapr.io";
 
 /// Nothing but a status.
-pub(super) fn empty(status: StatusCode) -> Reply {
+pub fn empty(status: StatusCode) -> Answer {
     with_status(status, Bytes::new())
 }
 
 /// JSON, or whatever a binding returns: daprd calls it JSON in any case.
-pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Reply {
-    let mut reply = with_status(status, body.into());
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    reply
+pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut answer = with_status(status, body.into());
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
 }
 
 /// Plain text as Go's `http.Error` writes it.
-pub(super) fn text(status: StatusCode, text: &str) -> Reply {
-    let mut reply = with_status(status, Bytes::from(format!("{text}\n")));
-    let headers = reply.headers_mut();
+pub fn text(status: StatusCode, text: &str) -> Answer {
+    let mut answer = with_status(status, Bytes::from(format!("{text}\n")));
+    let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    reply
+    answer
 }
 
 /// daprd's error body. `details` follows the form of Dapr's richer errors and is absent where `metadata` is
 /// empty, as in the errors that every daprd client knows.
-pub(super) fn error(status: StatusCode, code: &str, message: &str, metadata: &[(String, String)]) -> Reply {
+pub fn error(status: StatusCode, code: &str, message: &str, metadata: &[(String, String)]) -> Answer {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Body<'a> {
@@ -62,27 +62,27 @@ pub(super) fn error(status: StatusCode, code: &str, message: &str, metadata: &[(
 }
 
 /// There is no room for the request now, and there will be.
-pub(super) fn busy(message: &str) -> Reply {
-    let mut reply = error(StatusCode::SERVICE_UNAVAILABLE, "ERR_OVERLOADED", message, &[]);
-    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    reply
+pub fn busy(message: &str) -> Answer {
+    let mut answer = error(StatusCode::SERVICE_UNAVAILABLE, "ERR_OVERLOADED", message, &[]);
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
 }
 
 /// Adds `metadata.*` headers. What cannot be a header is left out, as Go's net/http does; line breaks become
 /// spaces, so that no value can add a header of its own.
-pub(super) fn with_metadata(mut reply: Reply, metadata: &[(String, String)]) -> Reply {
+pub fn with_metadata(mut answer: Answer, metadata: &[(String, String)]) -> Answer {
     for (name, value) in metadata {
         let name = HeaderName::try_from(format!("metadata.{name}"));
         let value: String = value.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect();
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
-            reply.headers_mut().append(name, value);
+            answer.headers_mut().append(name, value);
         }
     }
-    reply
+    answer
 }
 
-fn with_status(status: StatusCode, body: Bytes) -> Reply {
-    let mut reply = Response::new(Full::new(body));
-    *reply.status_mut() = status;
-    reply
+fn with_status(status: StatusCode, body: Bytes) -> Answer {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    answer
 }

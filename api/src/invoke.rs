@@ -1,0 +1,184 @@
+//! `POST` and `PUT /v1.0/bindings/{name}`: what is checked before the binding is asked, and what its answer becomes.
+
+use std::fmt;
+
+use bytes::Bytes;
+use dingtalk_binding::contract::{self, InvokeRequest, InvokeResponse};
+use dingtalk_binding::error::{self, InvokeCause, Outcome, PropertyError};
+use dingtalk_binding::operation;
+use http::{HeaderMap, StatusCode};
+
+use crate::answer::{self, Answer};
+use crate::trace;
+
+/// Why an operation failed. The texts are daprd's, because clients show and compare them.
+#[derive(Debug, thiserror::Error)]
+pub enum InvokeError<C: Failure> {
+    /// No operation was named.
+    #[error("operation field is missing from request")]
+    MissingOperation,
+    /// No binding has this name.
+    #[error("couldn't find output binding {0}")]
+    NotFound(String),
+    /// The binding has no such operation.
+    #[error("binding {name} does not support operation {operation}. supported operations:{}", supported.join(" "))]
+    UnsupportedOperation {
+        /// The binding.
+        name: String,
+        /// What was asked for.
+        operation: String,
+        /// What there is.
+        supported: Vec<String>,
+    },
+    /// The binding itself failed.
+    #[error(transparent)]
+    Call(#[from] Failed<C>),
+}
+
+/// Why a binding could not do what it was asked for, as whoever called it knows.
+pub trait Failure: fmt::Debug + fmt::Display {
+    /// Whether a message may have reached the group.
+    fn posted(&self) -> Outcome;
+    /// What a program needs to decide what to do.
+    fn metadata(&self) -> Vec<(String, String)>;
+}
+
+impl Failure for error::InvokeError {
+    fn posted(&self) -> Outcome {
+        match self.cause {
+            // What the application has taken is no message to the group.
+            InvokeCause::HandlerFailed(_) => Outcome::NotSent,
+            _ => self.outcome,
+        }
+    }
+
+    fn metadata(&self) -> Vec<(String, String)> {
+        self.metadata()
+    }
+}
+
+impl Failure for PropertyError {
+    fn posted(&self) -> Outcome {
+        Outcome::NotSent
+    }
+
+    fn metadata(&self) -> Vec<(String, String)> {
+        self.metadata()
+    }
+}
+
+/// A failed call, with the advice that fits it.
+#[derive(Debug)]
+pub struct Failed<C> {
+    error: C,
+    has_uuid: bool,
+}
+
+impl<C: Failure> Failed<C> {
+    /// Of a call that had a `msgUuid`, or not: see [`has_uuid`].
+    pub fn new(error: C, has_uuid: bool) -> Self {
+        Self { error, has_uuid }
+    }
+}
+
+impl<C: Failure> fmt::Display for Failed<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let advice = match (self.error.posted(), self.has_uuid) {
+            (Outcome::NotSent, _) => "",
+            (Outcome::Unknown, true) => "; send it again only with the same msgUuid",
+            (Outcome::Unknown, false) => "; sent again it may arrive twice, which a msgUuid in every call prevents",
+        };
+        write!(f, "{}{advice}", self.error)
+    }
+}
+
+impl<C: Failure> std::error::Error for Failed<C> {}
+
+impl<C: Failure> InvokeError<C> {
+    /// What a program needs to decide what to do; see [`error::InvokeError::metadata`].
+    pub fn metadata(&self) -> Vec<(String, String)> {
+        let error = match self {
+            Self::MissingOperation => "missing-operation",
+            Self::NotFound(_) => "not-found",
+            Self::UnsupportedOperation { .. } => "unsupported-operation",
+            Self::Call(failed) => return failed.error.metadata(),
+        };
+        [("error", error), ("outcome", Outcome::NotSent.name())]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec()
+    }
+}
+
+/// Whether a call can be repeated without a second message.
+pub fn has_uuid(request: &InvokeRequest) -> bool {
+    operation::has_uuid(&request.data, contract::pairs(&request.metadata))
+}
+
+/// Dapr's order of checks: the operation, the name, the kind of operation. `supported` is what the binding called
+/// `name` can do, if there is one.
+pub fn check<C: Failure>(
+    name: &str,
+    operation: &str,
+    supported: Option<&[impl AsRef<str>]>,
+) -> Result<(), InvokeError<C>> {
+    if operation.is_empty() {
+        return Err(InvokeError::MissingOperation);
+    }
+    let supported = supported.ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
+    if supported.iter().any(|known| known.as_ref() == operation) {
+        return Ok(());
+    }
+    Err(InvokeError::UnsupportedOperation {
+        name: name.to_owned(),
+        operation: operation.to_owned(),
+        supported: supported.iter().map(|known| known.as_ref().to_owned()).collect(),
+    })
+}
+
+/// Adds the caller's trace to a request that was decoded from its body, or says why there is none.
+pub fn complete(headers: &HeaderMap, decoded: Result<InvokeRequest, String>) -> Result<InvokeRequest, Answer> {
+    let mut request = decoded.map_err(|what| undecodable(&what))?;
+    trace::add(headers, &mut request.metadata).map_err(|what| malformed(&what))?;
+    Ok(request)
+}
+
+/// What became of an operation of the binding called `name`.
+pub fn answer<C: Failure>(name: &str, result: Result<InvokeResponse, &InvokeError<C>>) -> Answer {
+    match result {
+        Ok(InvokeResponse { data, metadata }) => {
+            let data = Bytes::from(data.unwrap_or_default());
+            answer::with_metadata(answer::json(StatusCode::OK, data), &metadata)
+        }
+        Err(error) => {
+            let message = format!("error invoking output binding {name}: {error}");
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            answer::error(status, "ERR_INVOKE_OUTPUT_BINDING", &message, &error.metadata())
+        }
+    }
+}
+
+/// A body that is no request.
+pub fn undecodable(what: &str) -> Answer {
+    malformed(&format!("failed deserializing HTTP body: {what}"))
+}
+
+/// A request that cannot be understood.
+pub fn malformed(what: &str) -> Answer {
+    answer::error(StatusCode::BAD_REQUEST, "ERR_MALFORMED_REQUEST", what, &[])
+}
+
+/// Why a body is not there as a whole, in daprd's words where it has any.
+pub mod unread {
+    /// It is longer than `limit`; `advice` says where that comes from.
+    pub fn too_long(limit: usize, advice: &str) -> String {
+        format!("stream too large (more than {limit} bytes, {advice})")
+    }
+
+    /// It ended early.
+    pub const INCOMPLETE: &str = "unexpected EOF";
+
+    /// It did not arrive in this many seconds.
+    pub fn too_slow(seconds: u64) -> String {
+        format!("the body did not arrive within {seconds} s")
+    }
+}

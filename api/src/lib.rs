@@ -1,0 +1,19 @@
+//! Between HTTP and the binding: which request is which operation, and which answer says what became of it. Pure
+//! functions over bytes, so that the host and the gateway component give the same answers; sockets, clocks and the
+//! binding itself are theirs.
+//!
+//! What a client can see follows daprd to the letter; deliberate differences are listed in docs/dapr.md.
+
+#![allow(clippy::result_large_err, reason = "an answer is made once for a request, and moved to its end")]
+
+pub mod answer;
+pub mod callback;
+pub mod caller;
+pub mod delivery;
+pub mod invoke;
+pub mod metadata;
+pub mod request;
+pub mod route;
+pub mod trace;
+
+pub use answer::Answer;

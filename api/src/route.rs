@@ -1,0 +1,173 @@
+//! Which request is for what, and who may ask, in the order in which daprd looks.
+
+use std::net::IpAddr;
+
+use dingtalk_binding::secret::Secret;
+use http::{Method, Request, StatusCode};
+use percent_encoding::percent_decode_str;
+use subtle::ConstantTimeEq;
+
+use crate::answer::{self, Answer};
+use crate::caller::{self, Allowed, Names};
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// Whether we are well. `appid` may ask for the health of this application alone.
+    Health,
+    /// Whether the way to other components is well.
+    OutboundHealth,
+    /// A message from DingTalk for the binding of this name.
+    Callback(String),
+    /// An operation of the binding of this name.
+    Invoke(String),
+    /// What is loaded.
+    Metadata,
+    /// The attribute of this name is to be set.
+    SetMetadata(String),
+}
+
+/// How a request came in.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Entrance {
+    /// The address of ours that it has reached, where that is known.
+    pub address: Option<IpAddr>,
+    /// Only callbacks and health checks come in here.
+    pub callbacks_only: bool,
+}
+
+/// Who may ask.
+#[derive(Debug)]
+pub struct Access<'a> {
+    /// The application's name.
+    pub app_id: &'a str,
+    /// What clients must send as `dapr-api-token`, if anything.
+    pub token: Option<&'a Secret>,
+    /// Who may ask without one.
+    pub allowed: &'a Allowed,
+    /// What the lists of `allowed` are called.
+    pub names: &'a Names,
+}
+
+impl Access<'_> {
+    /// What `request` is for; or the answer, if there is nothing more to it.
+    pub fn route<B>(&self, request: &Request<B>, entrance: Entrance) -> Result<Route, Answer> {
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+        if let Err(what) = caller::host(request.version(), uri, headers) {
+            return Err(answer::text(StatusCode::BAD_REQUEST, what));
+        }
+        let path = clean(uri.path());
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        match (method, segments.as_slice()) {
+            // daprd leaves health checks open, so that a probe needs no secret.
+            (&Method::GET, ["v1.0", "healthz"]) => return self.health(uri.query().unwrap_or_default()),
+            (&Method::GET, ["v1.0", "healthz", "outbound"]) => return Ok(Route::OutboundHealth),
+            // Nor has DingTalk the token: a callback proves itself.
+            (_, ["v1.0", "bindings", name, "callback"]) => {
+                let name = query_unescape(name).map_err(|_| not_unescaped("name", ""))?;
+                return Ok(Route::Callback(name));
+            }
+            _ if entrance.callbacks_only => return Err(answer::empty(StatusCode::NOT_FOUND)),
+            _ => {}
+        }
+        match self.token {
+            Some(token) => {
+                let given = headers.get("dapr-api-token").map_or(b"".as_slice(), |value| value.as_bytes());
+                if !bool::from(given.ct_eq(token.expose().as_bytes())) {
+                    return Err(answer::text(StatusCode::UNAUTHORIZED, "invalid api token"));
+                }
+            }
+            // Whoever knows the token is no page in somebody's browser.
+            None => {
+                if let Err(stranger) = self.allowed.check(uri, headers, entrance.address) {
+                    let what = stranger.explained("set DAPR_API_TOKEN, or ", self.names);
+                    return Err(answer::error(StatusCode::FORBIDDEN, "ERR_CALLER_REFUSED", &what, &[]));
+                }
+            }
+        }
+        match (method, segments.as_slice()) {
+            (&Method::POST | &Method::PUT, ["v1.0", "bindings", name]) => {
+                let unescaped = query_unescape(name);
+                let bad = |escape| not_unescaped("name", &format!(". Error: invalid URL escape {escape:?}"));
+                unescaped.map(Route::Invoke).map_err(bad)
+            }
+            (&Method::GET, ["v1.0", "metadata"]) => Ok(Route::Metadata),
+            (&Method::PUT, ["v1.0", "metadata", key]) => {
+                query_unescape(key).map(Route::SetMetadata).map_err(|_| not_unescaped("key", ""))
+            }
+            // daprd takes whatever it does not know for a service invocation without a target.
+            _ => {
+                let message = "failed getting app id either from the URL path or the header dapr-app-id";
+                Err(answer::error(StatusCode::NOT_FOUND, "ERR_DIRECT_INVOKE", message, &[]))
+            }
+        }
+    }
+
+    fn health(&self, query: &str) -> Result<Route, Answer> {
+        let asked = query.split('&').find_map(|parameter| parameter.strip_prefix("appid="));
+        match asked.map(query_unescape) {
+            Some(Ok(app_id)) if app_id != self.app_id => {
+                let message = "dapr app-id does not match";
+                Err(answer::error(StatusCode::INTERNAL_SERVER_ERROR, "ERR_HEALTH_APPID_NOT_MATCH", message, &[]))
+            }
+            _ => Ok(Route::Health),
+        }
+    }
+}
+
+fn not_unescaped(parameter: &str, why: &str) -> Answer {
+    let what = format!("failed to unescape request parameter {parameter:?}{why}");
+    answer::text(StatusCode::BAD_REQUEST, &what)
+}
+
+/// The path with repeated slashes made one and one trailing slash removed.
+fn clean(path: &str) -> String {
+    let mut clean = String::with_capacity(path.len());
+    for c in path.chars() {
+        if !(c == '/' && clean.ends_with('/')) {
+            clean.push(c);
+        }
+    }
+    if clean.len() > 1 && clean.ends_with('/') {
+        clean.pop();
+    }
+    clean
+}
+
+/// Go's `url.QueryUnescape`: percent escapes, and `+` for a space. The error is the bad escape.
+fn query_unescape(text: &str) -> Result<String, String> {
+    let text = text.replace('+', " ");
+    for (at, _) in text.match_indices('%') {
+        let digits = text.get(at + 1..at + 3).unwrap_or_default();
+        if digits.len() != 2 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(text.chars().skip(text.get(..at).unwrap_or_default().chars().count()).take(3).collect());
+        }
+    }
+    Ok(percent_decode_str(&text).decode_utf8_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_as_daprd_cleans_them() {
+        for (path, expected) in [
+            ("/v1.0/bindings/x", "/v1.0/bindings/x"),
+            ("//v1.0///bindings/x/", "/v1.0/bindings/x"),
+            ("/v1.0/bindings/x//", "/v1.0/bindings/x"),
+            ("/", "/"),
+            ("", ""),
+        ] {
+            assert_eq!(clean(path), expected);
+        }
+    }
+
+    #[test]
+    fn names_as_go_unescapes_them() {
+        assert_eq!(query_unescape("my+ding%20talk%E4%BD%A0").as_deref(), Ok("my ding talk你"));
+        for (name, escape) in [("a%zz", "%zz"), ("%", "%"), ("你%4", "%4"), ("%%41", "%%4")] {
+            assert_eq!(query_unescape(name).unwrap_err(), escape, "{name}");
+        }
+    }
+}

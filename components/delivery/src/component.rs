@@ -1,0 +1,111 @@
+//! The component's export: one message, posted once.
+
+use dingtalk_api::delivery::MAX_ANSWER;
+use dingtalk_binding::contract::Event;
+use dingtalk_binding::error::HandlerError;
+use dingtalk_wasi::{Unread, deadline, environment, fields, read, write};
+use http::uri::Scheme;
+use wasi::http::outgoing_handler;
+use wasi::http::types::{
+    ErrorCode, IncomingResponse, Method, OutgoingBody, OutgoingRequest, RequestOptions, Scheme as WasiScheme,
+};
+
+use crate::application::{Application, Body, Trouble};
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unsafe_code,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "generated from wit/, where the documentation is"
+)]
+mod bindings {
+    wit_bindgen::generate!({
+        path: ["../../wit", "../../wit/component"],
+        world: "dingtalk:component/delivery",
+        with: {
+            "dingtalk:binding/types@0.2.0": dingtalk_binding::contract,
+            "wasi:cli/environment@0.2.12": wasi::cli::environment,
+            "wasi:clocks/monotonic-clock@0.2.12": wasi::clocks::monotonic_clock,
+            "wasi:http/outgoing-handler@0.2.12": wasi::http::outgoing_handler,
+            "wasi:http/types@0.2.12": wasi::http::types,
+            "wasi:io/error@0.2.12": wasi::io::error,
+            "wasi:io/poll@0.2.12": wasi::io::poll,
+            "wasi:io/streams@0.2.12": wasi::io::streams,
+        },
+    });
+
+    export!(Component with_types_in self);
+    use super::Component;
+}
+
+use bindings::exports::dingtalk::binding::handler;
+
+struct Component;
+
+impl handler::Guest for Component {
+    fn handle(event: Event) -> Result<Option<Vec<u8>>, HandlerError> {
+        let Some(application) = Application::of(&environment()).map_err(HandlerError::Failed)? else {
+            return Err(HandlerError::NotReading);
+        };
+        let unreachable = |code: ErrorCode| application.unreachable(trouble(&code));
+        let end = deadline(application.timeout.as_secs().saturating_add(1));
+        let broken = || application.unreachable(Trouble::Broken);
+        let request = request(&application, &event).ok_or_else(broken)?;
+        let body = request.body().map_err(|()| broken())?;
+        let options = RequestOptions::new();
+        let nanos = u64::try_from(application.timeout.as_nanos()).unwrap_or(u64::MAX);
+        // A runtime may not support a time limit; it then applies its own.
+        let _ = options.set_connect_timeout(Some(nanos));
+        let _ = options.set_first_byte_timeout(Some(nanos));
+        let _ = options.set_between_bytes_timeout(Some(nanos));
+        let response = outgoing_handler::handle(request, Some(options)).map_err(unreachable)?;
+        if let Ok(stream) = body.write() {
+            write(&stream, &event.data);
+        }
+        let _ = OutgoingBody::finish(body, None);
+        response.subscribe().block();
+        let Some(Ok(response)) = response.get() else { return Err(broken()) };
+        let response = response.map_err(unreachable)?;
+        application.answered(&event, response.status(), answer(&response, end))
+    }
+}
+
+fn request(application: &Application, event: &Event) -> Option<OutgoingRequest> {
+    let request = OutgoingRequest::new(fields(&application.headers(event), Some(event.data.len())));
+    let scheme = if application.scheme == Scheme::HTTPS { WasiScheme::Https } else { WasiScheme::Http };
+    request.set_method(&Method::Post).ok()?;
+    request.set_scheme(Some(&scheme)).ok()?;
+    request.set_authority(Some(application.authority.as_str())).ok()?;
+    request.set_path_with_query(Some(&application.path(&event.id))).ok()?;
+    Some(request)
+}
+
+fn answer(response: &IncomingResponse, end: u64) -> Body {
+    let Ok(body) = response.consume() else { return Body::Broken };
+    let Ok(stream) = body.stream() else { return Body::Broken };
+    match read(&stream, MAX_ANSWER, end) {
+        Ok(body) => Body::Whole(body),
+        Err(Unread::TooLong) => Body::TooLong,
+        Err(Unread::Incomplete) => Body::Broken,
+        Err(Unread::TooSlow) => Body::TooSlow,
+    }
+}
+
+fn trouble(code: &ErrorCode) -> Trouble {
+    match code {
+        ErrorCode::HttpRequestDenied | ErrorCode::DestinationIpProhibited => Trouble::Denied,
+        ErrorCode::ConnectionRefused
+        | ErrorCode::DestinationNotFound
+        | ErrorCode::DestinationUnavailable
+        | ErrorCode::DestinationIpUnroutable
+        | ErrorCode::DnsTimeout
+        | ErrorCode::DnsError(_)
+        | ErrorCode::ConnectionTimeout
+        | ErrorCode::TlsCertificateError
+        | ErrorCode::TlsProtocolError => Trouble::NoConnection,
+        ErrorCode::HttpResponseTimeout | ErrorCode::ConnectionReadTimeout => Trouble::Slow,
+        _ => Trouble::Broken,
+    }
+}

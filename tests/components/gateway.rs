@@ -1,0 +1,196 @@
+//! dingtalk-gateway.wasm: the API of the host in a runtime that knows nothing of DingTalk.
+
+use std::net::SocketAddr;
+
+use dingtalk_components::{GATEWAY, GATEWAY_OPEN};
+use serde_json::json;
+
+use crate::both::{Server, tests};
+use crate::output::functions;
+use crate::runtime::Gateway;
+use crate::support::app::{Act, App};
+use crate::support::receiving::{PONG, assert_answer, post, signed, talkative, text};
+use crate::support::{Reply, Robot, SECRET, TOKEN, send};
+
+impl Server for Gateway {
+    const APP_ID: &str = "dingtalk-gateway";
+
+    fn serve(robot: &Robot, token: Option<&str>) -> Self {
+        let url = robot.url();
+        let mut environment = vec![
+            ("DINGTALK_BINDINGS", "mydingtalk"),
+            ("DINGTALK_MYDINGTALK__URL", &*url),
+            ("DINGTALK_MYDINGTALK__SECRET", SECRET),
+        ];
+        environment.extend(token.map(|token| ("DAPR_API_TOKEN", token)));
+        Gateway::start(&environment)
+    }
+
+    fn with_application(robot: &Robot, properties: &[(&str, &str)], app: SocketAddr) -> Self {
+        let (url, app) = (robot.url(), format!("http://{app}"));
+        let mut environment = vec![
+            ("DINGTALK_BINDINGS", "team"),
+            ("DINGTALK_TEAM__URL", &*url),
+            ("DINGTALK_TEAM__SECRET", SECRET),
+            ("DINGTALK_APP_URL", &*app),
+        ];
+        environment.extend(properties.iter().map(|(name, value)| match *name {
+            "robotCode" => ("DINGTALK_TEAM__ROBOT_CODE", *value),
+            "chatbotCorpId" => ("DINGTALK_TEAM__CHATBOT_CORP_ID", *value),
+            other => panic!("{other} has no variable here"),
+        }));
+        Gateway::start(&environment)
+    }
+
+    fn address(&self) -> SocketAddr {
+        Gateway::address(self)
+    }
+
+    fn log(&self) -> String {
+        Gateway::log(self)
+    }
+}
+
+tests!(Gateway);
+
+const ENVIRONMENT: &str = "wasi:cli/environment@0.2.12";
+const HANDLER: &str = "dingtalk:binding/handler@0.2.0";
+
+#[test]
+fn its_imports_are_what_every_http_runtime_offers() {
+    let standard = [
+        ENVIRONMENT,
+        "wasi:cli/stderr@0.2.12",
+        "wasi:clocks/monotonic-clock@0.2.12",
+        "wasi:clocks/wall-clock@0.2.12",
+        "wasi:http/outgoing-handler@0.2.12",
+        "wasi:http/types@0.2.12",
+        "wasi:io/error@0.2.12",
+        "wasi:io/poll@0.2.12",
+        "wasi:io/streams@0.2.12",
+    ];
+    let [imports, exports] = functions(GATEWAY);
+    assert_eq!(imports, standard);
+    assert_eq!(exports, ["wasi:http/incoming-handler@0.2.12"]);
+    let [mut imports, exports] = functions(GATEWAY_OPEN);
+    assert_eq!(imports.remove(0), HANDLER);
+    assert_eq!(imports, standard);
+    assert_eq!(exports, ["wasi:http/incoming-handler@0.2.12"]);
+}
+
+fn get(gateway: &Gateway, path: &str) -> Reply {
+    send(gateway.address(), "GET", path, &[], b"")
+}
+
+fn create(gateway: &Gateway, name: &str) -> Reply {
+    gateway.invoke(name, "create", r#"{"message":"Hi"}"#)
+}
+
+#[test]
+fn a_setting_that_is_wrong_is_named_and_its_value_is_not_shown() {
+    let team = ("DINGTALK_BINDINGS", "team");
+    let url = format!("http://127.0.0.1:1/robot/send?access_token={TOKEN}");
+    for (environment, variable) in [
+        (&[][..], "DINGTALK_BINDINGS"),
+        (&[team], "DINGTALK_TEAM__URL"),
+        (&[team, ("DINGTALK_TEAM__URL", "ftp://S3CR3T")], "DINGTALK_TEAM__URL"),
+        (&[team, ("DINGTALK_TEAM__URL", &url), ("DINGTALK_TEAM__SECERT", "S3CR3T")], "DINGTALK_TEAM__SECERT"),
+        (&[team, ("DINGTALK_TEAM__URL", &url), ("DINGTALK_TEAM__SECRET", "S3CR3T\n")], "DINGTALK_TEAM__SECRET"),
+        (&[team, ("DINGTALK_TEAM__URL", &url), ("DINGTALK_TEAM__TIMEOUT", "S3CR3T")], "DINGTALK_TEAM__TIMEOUT"),
+    ] {
+        let gateway = Gateway::start(environment);
+        let named = format!("environment variable {variable}: ");
+        let invoked = create(&gateway, "team");
+        let health = get(&gateway, "/v1.0/healthz");
+        for reply in [&invoked, &health] {
+            assert_eq!(reply.status, 500, "{reply:?}");
+            let message = reply.json()["message"].as_str().unwrap().to_owned();
+            assert!(message.contains(&named), "{message}");
+        }
+        // Who cannot prove to be DingTalk is not told, whoever runs it is.
+        let callback = post(gateway.address(), "team", &signed(SECRET), b"{}");
+        assert_eq!(callback.status, 500, "{callback:?}");
+        assert!(!callback.body.contains("DINGTALK"), "{callback:?}");
+        assert!(gateway.log().contains(&named), "{}", gateway.log());
+        let everything = format!("{invoked:?} {health:?} {callback:?} {}", gateway.log());
+        assert!(!everything.contains("S3CR3T") && !everything.contains(TOKEN), "{everything}");
+    }
+}
+
+#[test]
+fn several_robots_have_their_own_secrets_and_one_that_is_wrong_leaves_the_others() {
+    let (robot, app) = (talkative(), App::start());
+    app.answer(Act::ok(PONG));
+    let (url, app_url) = (robot.url(), format!("http://{}/bots/", app.address()));
+    let gateway = Gateway::start(&[
+        ("DINGTALK_BINDINGS", "team, team-app,broken"),
+        ("DINGTALK_TEAM__URL", &url),
+        ("DINGTALK_TEAM__SECRET", SECRET),
+        ("DINGTALK_TEAM_APP__URL", &url),
+        ("DINGTALK_TEAM_APP__SECRET", "SECanother"),
+        ("DINGTALK_BROKEN__SECRET", SECRET),
+        ("DINGTALK_APP_URL", &app_url),
+        ("APP_API_TOKEN", "t0"),
+    ]);
+    assert_eq!(create(&gateway, "team").status, 200);
+    let refused = create(&gateway, "team-app");
+    assert_eq!((refused.status, refused.metadata("check")), (500, Some("signature")), "{refused:?}");
+    assert_eq!(create(&gateway, "broken").metadata("property"), Some("url"));
+    assert_eq!(robot.messages().len(), 1);
+    assert_answer(&post(gateway.address(), "team-app", &signed("SECanother"), text("m").as_bytes()), PONG);
+    assert_eq!(post(gateway.address(), "team-app", &signed(SECRET), text("m").as_bytes()).status, 403);
+    let event = app.wait_for_events(1);
+    assert_eq!((event.target.as_str(), event.header("dapr-api-token")), ("/bots/team-app", vec!["t0"]));
+    let loaded = |name: &str| {
+        let capabilities = ["INPUT_BINDING", "OUTPUT_BINDING"];
+        json!({"name": name, "type": "bindings.dingtalk.webhook", "version": "v1", "capabilities": capabilities})
+    };
+    let metadata = get(&gateway, "/v1.0/metadata").json();
+    assert_eq!(metadata["components"], json!([loaded("broken"), loaded("team"), loaded("team-app")]));
+    assert_eq!(metadata["id"], "dingtalk-gateway");
+    let health = get(&gateway, "/v1.0/healthz");
+    assert!(health.status == 500 && health.body.contains("DINGTALK_BROKEN__URL"), "{health:?}");
+    assert_eq!(get(&gateway, "/v1.0/healthz/outbound").status, 204);
+}
+
+#[test]
+fn pages_in_somebody_s_browser_may_not_call_and_programs_may() {
+    let robot = Robot::start();
+    let gateway = <Gateway as Server>::serve(&robot, None);
+    let body = br#"{"operation":"create","data":{"message":"Hi"}}"#;
+    let path = "/v1.0/bindings/mydingtalk";
+    let refused = send(gateway.address(), "POST", path, &[("origin", "https://evil.example")], body);
+    assert_eq!(refused.status, 403, "{refused:?}");
+    assert!(refused.body.contains("DINGTALK_ALLOWED_ORIGINS"), "{refused:?}");
+    let mut connection = crate::support::Connection::open(gateway.address());
+    let head = format!("POST {path} HTTP/1.1\r\nhost: evil.example\r\ncontent-length: {}\r\n\r\n", body.len());
+    connection.write(head);
+    connection.write(body);
+    let refused = connection.read();
+    assert!(refused.status == 403 && refused.body.contains("DINGTALK_ALLOWED_HOSTS"), "{refused:?}");
+    assert_eq!(send(gateway.address(), "POST", path, &[], body).status, 200);
+    assert_eq!(robot.stats().accepted, 1);
+}
+
+#[test]
+fn what_it_cannot_remember_it_says() {
+    let robot = Robot::start();
+    let gateway = <Gateway as Server>::serve(&robot, None);
+    let reply = send(gateway.address(), "PUT", "/v1.0/metadata/key", &[], b"value");
+    assert_eq!(reply.status, 501, "{reply:?}");
+    assert!(reply.body.contains("remembers nothing"), "{reply:?}");
+}
+
+#[test]
+fn bodies_have_the_limits_of_daprs() {
+    let robot = Robot::start();
+    let gateway = <Gateway as Server>::serve(&robot, None);
+    let sized = |size: usize| {
+        let start = r#"{"operation":"create","data":{"message":"Hi"}}"#;
+        format!("{start}{}", " ".repeat(size - start.len()))
+    };
+    assert_eq!(gateway.post("mydingtalk", &sized(4 << 20)).status, 200);
+    let reply = gateway.post("mydingtalk", &sized((4 << 20) + 1));
+    assert_eq!(reply.status, 400, "{reply:?}");
+    assert!(reply.body.contains("stream too large (more than 4194304 bytes"), "{reply:?}");
+}
