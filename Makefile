@@ -21,9 +21,10 @@ peers: toolchain
 	tests/peers/run target/debug/dingtalk-host
 
 # The components in runtimes and beside languages that others wrote, with the examples. Installs them, so it needs the
-# network; tests/interop/README.md explains the table.
+# network; tests/interop/README.md explains the table. With the examples, the libraries have the features that they have
+# in tests: without them, wasmtime would be compiled again after `make test`.
 interop: toolchain component
-	cargo build --locked --package dingtalk-host --bins
+	cargo build --locked --package dingtalk-host --bins --examples
 	tests/interop/run target/debug/dingtalk-host target/component
 
 # Formatting, lints on every target (the component's own target included), documentation.
