@@ -1,7 +1,7 @@
 # Each target does all the set-up it needs, so that a fresh clone starts with the one command that is wanted.
 # After the first, plain `cargo run`, `cargo test` and `cargo bench` work too.
 
-.PHONY: demo test peers lint bench component reproducible fuzz mutants audit toolchain
+.PHONY: demo test peers interop lint bench component reproducible fuzz mutants audit toolchain
 
 # Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
 # whom the application in examples/ answers, and shows the group.
@@ -19,6 +19,13 @@ test: toolchain
 peers: toolchain
 	cargo build --locked
 	tests/peers/run target/debug/dingtalk-host
+
+# The components in runtimes and beside languages that others wrote, with the examples. Installs them, so it needs the
+# network; tests/interop/README.md explains the table. With the examples, the libraries have the features that they have
+# in tests: without them, wasmtime would be compiled again after `make test`.
+interop: toolchain component
+	cargo build --locked --package dingtalk-host --bins --examples
+	tests/interop/run target/debug/dingtalk-host target/component
 
 # Formatting, lints on every target (the component's own target included), documentation.
 lint: toolchain

@@ -259,6 +259,19 @@ fn every_property_is_documented_and_every_documented_one_is_read() {
     let missing: Vec<_> =
         strings(section(&component, "const PROPERTIES", "];")).filter(|p| !contract.contains(p)).collect();
     assert!(missing.is_empty(), "wit/init.wit does not name {missing:?}");
+    // An example names them too: Spin has no list of variables to ask for.
+    let example = read("examples/spin/variables/variables.js");
+    let example = section(&example, "const PROPERTIES = [", "];");
+    let example = names(example.split('\'').skip(1).step_by(2));
+    let of_the_component = strings(section(&component, "const PROPERTIES", "];")).filter(|name| *name != "id");
+    same("examples/spin/variables/variables.js", "properties", &example, &of_the_component.map(snake).collect());
+}
+
+/// `appSecret` as `app_secret`.
+fn snake(name: &str) -> String {
+    name.chars()
+        .flat_map(|c| c.is_ascii_uppercase().then_some('_').into_iter().chain([c.to_ascii_lowercase()]))
+        .collect()
 }
 
 /// The crates that a manifest names, but for those of this repository.
@@ -294,6 +307,38 @@ fn every_dependency_is_documented_and_every_documented_one_is_needed() {
     same("docs/dependencies.md", "dependencies", &names(crates), &code);
 }
 
+/// Programs of others and their exact versions, where `make interop` takes them from.
+fn pins() -> Names {
+    let mut found = Names::new();
+    for file in ["examples/python/requirements.txt", "tests/interop/requirements.txt"] {
+        let text = read(file);
+        found.extend(
+            text.lines().filter_map(|line| line.split_once("==")).map(|(name, version)| format!("{name} {version}")),
+        );
+    }
+    let package: serde_json::Value = serde_json::from_str(&read("examples/node/package.json")).unwrap();
+    for kind in ["dependencies", "devDependencies"] {
+        let programs = package[kind].as_object().unwrap();
+        found.extend(programs.iter().map(|(name, version)| format!("{name} {}", version.as_str().unwrap())));
+    }
+    let run = read("tests/interop/run");
+    found.insert(format!("wac-cli {}", section(&run, "\nwac_version=", "\n")));
+    found
+}
+
+#[test]
+fn the_programs_of_make_interop_are_documented_at_their_versions() {
+    let document = read("tests/interop/README.md");
+    let cells = document.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+    let rows = cells.filter(|(program, _)| *program != "program").map(|(program, rest)| {
+        let version = rest.split(" |").next().unwrap();
+        format!("{} {version}", program.split(',').next().unwrap())
+    });
+    let mut documented: Names = rows.collect();
+    documented.insert(format!("PyYAML {}", section(&document, "(PyYAML\n", " ")));
+    same("tests/interop/README.md", "programs", &documented, &pins());
+}
+
 #[test]
 fn the_readme_can_be_read_in_one_go() {
     let lines = read("README.md").lines().count();
@@ -303,7 +348,15 @@ fn the_readme_can_be_read_in_one_go() {
 /// The documents, from the top of the repository.
 fn documents() -> Vec<String> {
     let mut found = Vec::new();
-    for folder in ["", "docs", "examples/bots", "fuzz", "tests/peers"] {
+    const EXAMPLES: [&str; 6] = [
+        "examples/bots",
+        "examples/node",
+        "examples/python",
+        "examples/spin",
+        "examples/wasmcloud",
+        "examples/wasmtime-serve",
+    ];
+    for folder in ["", "docs", "fuzz", "tests/peers", "tests/interop"].into_iter().chain(EXAMPLES) {
         for entry in std::fs::read_dir(root().join(folder)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             if name.ends_with(".md") {

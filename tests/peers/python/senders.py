@@ -1,32 +1,14 @@
 """Every message that DingtalkChatbot and apprise offer, sent to the simulator."""
 
-import os
-import urllib.request
-from json import load
-
 from apprise import Apprise, NotifyFormat
 from apprise.plugins.dingtalk import NotifyDingTalk
 from dingtalkchatbot.chatbot import ActionCard, CardItem, DingtalkChatbot, FeedLink
 
-BASE, TOKEN, SECRET = (os.environ[name] for name in ("ROBOT_BASE", "ROBOT_TOKEN", "ROBOT_SECRET"))
-
-
-def get(path):
-    with urllib.request.urlopen(BASE + path, timeout=10) as answer:
-        return load(answer)
+from group import BASE, SECRET, TOKEN, outcome
 
 
 def case(client, name, expected, send):
-    """What the group saw of `send`, or the code with which the robot refused: clients differ in what they tell."""
-    before = get("/stats")
-    send()
-    after = get("/stats")
-    if after["accepted"] == before["accepted"] + 1:
-        message = get("/messages")[-1]
-        got = f"{message['msgtype']}{' signed' if message['signed'] else ''}"
-    else:
-        codes = [code for code, n in after["rejected"].items() if n != before["rejected"].get(code, 0)]
-        got = f"refused {' '.join(codes)}"
+    got = outcome(send)
     print("\t".join(["ok" if got == expected else f"FAILED, expected {expected}", client, name, got]), flush=True)
 
 

@@ -1,0 +1,105 @@
+"""What wasm-tools says of the components, and of the contract.
+
+    tools.py wasm-tools REPOSITORY HANDLER…
+
+HANDLER is a component that exports the handler, built by a program of others.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from support import COMPONENTS, WORK, Table
+
+wasm_tools, repository, *handlers = sys.argv[1:]
+repository = Path(repository)
+
+
+def tool(*arguments):
+    """Whether it succeeds, and everything that it says."""
+    done = subprocess.run([wasm_tools, *map(str, arguments)], capture_output=True, text=True, timeout=250)
+    return done.returncode == 0, done.stdout + done.stderr
+
+
+def verdict(*arguments):
+    """ "yes", or why not; for what is to be refused, "no" is enough."""
+    succeeds, said = tool(*arguments)
+    return "yes" if succeeds else f"no: {said.strip().splitlines()[-1].strip()}"
+
+
+def folder(name, sources):
+    """A folder of WIT as wasm-tools reads it: a package, and those that it needs in `deps`."""
+    made = WORK / name
+    shutil.rmtree(made, ignore_errors=True)
+    for target, files in sources.items():
+        (made / target).mkdir(parents=True, exist_ok=True)
+        for file in files:
+            shutil.copy(file, made / target)
+    return made
+
+
+def since_release():
+    """Both worlds of the contract, against those of the last release, as long as that promises to be compatible."""
+    git = ["git", "-C", repository]
+    tag = subprocess.run([*git, "describe", "--tags", "--abbrev=0", "--match", "v*"], capture_output=True, text=True)
+    if tag.returncode != 0:
+        print("!!! SKIPPED: component semver-check: there is no release to compare the contract with", file=sys.stderr)
+        return
+    tag = tag.stdout.strip()
+    made = folder("contract", {"deps/now": wit.glob("*.wit")})
+    (made / "root.wit").write_text("package interop:contract;\n")
+    (made / "deps" / "then").mkdir()
+    for file in wit.glob("*.wit"):
+        old = subprocess.run(
+            [*git, "show", f"{tag}:wit/{file.name}"], capture_output=True, text=True, check=True
+        ).stdout
+        # Two packages of one name need two versions; how far apart these are is not looked at.
+        (made / "deps" / "then" / file.name).write_text(
+            re.sub(r"(@|since\(version = )\d+\.\d+\.\d+", r"\g<1>0.0.1", old)
+        )
+    now = re.search(r"package dingtalk:binding@(\S+);", (wit / "worlds.wit").read_text())[1]
+    for name in ("caller", "handler-app"):
+        check = ["component", "semver-check", "--prev", f"dingtalk:binding/{name}@0.0.1"]
+        table.row(
+            f"semver-check {name} since {tag}", "yes", verdict(*check, "--new", f"dingtalk:binding/{name}@{now}", made)
+        )
+
+
+table = Table("wasm-tools", tool("--version")[1].split()[1])
+wit, component = repository / "wit", repository / "wit" / "component"
+binding = COMPONENTS / "dingtalk-binding.wasm"
+
+for file in sorted(COMPONENTS.glob("*.wasm")):
+    table.row(f"validate {file.stem}", "yes", verdict("validate", file))
+
+
+def listed(kind, written):
+    """The imports or exports of a world as it is written, without an order."""
+    return " ".join(sorted(re.findall(rf"^  {kind} ([^\s;:]+:[^\s;]+);", written, re.MULTILINE)))
+
+
+declared = re.search(r"^world binding \{\n.*?^\}", (component / "world.wit").read_text(), re.MULTILINE | re.DOTALL)[0]
+printed = tool("component", "wit", binding)[1]
+table.row("component wit dingtalk-binding", listed("export", declared), listed("export", printed))
+
+world = folder(
+    "world", {"": component.glob("*.wit"), "deps": component.glob("deps/*.wit"), "deps/binding": wit.glob("*.wit")}
+)
+targets = ["component", "targets", "--semver-compatible", "-w"]
+table.row("dingtalk-binding has its world", "yes", verdict(*targets, "dingtalk:component/binding", world, binding))
+for handler in map(Path, handlers):
+    # What a language brings along (componentize-py: all of WASI) is no part of the contract.
+    exports = [name for name in listed("export", tool("component", "wit", handler)[1]).split() if "dingtalk" in name]
+    table.row(f"component wit {handler.stem}", "dingtalk:binding/handler@0.2.0", " ".join(exports))
+    table.row(f"{handler.stem} as a binding", "no", verdict(*targets, "dingtalk:component/binding", world, handler)[:2])
+
+# The names of the programs that made it are there for whoever looks for a component with a fault.
+metadata = tool("metadata", "show", binding)[1]
+table.row(
+    "metadata show dingtalk-binding",
+    "wit-bindgen-rust",
+    "wit-bindgen-rust" if "wit-bindgen-rust" in metadata else metadata,
+)
+since_release()
