@@ -26,7 +26,7 @@ lint: toolchain
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@if ls "$$(rustc --print target-libdir --target wasm32-unknown-unknown)"/libstd-*.rlib >/dev/null 2>&1; then \
 	    echo "cargo clippy (the component's target)" && \
-	    cargo clippy --locked --package dingtalk-binding --target wasm32-unknown-unknown -- -D warnings; \
+	    cargo clippy --locked --package dingtalk-binding --features component --target wasm32-unknown-unknown -- -D warnings; \
 	else \
 	    echo "not linted: src/allocator.rs, src/exports.rs and src/transport.rs, because clippy needs rustup's wasm32-unknown-unknown"; \
 	fi

@@ -17,6 +17,7 @@ pub mod contract;
 pub mod duration;
 pub mod endpoint;
 pub mod error;
+pub mod failure;
 mod inline;
 pub mod json;
 mod markdown;
@@ -31,16 +32,16 @@ pub mod settings;
 pub mod signature;
 pub mod text;
 
-#[cfg(target_family = "wasm")]
+#[cfg(all(target_family = "wasm", feature = "component"))]
 mod allocator;
-#[cfg(target_family = "wasm")]
+#[cfg(all(target_family = "wasm", feature = "component"))]
 mod exports;
-#[cfg(target_family = "wasm")]
+#[cfg(all(target_family = "wasm", feature = "component"))]
 mod transport;
 
 /// A panic is a defect: the instance ends there, as for any other trap, and the host says so. The message could
 /// go nowhere.
-#[cfg(target_family = "wasm")]
+#[cfg(all(target_family = "wasm", feature = "component"))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     core::arch::wasm32::unreachable()

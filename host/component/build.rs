@@ -81,7 +81,17 @@ fn compile(root: &Path, target_dir: &Path) -> Result<()> {
         }
     }
     cargo.env("RUSTC", &toolchain.rustc).current_dir(root);
-    cargo.args(["rustc", "--package", "dingtalk-binding", "--lib", "--crate-type", "cdylib", "--locked"]);
+    cargo.args([
+        "rustc",
+        "--package",
+        "dingtalk-binding",
+        "--features",
+        "component",
+        "--lib",
+        "--crate-type",
+        "cdylib",
+        "--locked",
+    ]);
     cargo.args(["--profile", "component", "--target", TARGET, "--target-dir"]).arg(target_dir);
     if toolchain.build_std {
         cargo.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=core,alloc");
