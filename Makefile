@@ -25,10 +25,12 @@ lint: toolchain
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@if ls "$$(rustc --print target-libdir --target wasm32-unknown-unknown)"/libstd-*.rlib >/dev/null 2>&1; then \
-	    echo "cargo clippy (the component's target)" && \
-	    cargo clippy --locked --package dingtalk-binding --features component --target wasm32-unknown-unknown -- -D warnings; \
+	    echo "cargo clippy (the components' target)" && \
+	    cargo clippy --locked --package dingtalk-binding --features component \
+	        --target wasm32-unknown-unknown -- -D warnings && \
+	    cargo clippy --locked --package dingtalk-no-handler --target wasm32-unknown-unknown -- -D warnings; \
 	else \
-	    echo "not linted: src/allocator.rs, src/exports.rs and src/transport.rs, because clippy needs rustup's wasm32-unknown-unknown"; \
+	    echo "not linted: src/allocator.rs, src/exports.rs, src/transport.rs and components/no-handler, because clippy needs rustup's wasm32-unknown-unknown"; \
 	fi
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 
@@ -36,9 +38,9 @@ lint: toolchain
 bench: toolchain
 	cargo bench --locked
 
-# Writes target/component/dingtalk-binding.wasm, without compiling a host.
+# Writes every component to target/component/, without compiling a host.
 component: toolchain
-	cargo run --quiet --locked --package dingtalk-component -- target/component/dingtalk-binding.wasm
+	cargo run --quiet --locked --package dingtalk-publish -- target/component
 
 # How long each target runs, and which ones; fuzz/README.md explains them.
 FUZZ_SECONDS ?= 60

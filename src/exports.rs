@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use spin::Mutex;
 
-use crate::contract::{self, Callback, Event, InvokeRequest, InvokeResponse, Metadata, Reply};
+use crate::contract::{self, CallError, Callback, Event, InvokeRequest, InvokeResponse, Metadata, Reply};
 use crate::error::{InvokeCause, InvokeError, PropertyError, ReadError, ReceiveError};
 use crate::operation::{self, OPERATIONS};
 use crate::receive;
@@ -44,7 +44,7 @@ mod bindings {
 }
 
 use bindings::dingtalk::binding::handler;
-use bindings::exports::dingtalk::binding::{init, invoke, read};
+use bindings::exports::dingtalk::binding::{call, init, invoke, read};
 
 struct Component;
 
@@ -83,10 +83,18 @@ impl invoke::Guest for Component {
                 Ok(InvokeResponse { data: None, metadata: operation::conclude(settings, &post, &answer)? })
             }
             None => {
-                let answer = handler::handle(&Event { data: request.data, metadata: request.metadata });
+                let answer =
+                    handler::handle(&Event { id: settings.id.clone(), data: request.data, metadata: request.metadata });
                 Ok(InvokeResponse { data: operation::handed_on(settings, answer)?, metadata: Vec::new() })
             }
         }
+    }
+}
+
+impl call::Guest for Component {
+    fn call(properties: Metadata, request: InvokeRequest) -> Result<InvokeResponse, CallError> {
+        <Self as init::Guest>::init(properties).map_err(CallError::Init)?;
+        <Self as invoke::Guest>::invoke(request).map_err(CallError::Invoke)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The DingTalk group robot binding.
 //!
-//! Compiled to WebAssembly, this library is the component: `exports` and `transport` are its edges towards
-//! WIT and wasi:http, `allocator` its memory; `contract` has the types of wit/. Everything else is pure functions over bytes and time, compiled and tested natively
-//! too, and used by the host where it needs the same rule.
+//! Compiled to WebAssembly with the feature `component`, this library is the component: `exports` and `transport` are
+//! its edges towards WIT and wasi:http, `allocator` its memory. Everything else is pure functions over bytes and time,
+//! compiled and tested natively too, and used by the host and other components where they need the same rule;
+//! `contract` has the types of wit/.
 //!
 //! Without the standard library: its panic handler alone would bring the component 20 KiB of formatting.
 

@@ -22,7 +22,7 @@ pub fn receive<'h>(
         return Err(ReceiveError::NotReading(settings.id.clone()));
     }
     json::mend(&mut body);
-    Ok(Event { data: body, metadata: metadata.0 })
+    Ok(Event { id: settings.id.clone(), data: body, metadata: metadata.0 })
 }
 
 /// What DingTalk is answered after the handler has.
@@ -68,6 +68,7 @@ mod tests {
         }
         assert_eq!(received(SIGN, false, b"{}"), Err(ReceiveError::NotReading("team".into())));
         let event = received(SIGN, true, br#"{"msgId":"1","x":"\ud800"}"#).unwrap();
+        assert_eq!(event.id, "team");
         assert_eq!(event.metadata, [("msgId".to_owned(), "1".to_owned())]);
         assert_eq!(event.data, br#"{"msgId":"1","x":"\ufffd"}"#);
     }

@@ -3,6 +3,7 @@
 pub mod app;
 pub mod held;
 pub mod inbox_app;
+pub mod plain;
 pub mod receiving;
 pub mod witness;
 

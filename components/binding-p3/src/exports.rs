@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use dingtalk_binding::contract::{self, Callback, Event, InvokeRequest, InvokeResponse, Metadata, Reply};
+use dingtalk_binding::contract::{self, CallError, Callback, Event, InvokeRequest, InvokeResponse, Metadata, Reply};
 use dingtalk_binding::error::{InvokeCause, InvokeError, PropertyError, ReadError, ReceiveError};
 use dingtalk_binding::operation::{self, OPERATIONS};
 use dingtalk_binding::receive;
@@ -37,7 +37,7 @@ pub(crate) mod bindings {
 
 use bindings::dingtalk::component_p3::handler;
 use bindings::exports::dingtalk::binding::init;
-use bindings::exports::dingtalk::component_p3::{invoke, read};
+use bindings::exports::dingtalk::component_p3::{call, invoke, read};
 
 struct Component;
 
@@ -81,10 +81,18 @@ impl invoke::Guest for Component {
                 Ok(InvokeResponse { data: None, metadata: operation::conclude(&settings, &post, &answer)? })
             }
             None => {
-                let answer = handler::handle(Event { data: request.data, metadata: request.metadata }).await;
+                let event = Event { id: settings.id.clone(), data: request.data, metadata: request.metadata };
+                let answer = handler::handle(event).await;
                 Ok(InvokeResponse { data: operation::handed_on(&settings, answer)?, metadata: Vec::new() })
             }
         }
+    }
+}
+
+impl call::Guest for Component {
+    async fn call(properties: Metadata, request: InvokeRequest) -> Result<InvokeResponse, CallError> {
+        <Self as init::Guest>::init(properties).map_err(CallError::Init)?;
+        <Self as invoke::Guest>::invoke(request).await.map_err(CallError::Invoke)
     }
 }
 

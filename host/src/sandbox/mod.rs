@@ -523,7 +523,8 @@ impl IoView for State {
 
 impl handler::Host for State {
     async fn handle(&mut self, event: wit::Event) -> wasmtime::Result<Result<Option<Vec<u8>>, wit::HandlerError>> {
-        let wit::Event { data, metadata } = event;
+        // Whose binding it is, the host knows by its own name for it.
+        let wit::Event { id: _, data, metadata } = event;
         // The component hands on only what it was told to read.
         let Some(reader) = self.reader.clone() else { return Ok(Err(wit::HandlerError::NotReading)) };
         // In a task of its own, because the fibre's stack is small: an HTTP client, unoptimised, overflows it, and
