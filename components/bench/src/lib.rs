@@ -124,13 +124,16 @@ impl IoView for State {
     }
 }
 
-/// A store with the host's limits, those of handles and fuel times `calls`: so many are made in one instance, at once
-/// or one after another.
+/// A store with the host's limits, as far as they are for one call.
 fn store(engine: &Engine, tenant: &Tenant, calls: Calls) -> wasmtime::Result<Store<State>> {
     let limits = Limits::default();
     let handles = limits.handles.saturating_mul(calls.at_once);
     let mut table = ResourceTable::new();
-    table.set_max_capacity(handles);
+    // wasmtime's wasi:http 0.2 keeps the options of every request in the table until the store ends, so that for many
+    // calls there is no limit.
+    if !calls.are_many {
+        table.set_max_capacity(handles);
+    }
     let state = State {
         table,
         http: WasiHttpCtx::new(),

@@ -8,7 +8,7 @@
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -34,7 +34,22 @@ const SERIAL: usize = 2_000;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> Result<(), Error> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With what a trap has behind it.
+            let mut cause: Option<&dyn std::error::Error> = Some(&*error);
+            while let Some(error) = cause {
+                eprintln!("{error}");
+                cause = error.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Error> {
     if env::var_os(SERVER).is_some() {
         return tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve());
     }
@@ -209,7 +224,9 @@ async fn crossings_of<C: Call>(tenant: &Tenant) -> Result<String, Error> {
     let (mut all, mut built_in) = (0, 0);
     for (position, import) in crossings::imports(C::COMPONENT)?.iter().enumerate() {
         let counting = crossings::counting(C::COMPONENT, position)?;
-        let calls = C::fuel(&counting, tenant).await?.saturating_sub(plain) / crossings::FUEL;
+        // To the nearest: a message takes a few instructions more or less, with the time that it is signed at.
+        let more = C::fuel(&counting, tenant).await?.saturating_sub(plain);
+        let calls = more.saturating_add(crossings::FUEL / 2) / crossings::FUEL;
         if calls > 0 && env::args().any(|argument| argument == "--list") {
             println!("{calls} {} {}", import.module, import.name);
         }
