@@ -1,6 +1,6 @@
 //! Compiles and composes the components.
 
-use dingtalk_component_builder::{BINDING, Builder, Guest, Result, report, without_names};
+use dingtalk_component_builder::{BINDING, BINDING_P3, Builder, Guest, Result, report, without_names};
 use wac_graph::types::Package;
 use wac_graph::{CompositionGraph, EncodeOptions, plug};
 
@@ -24,6 +24,7 @@ fn build() -> Result<()> {
     let no_handler = builder.component(&NO_HANDLER)?;
     builder.write("dingtalk-output.wasm", &composed("dingtalk-output", &binding, &[&no_handler])?)?;
     builder.write("dingtalk-no-handler.wasm", &no_handler)?;
+    builder.write("dingtalk-binding-p3.wasm", &builder.component(&BINDING_P3)?)?;
     builder.write("dingtalk-binding.wasm", &binding)
 }
 
