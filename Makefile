@@ -1,7 +1,7 @@
 # Each target does all the set-up it needs, so that a fresh clone starts with the one command that is wanted.
 # After the first, plain `cargo run`, `cargo test` and `cargo bench` work too.
 
-.PHONY: demo test peers lint bench p3 bench-p3 component fuzz mutants audit toolchain
+.PHONY: demo test peers lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
 
 # Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
 # whom the application in examples/ answers, and shows the group.
@@ -48,9 +48,22 @@ p3: toolchain
 bench-p3: toolchain
 	cargo run --locked --profile measure --package dingtalk-bench
 
-# Writes every component to target/component/, without compiling a host.
+# Writes every component and the interfaces to target/component/, without compiling a host. Each says which revision it
+# was built from, and with SOURCE_URL where that is.
+component: export SOURCE_REVISION ?= $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)
 component: toolchain
 	cargo run --quiet --locked --package dingtalk-publish -- target/component
+
+# Builds the last commit here and in another checkout with another target directory, and compares what is written.
+reproducible: toolchain
+	@test -z "$$(git status --porcelain)" || { \
+	    echo "commit or put away the changes first: the last commit is compared" >&2; exit 1; }
+	$(MAKE) component
+	@set -eu; copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
+	git clone --quiet . "$$copy/elsewhere"; \
+	CARGO_TARGET_DIR="$$copy/built" $(MAKE) --no-print-directory -C "$$copy/elsewhere" component; \
+	for file in "$$copy"/elsewhere/target/component/dingtalk-*; do cmp "$$file" "target/component/$${file##*/}"; done; \
+	echo "the same bytes"
 
 # How long each target runs, and which ones; fuzz/README.md explains them.
 FUZZ_SECONDS ?= 60

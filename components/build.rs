@@ -1,6 +1,6 @@
 //! Compiles and composes the components.
 
-use dingtalk_component_builder::{BINDING, BINDING_P3, Builder, Guest, Result, report, without_names};
+use dingtalk_component_builder::{BINDING, BINDING_P3, Builder, Component, Guest, Result, report};
 use wac_graph::types::Package;
 use wac_graph::{CompositionGraph, EncodeOptions, plug};
 
@@ -22,30 +22,48 @@ fn build() -> Result<()> {
     let builder = Builder::new("components")?;
     let binding = builder.component(&BINDING)?;
     let no_handler = builder.component(&NO_HANDLER)?;
-    builder.write("dingtalk-output.wasm", &composed("dingtalk-output", &binding, &[&no_handler])?)?;
+    let output = composed(
+        &builder,
+        "dingtalk-output",
+        "DingTalk group robot binding for who only sends: its imports are WASI's alone",
+        &binding,
+        &[&no_handler],
+    )?;
+    builder.write("dingtalk-binding.wasm", &binding)?;
     builder.write("dingtalk-no-handler.wasm", &no_handler)?;
     builder.write("dingtalk-binding-p3.wasm", &builder.component(&BINDING_P3)?)?;
-    builder.write("dingtalk-binding.wasm", &binding)
+    builder.write("dingtalk-output.wasm", &output)?;
+    // As in wit/wkg.toml.
+    let interfaces = builder.interfaces("Interfaces between applications, DingTalk group robot bindings, and hosts")?;
+    builder.write("dingtalk-binding.wit", interfaces.text)?;
+    builder.write("dingtalk-binding.wit.wasm", interfaces.binary)
 }
 
 /// `socket` with its imports filled by what `plugs` export. Imports that none of them fills stay imports; the exports
 /// are the socket's.
-fn composed(name: &str, socket: &[u8], plugs: &[&[u8]]) -> Result<Vec<u8>> {
+fn composed(
+    builder: &Builder,
+    name: &str,
+    description: &str,
+    socket: &Component,
+    plugs: &[&Component],
+) -> Result<Component> {
     let failed = |what: &dyn std::fmt::Display| format!("{name} cannot be composed: {what}");
     let mut graph = CompositionGraph::new();
-    let mut register = |part: String, bytes: &[u8]| {
-        let package = Package::from_bytes(&part, None, bytes, graph.types_mut())
+    let mut register = |part: String, component: &Component| {
+        let package = Package::from_bytes(&part, None, component.as_ref(), graph.types_mut())
             .map_err(|error| failed(&format!("{part}: {error:#}")))?;
         graph.register_package(package).map_err(|error| failed(&error))
     };
-    let socket = register("socket".into(), socket)?;
-    let plugs = plugs
+    let socket_package = register("socket".into(), socket)?;
+    let plug_packages = plugs
         .iter()
         .enumerate()
         .map(|(position, plug)| register(format!("plug{position}"), plug))
         .collect::<Result<Vec<_>>>()?;
-    plug(&mut graph, plugs, socket).map_err(|error| failed(&error))?;
+    plug(&mut graph, plug_packages, socket_package).map_err(|error| failed(&error))?;
     let options = EncodeOptions { define_components: true, validate: true, processor: None };
-    let component = graph.encode(options).map_err(|error| failed(&error))?;
-    without_names(&component).map_err(|error| failed(&error))
+    let bytes = graph.encode(options).map_err(|error| failed(&error))?;
+    let parts: Vec<_> = std::iter::once(socket).chain(plugs.iter().copied()).collect();
+    builder.composition(name, description, &bytes, &parts)
 }

@@ -1,5 +1,9 @@
 //! Every component that this repository publishes, as the bytes that a runtime loads. `components/publish` writes them.
 
+mod publish;
+
+pub use publish::{Origin, published};
+
 /// The binding, of world `dingtalk:component/binding@0.2.0`: the component that the host runs.
 pub const BINDING: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-binding.wasm"));
 
@@ -12,10 +16,8 @@ pub const NO_HANDLER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk
 /// The binding with that handler, for who only sends: its imports are WASI's alone.
 pub const OUTPUT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-output.wasm"));
 
-/// All of them, with the names of their files.
-pub const ALL: [(&str, &[u8]); 4] = [
-    ("dingtalk-binding.wasm", BINDING),
-    ("dingtalk-binding-p3.wasm", BINDING_P3),
-    ("dingtalk-no-handler.wasm", NO_HANDLER),
-    ("dingtalk-output.wasm", OUTPUT),
-];
+/// The package `dingtalk:binding` of wit/, for registries.
+pub const INTERFACES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-binding.wit.wasm"));
+
+/// The same package as one text.
+pub const INTERFACES_TEXT: &str = include_str!(concat!(env!("OUT_DIR"), "/dingtalk-binding.wit"));

@@ -8,5 +8,5 @@ fn main() {
 
 fn build() -> Result<()> {
     let builder = Builder::new("host/component")?;
-    builder.write("dingtalk-binding.wasm", &builder.component(&BINDING)?)
+    builder.write("dingtalk-binding.wasm", builder.component(&BINDING)?)
 }

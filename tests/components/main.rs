@@ -4,6 +4,8 @@
 // A test reports by panicking, and so do its helpers; and nothing of a test is reachable from outside.
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod interfaces;
+mod metadata;
 mod output;
 #[path = "../support/plain.rs"]
 mod plain;

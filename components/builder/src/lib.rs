@@ -5,10 +5,17 @@
 //! component can never run against a stale one.
 
 mod compile;
+mod dependencies;
+mod metadata;
+mod package;
 mod toolchain;
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
+
+use dependencies::Dependencies;
+use metadata::Metadata;
+pub use package::Package;
 
 /// What went wrong and what to do, for the one who builds.
 pub type Result<T> = std::result::Result<T, String>;
@@ -51,6 +58,20 @@ pub const BINDING: Guest<'static> = Guest {
 pub const BINDING_P3: Guest<'static> =
     Guest { package: "dingtalk-binding-p3", features: &[], sources: &["src", "components/binding-p3"], ..BINDING };
 
+/// A built component.
+#[derive(Debug)]
+pub struct Component {
+    bytes: Vec<u8>,
+    dependencies: Dependencies,
+}
+
+impl AsRef<[u8]> for Component {
+    /// What a runtime loads.
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Where a build script finds what it compiles, and where it leaves it.
 #[derive(Debug)]
 pub struct Builder {
@@ -82,12 +103,12 @@ impl Builder {
         Ok(Self { root, out, target })
     }
 
-    /// Compiles `guest` to a component.
+    /// Compiles `guest` to a component, which says of itself what the package's manifest says.
     ///
     /// # Errors
     ///
     /// If there is no compiler for WebAssembly, or the package does not compile to a component.
-    pub fn component(&self, guest: &Guest<'_>) -> Result<Vec<u8>> {
+    pub fn component(&self, guest: &Guest<'_>) -> Result<Component> {
         let package = guest.package;
         for source in guest.sources {
             watch(&self.root.join(source));
@@ -101,17 +122,39 @@ impl Builder {
             .module(&module)
             .and_then(|encoder| encoder.encode())
             .map_err(|error| format!("the module of {package} does not make a component: {error:#}"))?;
-        without_names(&component).map_err(|error| format!("the component of {package} cannot be read: {error}"))
+        let dependencies = Dependencies::of(&self.root, package, guest.features)?;
+        finished(&component, &Metadata::of(&self.root, package)?, dependencies)
     }
 
-    /// Leaves `bytes` as `name` where `include_bytes!` of the package finds it.
+    /// The composition `bytes` of `parts`, which says that it is `name`, of the version of the script's package.
+    ///
+    /// # Errors
+    ///
+    /// If `bytes` is no component.
+    pub fn composition(&self, name: &str, description: &str, bytes: &[u8], parts: &[&Component]) -> Result<Component> {
+        let package = Metadata::of(&self.root, &variable("CARGO_PKG_NAME")?)?;
+        let parts: Vec<_> = parts.iter().map(|part| &part.dependencies).collect();
+        let dependencies = Dependencies::composed(name, &package.version, &parts)?;
+        finished(bytes, &Metadata { name: name.into(), description: description.into(), ..package }, dependencies)
+    }
+
+    /// The interfaces in the folder `wit`, with the licence of the script's package.
+    ///
+    /// # Errors
+    ///
+    /// If they are no package that stands alone.
+    pub fn interfaces(&self, description: &str) -> Result<Package> {
+        Package::of(&self.root.join("wit"), description, Metadata::of(&self.root, &variable("CARGO_PKG_NAME")?)?)
+    }
+
+    /// Leaves `content` as `name` where `include_bytes!` of the package finds it.
     ///
     /// # Errors
     ///
     /// If the file cannot be written.
-    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<()> {
         let path = self.out.join(name);
-        fs::write(&path, bytes).map_err(|error| format!("cannot write {}: {error}", path.display()))
+        fs::write(&path, content).map_err(|error| format!("cannot write {}: {error}", path.display()))
     }
 }
 
@@ -122,13 +165,15 @@ pub fn report(result: Result<()>) {
     }
 }
 
+/// `component` with nothing around its parts but what `metadata` and `dependencies` say.
+fn finished(component: &[u8], metadata: &Metadata, dependencies: Dependencies) -> Result<Component> {
+    let bare = without_names(component).map_err(|error| format!("{} cannot be read: {error}", metadata.name))?;
+    Ok(Component { bytes: metadata.stamped(&bare, &dependencies)?, dependencies })
+}
+
 /// Leaves out the custom sections around the modules and components inside: names of the component's inner parts, 6 KB
 /// that only a debugger reads.
-///
-/// # Errors
-///
-/// If `component` is none.
-pub fn without_names(component: &[u8]) -> std::result::Result<Vec<u8>, wasmparser::BinaryReaderError> {
+fn without_names(component: &[u8]) -> std::result::Result<Vec<u8>, wasmparser::BinaryReaderError> {
     let mut bare = wasm_encoder::Component::new();
     let mut depth = 0_u32;
     for payload in wasmparser::Parser::new(0).parse_all(component) {

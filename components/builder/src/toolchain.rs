@@ -34,6 +34,34 @@ impl Toolchain {
     }
 }
 
+/// The cargo of that toolchain. What the outer cargo (or clippy, or a coverage tool) says of itself must not reach it.
+pub(crate) fn inner_cargo() -> Result<Command> {
+    let toolchain = Toolchain::find()?;
+    let mut cargo = Command::new(&toolchain.cargo);
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        let kept = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "RUSTUP_HOME"];
+        if ["CARGO", "RUST", "CLIPPY"].iter().any(|prefix| text.starts_with(prefix))
+            && !kept.iter().any(|prefix| text.starts_with(prefix))
+        {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo.env("RUSTC", &toolchain.rustc);
+    Ok(cargo)
+}
+
+/// What `command` prints; its complaints are the error.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|error| format!("cannot run {name}: {error}"))?;
+    if output.status.success() {
+        return String::from_utf8(output.stdout).map_err(|error| format!("{name}: {error}"));
+    }
+    let arguments: Vec<_> = command.get_args().map(std::ffi::OsStr::to_string_lossy).collect();
+    Err(format!("{name} {}:\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)))
+}
+
 fn print(rustc: &Path, arguments: &[&str]) -> Option<PathBuf> {
     let output = Command::new(rustc).args(arguments).output().ok().filter(|output| output.status.success())?;
     Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()))
