@@ -1,7 +1,7 @@
 # Each target does all the set-up it needs, so that a fresh clone starts with the one command that is wanted.
 # After the first, plain `cargo run`, `cargo test` and `cargo bench` work too.
 
-.PHONY: demo test peers interop lint bench component reproducible fuzz mutants audit toolchain
+.PHONY: demo test peers interop lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
 
 # Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
 # whom the application in examples/ answers, and shows the group.
@@ -35,15 +35,26 @@ lint: toolchain
 	    echo "cargo clippy (the components' target)" && \
 	    cargo clippy --locked --package dingtalk-binding --features component \
 	        --target wasm32-unknown-unknown -- -D warnings && \
-	    cargo clippy --locked --package dingtalk-no-handler --target wasm32-unknown-unknown -- -D warnings; \
+	    cargo clippy --locked --package dingtalk-no-handler --package dingtalk-binding-p3 --package dingtalk-front \
+	        --package dingtalk-delivery --package dingtalk-remember --package dingtalk-wasi \
+	        --target wasm32-unknown-unknown -- -D warnings; \
 	else \
-	    echo "not linted: src/allocator.rs, src/exports.rs, src/transport.rs and components/no-handler, because clippy needs rustup's wasm32-unknown-unknown"; \
+	    echo "not linted: src/allocator.rs, src/exports.rs, src/transport.rs, and the edges of the guests in components/, because clippy needs rustup's wasm32-unknown-unknown"; \
 	fi
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 
 # Times and ratios to a native client; README.md explains the rows.
 bench: toolchain
 	cargo bench --locked
+
+# The component for WASI 0.3: that it does what the one for WASI 0.2 does, and that calls overlap in one instance. Not part
+# of `make test`: wasmtime with its features for WASI 0.3 is another build, which takes some 4 minutes on 2 cores.
+p3: toolchain
+	cargo test --locked --package dingtalk-bench
+
+# What it costs beside the one for WASI 0.2; docs/performance.md explains the rows.
+bench-p3: toolchain
+	cargo run --locked --profile measure --package dingtalk-bench
 
 # Writes every component and the interfaces to target/component/, without compiling a host. Each says which revision it
 # was built from, and with SOURCE_URL where that is.

@@ -1,6 +1,6 @@
 //! Compiles and composes the components.
 
-use dingtalk_component_builder::{BINDING, Builder, Component, Guest, Result, report};
+use dingtalk_component_builder::{BINDING, BINDING_P3, Builder, Component, Guest, Result, report};
 use wac_graph::types::Package;
 use wac_graph::{CompositionGraph, EncodeOptions, plug};
 
@@ -64,6 +64,7 @@ fn build() -> Result<()> {
     )?;
     builder.write("dingtalk-binding.wasm", &binding)?;
     builder.write("dingtalk-no-handler.wasm", &no_handler)?;
+    builder.write("dingtalk-binding-p3.wasm", &builder.component(&BINDING_P3)?)?;
     builder.write("dingtalk-output.wasm", &output)?;
     let front = builder.component(&FRONT)?;
     let delivery = builder.component(&DELIVERY)?;

@@ -18,6 +18,7 @@ pub mod contract;
 pub mod duration;
 pub mod endpoint;
 pub mod error;
+pub mod failure;
 mod inline;
 pub mod json;
 mod markdown;

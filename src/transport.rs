@@ -3,7 +3,6 @@
 //! A call costs the host about 28 crossings, which is most of its time, so this writes all headers with one
 //! call and the body with as few as the host allows.
 
-use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use wasi::clocks::wall_clock;
@@ -16,7 +15,8 @@ use wasi::io::streams::{InputStream, StreamError};
 
 use crate::answer::{Answer, MAX_BODY};
 use crate::endpoint::Scheme;
-use crate::error::{InvokeCause, InvokeError, Outcome};
+use crate::error::InvokeError;
+use crate::failure::{Failure, nanos};
 use crate::operation::Post;
 
 /// Milliseconds since the Unix epoch.
@@ -28,11 +28,8 @@ pub(crate) fn now() -> u64 {
 /// Posts once. Whatever HTTP answers is an [`Answer`]; an error means that there was none. The call's time began at
 /// `start`.
 pub(crate) fn post(post: &Post<'_>, start: u64) -> Result<Answer, InvokeError> {
-    let failed = |code: &ErrorCode| unreachable(post, code);
-    let request = request(post).map_err(|what| InvokeError {
-        cause: InvokeCause::Unreachable(format!("the host refused the request ({what})")),
-        outcome: Outcome::NotSent,
-    })?;
+    let failed = |code: &ErrorCode| failure(code).explain(post);
+    let request = request(post).map_err(|what| Failure::Unacceptable(what).explain(post))?;
     let body = request.body().map_err(|()| failed(&ErrorCode::InternalError(None)))?;
     let options = RequestOptions::new();
     // A host may not support a time limit; it then applies its own.
@@ -100,7 +97,7 @@ fn answer(post: &Post<'_>, start: u64, response: &IncomingResponse) -> Result<An
     match read(&stream, is_late, &mut answer.body) {
         Ok(()) => Ok(answer),
         Err(Some(ErrorCode::ConnectionReadTimeout | ErrorCode::HttpResponseTimeout)) => {
-            Err(unreachable(post, &ErrorCode::HttpResponseTimeout))
+            Err(Failure::Timeout.explain(post))
         }
         Err(_) => Ok(Answer { complete: false, ..answer }),
     }
@@ -122,61 +119,30 @@ fn read(stream: &InputStream, is_late: impl Fn() -> bool, body: &mut Vec<u8>) ->
     Ok(())
 }
 
-/// What an error of wasi:http means, and whether the message can have arrived. Everything that happens after
-/// the connection stands is `unknown`: the bytes may have been read before it broke.
-fn unreachable(post: &Post<'_>, code: &ErrorCode) -> InvokeError {
-    let host = post.endpoint.authority();
-    let limit = |time| format!("{} ms", nanos(time) / 1_000_000);
-    let (reason, outcome) = match code {
-        ErrorCode::HttpRequestDenied => {
-            let scheme = post.endpoint.origin().scheme().as_str();
-            let reason = format!("the egress policy does not allow this binding to reach {scheme}://{host}");
-            (reason, Outcome::NotSent)
-        }
-        ErrorCode::DestinationIpProhibited => {
-            (format!("the egress policy does not allow the address of {host}"), Outcome::NotSent)
-        }
-        ErrorCode::DnsTimeout | ErrorCode::DnsError(_) | ErrorCode::DestinationNotFound => {
-            let host = post.endpoint.origin().host();
-            let reason = format!("the name {host} cannot be resolved; check the property \"url\" and DNS");
-            (reason, Outcome::NotSent)
-        }
-        ErrorCode::ConnectionRefused => (format!("{host} refuses connections"), Outcome::NotSent),
-        ErrorCode::DestinationUnavailable | ErrorCode::DestinationIpUnroutable => {
-            let reason = format!("no connection to {host} comes about; check the network and the proxy, if one is set");
-            (reason, Outcome::NotSent)
-        }
-        ErrorCode::ConnectionTimeout => {
-            let time = limit(post.connect_timeout.min(post.timeout));
-            let reason = format!("connecting to {host} took longer than {time}");
-            (reason, Outcome::NotSent)
-        }
-        ErrorCode::ConnectionLimitReached => ("the host has no connection left".into(), Outcome::NotSent),
-        ErrorCode::TlsCertificateError => {
-            (format!("the certificate of {host} is not trusted or not valid for this name"), Outcome::NotSent)
-        }
-        ErrorCode::TlsProtocolError => (format!("no TLS connection to {host} came about"), Outcome::NotSent),
+/// wasi:http's error as the pure modules know it.
+fn failure(code: &ErrorCode) -> Failure {
+    match code {
+        ErrorCode::HttpRequestDenied => Failure::Denied,
+        ErrorCode::DestinationIpProhibited => Failure::AddressProhibited,
+        ErrorCode::DnsTimeout | ErrorCode::DnsError(_) | ErrorCode::DestinationNotFound => Failure::NotResolved,
+        ErrorCode::ConnectionRefused => Failure::Refused,
+        ErrorCode::DestinationUnavailable | ErrorCode::DestinationIpUnroutable => Failure::Unavailable,
+        ErrorCode::ConnectionTimeout => Failure::ConnectTimeout,
+        ErrorCode::ConnectionLimitReached => Failure::NoConnectionLeft,
+        ErrorCode::TlsCertificateError => Failure::Certificate,
+        ErrorCode::TlsProtocolError => Failure::Tls,
         ErrorCode::HttpRequestLengthRequired
         | ErrorCode::HttpRequestBodySize(_)
         | ErrorCode::HttpRequestMethodInvalid
         | ErrorCode::HttpRequestUriInvalid
         | ErrorCode::HttpRequestUriTooLong
         | ErrorCode::HttpRequestHeaderSectionSize(_)
-        | ErrorCode::HttpRequestHeaderSize(_) => {
-            ("the host refused the request: URL, headers or message are too large".into(), Outcome::NotSent)
-        }
+        | ErrorCode::HttpRequestHeaderSize(_) => Failure::TooLarge,
         ErrorCode::HttpResponseTimeout | ErrorCode::ConnectionReadTimeout | ErrorCode::ConnectionWriteTimeout => {
-            (format!("{host} did not answer within {}", limit(post.timeout)), Outcome::Unknown)
+            Failure::Timeout
         }
-        ErrorCode::ConnectionTerminated | ErrorCode::HttpResponseIncomplete => {
-            (format!("{host} closed the connection without an answer"), Outcome::Unknown)
-        }
-        ErrorCode::HttpProtocolError => (format!("{host} does not speak HTTP"), Outcome::Unknown),
-        _ => (format!("sending to {host} failed"), Outcome::Unknown),
-    };
-    InvokeError { cause: InvokeCause::Unreachable(reason), outcome }
-}
-
-fn nanos(time: core::time::Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+        ErrorCode::ConnectionTerminated | ErrorCode::HttpResponseIncomplete => Failure::Closed,
+        ErrorCode::HttpProtocolError => Failure::NotHttp,
+        _ => Failure::Other,
+    }
 }

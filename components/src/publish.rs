@@ -3,13 +3,14 @@
 use wasm_metadata::{AddMetadata, AddMetadataField, Revision};
 
 use crate::{
-    BINDING, DELIVERY, GATEWAY, GATEWAY_OPEN, GATEWAY_REMEMBER, INTERFACES, INTERFACES_TEXT, NO_HANDLER, OUTPUT,
-    REMEMBER, REMEMBER_SPIN,
+    BINDING, BINDING_P3, DELIVERY, GATEWAY, GATEWAY_OPEN, GATEWAY_REMEMBER, INTERFACES, INTERFACES_TEXT, NO_HANDLER,
+    OUTPUT, REMEMBER, REMEMBER_SPIN,
 };
 
 /// What carries metadata.
-const WASM: [(&str, &[u8]); 10] = [
+const WASM: [(&str, &[u8]); 11] = [
     ("dingtalk-binding.wasm", BINDING),
+    ("dingtalk-binding-p3.wasm", BINDING_P3),
     ("dingtalk-delivery.wasm", DELIVERY),
     ("dingtalk-gateway.wasm", GATEWAY),
     ("dingtalk-gateway-open.wasm", GATEWAY_OPEN),

@@ -54,6 +54,10 @@ pub const BINDING: Guest<'static> = Guest {
     sources: &["src"],
 };
 
+/// The binding for WASI 0.3.
+pub const BINDING_P3: Guest<'static> =
+    Guest { package: "dingtalk-binding-p3", features: &[], sources: &["src", "components/binding-p3"], ..BINDING };
+
 /// A built component.
 #[derive(Debug)]
 pub struct Component {

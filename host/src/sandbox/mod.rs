@@ -470,7 +470,9 @@ fn explain(trap: &wasmtime::Error) -> String {
     }
 }
 
-fn config(limits: &Limits) -> Config {
+/// The engine's settings; public for measuring other components with the same ones.
+#[doc(hidden)]
+pub fn config(limits: &Limits) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     let instances = limits.instances.saturating_mul(2);
     pool.total_component_instances(instances)

@@ -1,0 +1,30 @@
+//! The component for WASI 0.3 keeps the promises of the one for WASI 0.2, and that its calls overlap. `make p3` runs
+//! these: wasmtime's features for WASI 0.3 are another build of it, which `make test` does not wait for.
+
+// A test reports by panicking, and so do its helpers; and nothing of a test is reachable from outside.
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod callbacks;
+mod overlap;
+mod rules;
+mod same;
+mod way_out;
+
+use std::sync::{Arc, LazyLock};
+
+use dingtalk_bench::{COMPONENT_P3, p3, wit};
+
+/// Compiled once; every test has instances of its own.
+static PREPARED: LazyLock<p3::Prepared> = LazyLock::new(|| p3::Prepared::new(COMPONENT_P3).unwrap());
+
+fn create(data: &str) -> wit::InvokeRequest {
+    wit::InvokeRequest { operation: "create".into(), data: data.into(), metadata: Vec::new() }
+}
+
+/// A handler from a function.
+fn handler<F>(handle: impl Fn(wit::Event) -> F + Send + Sync + 'static) -> dingtalk_bench::Handle
+where
+    F: Future<Output = Result<Option<Vec<u8>>, wit::HandlerError>> + Send + 'static,
+{
+    Arc::new(move |event| Box::pin(handle(event)))
+}
