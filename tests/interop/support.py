@@ -113,7 +113,7 @@ def callbacks(table, url):
 
 
 @contextmanager
-def serving(command, ready, **options):
+def serving(command, ready, patience=PATIENCE, **options):
     """A program that serves, from the line that `ready` finds something in (its URL) to its end by its id."""
     log = WORK / "served"
     with open(log, "wb") as output:
@@ -126,7 +126,7 @@ def serving(command, ready, **options):
             **options,
         )
     try:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         while not (found := ready(log.read_text(errors="replace"))):
             if process.poll() is not None or time.monotonic() > end:
                 raise SystemExit(f"{command[0]} does not serve:\n{log.read_text(errors='replace')}")

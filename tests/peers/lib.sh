@@ -66,11 +66,12 @@ start() {
     export ROBOT_BASE ROBOT_TOKEN ROBOT_SECRET HOST
 }
 
-# A program's lines are part of the table. One that breaks off is a failure too, with a line of its own.
+# A program's lines are part of the table. One that breaks off is a failure too, with a line of its own. It has `seconds`,
+# where that is set.
 run() {
     name=$1
     shift
-    timeout 300 "$@" >"$work/lines" 2>"$work/errors" && ended=0 || ended=$?
+    timeout "${seconds:-300}" "$@" >"$work/lines" 2>"$work/errors" && ended=0 || ended=$?
     if [ "$ended" -ne 0 ]; then
         cat "$work/errors" >&2
         printf 'FAILED\t%s\tends\tstatus %s\n' "$name" "$ended" >>"$work/lines"
