@@ -227,11 +227,9 @@ fn every_variable_is_documented_and_every_documented_one_is_read() {
 fn every_variable_of_the_gateway_is_documented_and_every_documented_one_is_read() {
     let documented = names(rows(section(&read("docs/gateway.md"), "\n## Settings\n", "\n## ")));
     let mut code = Names::new();
-    for file in [
-        "components/front/src/settings.rs",
-        "components/delivery/src/application.rs",
-        "components/remember/src/component.rs",
-    ] {
+    for file in
+        ["components/front/src/settings.rs", "api/src/delivery/application.rs", "components/remember/src/component.rs"]
+    {
         let text = read(file);
         let sources = text.split("#[cfg(test)]").next().unwrap();
         let is_variable = |text: &&str| {
@@ -460,7 +458,7 @@ const LIMITS: [(&str, &str, &str, &str); 43] = [
     ("handler: handles", "256", "app/component/store.rs", "const HANDLES: usize = 256;"),
     ("handler: bytes", "2 MiB", "app/component/store.rs", "const HOSTCALL_BYTES: usize = 2 << 20;"),
     ("handler: bytes", "64 KiB", "app/component/store.rs", "const RANDOM_BYTES: u64 = 64 << 10;"),
-    ("handler: answer", "1 MiB", "app/mod.rs", "const MAX_ANSWER: usize = 1 << 20;"),
+    ("handler: answer", "1 MiB", "../../api/src/delivery/mod.rs", "const MAX_ANSWER: usize = 1 << 20;"),
     ("handler: time", "60s", "cli/app.rs", "default_value = \"60s\""),
     ("handler: messages", "64, of which 16", "app/component/mod.rs", "Rule { all: 64, each: 16 }"),
     ("handler: output", "8 KiB", "app/component/output.rs", "const MAX_OUTPUT: usize = 8 << 10;"),
@@ -475,9 +473,9 @@ const LIMITS: [(&str, &str, &str, &str); 43] = [
     ("requests at once", "1,024", "api/server.rs", "requests: 1_024,"),
     ("requests at once", "64 on one HTTP/2 connection", "api/server.rs", "const MAX_STREAMS: u32 = 64;"),
     ("head of a request", "16 KiB", "api/server.rs", "const MAX_HEAD: u32 = 16 << 10;"),
-    ("body", "60 s", "api/bindings.rs", "const BODY_TIMEOUT: Duration = Duration::from_secs(60);"),
+    ("body", "60 s", "../../api/src/limits.rs", "const BODY_TIMEOUT: Duration = Duration::from_secs(60);"),
     ("body", "128 KiB", "../../src/callback.rs", "pub const MAX_BODY: usize = 128 * 1024;"),
-    ("body", "10 s", "api/callback.rs", "const BODY_TIMEOUT: Duration = Duration::from_secs(10);"),
+    ("body", "10 s", "../../api/src/limits.rs", "const CALLBACK_TIMEOUT: Duration = Duration::from_secs(10);"),
     ("bodies above 8 KiB", "24 MiB", "api/server.rs", "bytes: 24 << 20,"),
     ("bodies above 8 KiB", "8 MiB", "api/server.rs", "bytes: 8 << 20,"),
     ("items of `metadata`", "1,000", "../../api/src/request.rs", "const MAX_METADATA: usize = 1_000;"),

@@ -61,28 +61,35 @@ impl Allowed {
             None => uri.authority().cloned().into_iter().collect(),
         };
         for authority in &called {
-            if !self.is_ours(authority.host(), ours) {
+            if authority.as_str().contains('@') || !self.is_ours(authority.host(), ours) {
                 return Err(Stranger::Host(authority.host().to_owned()));
             }
         }
-        if let Some(origin) = headers.get(ORIGIN) {
+        let is_known =
+            |origin: &str| is_any(&self.origins) || self.origins.iter().any(|known| known.eq_ignore_ascii_case(origin));
+        // A page that this host itself served, if it served any.
+        let is_same = |origin: &str| {
+            origin
+                .strip_prefix("http://")
+                .or_else(|| origin.strip_prefix("https://"))
+                .is_some_and(|origin| called.first().is_some_and(|called| called.as_str().eq_ignore_ascii_case(origin)))
+        };
+        let mut is_listed = false;
+        // Of several, each: another reader could take another one.
+        for origin in headers.get_all(ORIGIN) {
             let origin = origin.to_str().unwrap_or_default();
-            if is_any(&self.origins) || self.origins.iter().any(|known| known.eq_ignore_ascii_case(origin)) {
-                return Ok(());
-            }
-            // A page that this host itself served, if it served any.
-            let is_same = origin.split_once("://").is_some_and(|(_, origin)| {
-                called.first().is_some_and(|called| called.as_str().eq_ignore_ascii_case(origin))
-            });
-            if !is_same {
+            if is_known(origin) {
+                is_listed = true;
+            } else if !is_same(origin) {
                 return Err(Stranger::Origin);
             }
         }
-        match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
-            // "same-site" is another port of this machine, or another name of the same domain.
-            Some(b"cross-site" | b"same-site") if !is_any(&self.origins) => Err(Stranger::Origin),
-            _ => Ok(()),
+        // "same-site" is another port of this machine, or another name of the same domain.
+        let is_own = |site: &HeaderValue| matches!(site.as_bytes(), b"same-origin" | b"none");
+        if is_listed || is_any(&self.origins) || headers.get_all("sec-fetch-site").iter().all(is_own) {
+            return Ok(());
         }
+        Err(Stranger::Origin)
     }
 
     fn is_ours(&self, host: &str, ours: Option<IpAddr>) -> bool {
@@ -189,10 +196,27 @@ mod tests {
             ("origin", "\u{e9}"),
             ("sec-fetch-site", "cross-site"),
             ("sec-fetch-site", "same-site"),
+            ("sec-fetch-site", "CROSS-SITE"),
+            ("sec-fetch-site", "cross-site, none"),
+            ("origin", "evil://localhost:3500"),
         ] {
             let error = check(&Allowed::default(), &[("host", "localhost:3500"), (name, value)]).expect_err(value);
             assert!(error.contains("--allowed-origins"), "{error}");
         }
+    }
+
+    #[test]
+    fn of_several_each_has_to_be_right() {
+        for (name, first, second) in
+            [("origin", "http://localhost:3500", "https://evil.example"), ("sec-fetch-site", "none", "cross-site")]
+        {
+            for pair in [[first, second], [second, first]] {
+                let headers = [("host", "localhost:3500"), (name, pair[0]), (name, pair[1])];
+                assert!(check(&Allowed::default(), &headers).is_err(), "{headers:?}");
+            }
+        }
+        let uri = Uri::from_static("http://a@localhost/");
+        assert!(Allowed::default().check(&uri, &headers(&[]), None).is_err());
     }
 
     #[test]

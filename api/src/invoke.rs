@@ -130,9 +130,19 @@ pub fn check<C: Failure>(
     }
     Err(InvokeError::UnsupportedOperation {
         name: name.to_owned(),
-        operation: operation.to_owned(),
+        operation: shown(operation),
         supported: supported.iter().map(|known| known.as_ref().to_owned()).collect(),
     })
+}
+
+/// The longest name that an answer repeats: a body of nothing else would be sent back whole.
+const MAX_SHOWN: usize = 128;
+
+fn shown(operation: &str) -> String {
+    match operation.get(..operation.floor_char_boundary(MAX_SHOWN)) {
+        Some(start) if start.len() < operation.len() => format!("{start}…"),
+        _ => operation.to_owned(),
+    }
 }
 
 /// Adds the caller's trace to a request that was decoded from its body, or says why there is none.
@@ -165,20 +175,4 @@ pub fn undecodable(what: &str) -> Answer {
 /// A request that cannot be understood.
 pub fn malformed(what: &str) -> Answer {
     answer::error(StatusCode::BAD_REQUEST, "ERR_MALFORMED_REQUEST", what, &[])
-}
-
-/// Why a body is not there as a whole, in daprd's words where it has any.
-pub mod unread {
-    /// It is longer than `limit`; `advice` says where that comes from.
-    pub fn too_long(limit: usize, advice: &str) -> String {
-        format!("stream too large (more than {limit} bytes, {advice})")
-    }
-
-    /// It ended early.
-    pub const INCOMPLETE: &str = "unexpected EOF";
-
-    /// It did not arrive in this many seconds.
-    pub fn too_slow(seconds: u64) -> String {
-        format!("the body did not arrive within {seconds} s")
-    }
 }

@@ -11,9 +11,11 @@ pub mod callback;
 pub mod caller;
 pub mod delivery;
 pub mod invoke;
+pub mod limits;
 pub mod metadata;
 pub mod request;
 pub mod route;
 pub mod trace;
+pub mod unread;
 
 pub use answer::Answer;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dingtalk_api::delivery;
 use dingtalk_binding::json;
 use sha2::{Digest as _, Sha256};
 
@@ -109,7 +110,7 @@ pub enum Undelivered {
     #[error("the application says that signature or msgId belongs to another message")]
     Reused,
     /// The application answered with a status that says no.
-    #[error("fails to send binding event to http app channel, status code: {status} body: {body}")]
+    #[error("{}", delivery::refused(*status, body))]
     Refused {
         /// HTTP status.
         status: u16,

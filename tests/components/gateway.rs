@@ -96,6 +96,7 @@ fn a_setting_that_is_wrong_is_named_and_its_value_is_not_shown() {
         (&[team, ("DINGTALK_TEAM__URL", "ftp://S3CR3T")], "DINGTALK_TEAM__URL"),
         (&[team, ("DINGTALK_TEAM__URL", &url), ("DINGTALK_TEAM__SECERT", "S3CR3T")], "DINGTALK_TEAM__SECERT"),
         (&[team, ("DINGTALK_TEAM__URL", &url), ("DINGTALK_TEAM__SECRET", "S3CR3T\n")], "DINGTALK_TEAM__SECRET"),
+        (&[team, ("DINGTALK_TEAM__URL", &url), ("DINGTALK_TEAM__SECRET", "")], "DINGTALK_TEAM__SECRET"),
         (&[team, ("DINGTALK_TEAM__URL", &url), ("DINGTALK_TEAM__TIMEOUT", "S3CR3T")], "DINGTALK_TEAM__TIMEOUT"),
     ] {
         let gateway = Gateway::start(environment);
@@ -193,4 +194,74 @@ fn bodies_have_the_limits_of_daprs() {
     let reply = gateway.post("mydingtalk", &sized((4 << 20) + 1));
     assert_eq!(reply.status, 400, "{reply:?}");
     assert!(reply.body.contains("stream too large (more than 4194304 bytes"), "{reply:?}");
+}
+
+#[test]
+fn nobody_waits_for_the_body_of_a_stranger() {
+    let (robot, app) = (talkative(), App::start());
+    let gateway = <Gateway as Server>::with_application(&robot, &[], app.address());
+    let begun = |name: &str, headers: &[(String, String)]| {
+        let mut connection = crate::support::Connection::open(gateway.address());
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let path = format!("/v1.0/bindings/{name}/callback");
+        // A body is announced, and never comes.
+        connection.write(format!("POST {path} HTTP/1.1\r\nhost: h\r\n{headers}content-length: 4000\r\n\r\n"));
+        connection
+    };
+    let now = std::time::Instant::now();
+    assert_eq!(begun("nobody", &signed(SECRET)).read().status, 404);
+    assert_eq!(begun("team", &signed("SECanother")).read().status, 403);
+    assert_eq!(begun("team", &signed(SECRET)[..1]).read().status, 401);
+    assert!(now.elapsed() < std::time::Duration::from_secs(10), "their bodies were waited for");
+    assert_eq!(begun("team", &signed(SECRET)).read().status, 408, "DingTalk's has its time");
+}
+
+/// The gateway with an application that has half a second.
+fn with_half_a_second(robot: &Robot, app: SocketAddr) -> Gateway {
+    let (url, app) = (robot.url(), format!("http://{app}"));
+    Gateway::start(&[
+        ("DINGTALK_BINDINGS", "team"),
+        ("DINGTALK_TEAM__URL", &url),
+        ("DINGTALK_TEAM__SECRET", SECRET),
+        ("DINGTALK_APP_URL", &app),
+        ("DINGTALK_APP_TIMEOUT", "500ms"),
+    ])
+}
+
+#[test]
+fn an_application_that_hangs_is_given_up_at_its_time() {
+    let (robot, app) = (talkative(), App::start());
+    let gateway = with_half_a_second(&robot, app.address());
+    let _gate = app.answer_behind(Act::ok(PONG));
+    let reply = gateway.post("team", r#"{"operation":"get","data":1}"#);
+    assert_eq!((reply.status, reply.metadata("error")), (500, Some("handler-failed")), "{reply:?}");
+    assert!(reply.body.contains("has not answered within 500ms; let it answer sooner, or raise DINGTALK_APP_TIMEOUT"));
+}
+
+#[test]
+fn an_application_that_does_not_read_what_it_answers_holds_nobody() {
+    use std::io::{Read, Write};
+    let robot = talkative();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gateway = with_half_a_second(&robot, listener.local_addr().unwrap());
+    let application = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 64]).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+        stream
+    });
+    // More than the sockets between them hold.
+    let long = format!(r#"{{"operation":"get","data":"{}"}}"#, "x".repeat(3 << 20));
+    let reply = gateway.post("team", &long);
+    assert!(reply.status == 200 || reply.metadata("error") == Some("handler-failed"), "{reply:?}");
+    drop(application.join().unwrap());
+}
+
+#[test]
+fn a_long_name_of_an_operation_is_not_sent_back_whole() {
+    let robot = Robot::start();
+    let gateway = <Gateway as Server>::serve(&robot, None);
+    let reply = gateway.post("mydingtalk", &format!(r#"{{"operation":"{}"}}"#, "长".repeat(100_000)));
+    assert_eq!((reply.status, reply.metadata("error")), (500, Some("unsupported-operation")));
+    assert!(reply.body.len() < 2_000, "{}", reply.body.len());
 }

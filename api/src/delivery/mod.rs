@@ -1,12 +1,15 @@
 //! An event as a request to an application, in the form in which daprd makes it, and what the answer means.
 
+pub mod application;
 pub mod headers;
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use dingtalk_binding::endpoint::Endpoint;
 use dingtalk_binding::json;
 use dingtalk_binding::secret::{Secret, redact};
+use http::uri::Authority;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 /// The longest answer. What an application has to say to a chat message has some KiB; an answer without end
@@ -71,6 +74,34 @@ fn escape(text: &str, to: &mut String) {
         // Writing to a String cannot fail.
         let _ = write!(to, "{}", utf8_percent_encode(part, ESCAPED));
     }
+}
+
+/// In the place of an answer that says no, where that has not arrived, or is too long.
+pub const NOT_WHOLE: &str = "(it did not arrive as a whole)";
+
+/// An application has answered with a status that says no.
+pub fn refused(status: u16, body: &str) -> String {
+    format!("fails to send binding event to http app channel, status code: {status} body: {body}")
+}
+
+/// It has answered with too much.
+pub fn too_long(application: &Authority) -> String {
+    format!("the answer of {application} is longer than {} MiB; let it answer with less", MAX_ANSWER >> 20)
+}
+
+/// Its answer ended early.
+pub fn broken_off(application: &Authority) -> String {
+    format!("the answer of {application} broke off in its body; see the application's log")
+}
+
+/// It has given none.
+pub fn closed(application: &Authority) -> String {
+    format!("{application} closed the connection before it answered; see the application's log")
+}
+
+/// Its time, which `setting` sets, was up.
+pub fn no_answer(application: &Authority, limit: Duration, setting: &str) -> String {
+    format!("{application} has not answered within {limit:?}; let it answer sooner, or raise {setting}")
 }
 
 /// The text of an application's answer that says no, fit for a log line. Many servers repeat the request that they

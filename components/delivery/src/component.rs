@@ -1,16 +1,16 @@
 //! The component's export: one message, posted once.
 
 use dingtalk_api::delivery::MAX_ANSWER;
+use dingtalk_api::delivery::application::{Application, Trouble};
+use dingtalk_api::unread::Unread;
 use dingtalk_binding::contract::Event;
 use dingtalk_binding::error::HandlerError;
-use dingtalk_wasi::{Unread, deadline, environment, fields, read, write};
+use dingtalk_wasi::{deadline, environment, fields, read, wait, write};
 use http::uri::Scheme;
 use wasi::http::outgoing_handler;
 use wasi::http::types::{
     ErrorCode, IncomingResponse, Method, OutgoingBody, OutgoingRequest, RequestOptions, Scheme as WasiScheme,
 };
-
-use crate::application::{Application, Body, Trouble};
 
 #[allow(
     missing_docs,
@@ -46,13 +46,15 @@ struct Component;
 
 impl handler::Guest for Component {
     fn handle(event: Event) -> Result<Option<Vec<u8>>, HandlerError> {
-        let Some(application) = Application::of(&environment()).map_err(HandlerError::Failed)? else {
+        let application = Application::of(&environment());
+        let wrong = |(variable, reason)| HandlerError::Failed(format!("environment variable {variable}: {reason}"));
+        let Some(application) = application.map_err(wrong)? else {
             return Err(HandlerError::NotReading);
         };
         let unreachable = |code: ErrorCode| application.unreachable(trouble(&code));
-        let end = deadline(application.timeout.as_secs().saturating_add(1));
+        let end = deadline(application.timeout);
         let broken = || application.unreachable(Trouble::Broken);
-        let request = request(&application, &event).ok_or_else(broken)?;
+        let request = request(&application, &event).ok_or_else(|| application.unreachable(Trouble::Refused))?;
         let body = request.body().map_err(|()| broken())?;
         let options = RequestOptions::new();
         let nanos = u64::try_from(application.timeout.as_nanos()).unwrap_or(u64::MAX);
@@ -62,10 +64,13 @@ impl handler::Guest for Component {
         let _ = options.set_between_bytes_timeout(Some(nanos));
         let response = outgoing_handler::handle(request, Some(options)).map_err(unreachable)?;
         if let Ok(stream) = body.write() {
-            write(&stream, &event.data);
+            write(&stream, &event.data, end);
         }
         let _ = OutgoingBody::finish(body, None);
-        response.subscribe().block();
+        // The runtime's limits are for its parts, if it has any: this one is for the whole.
+        if !wait(&response.subscribe(), end) {
+            return Err(application.unreachable(Trouble::Slow));
+        }
         let Some(Ok(response)) = response.get() else { return Err(broken()) };
         let response = response.map_err(unreachable)?;
         application.answered(&event, response.status(), answer(&response, end))
@@ -82,15 +87,10 @@ fn request(application: &Application, event: &Event) -> Option<OutgoingRequest> 
     Some(request)
 }
 
-fn answer(response: &IncomingResponse, end: u64) -> Body {
-    let Ok(body) = response.consume() else { return Body::Broken };
-    let Ok(stream) = body.stream() else { return Body::Broken };
-    match read(&stream, MAX_ANSWER, end) {
-        Ok(body) => Body::Whole(body),
-        Err(Unread::TooLong) => Body::TooLong,
-        Err(Unread::Incomplete) => Body::Broken,
-        Err(Unread::TooSlow) => Body::TooSlow,
-    }
+fn answer(response: &IncomingResponse, end: u64) -> Result<Vec<u8>, Unread> {
+    let body = response.consume().map_err(|()| Unread::Incomplete)?;
+    let stream = body.stream().map_err(|()| Unread::Incomplete)?;
+    read(&stream, MAX_ANSWER, 0, end)
 }
 
 fn trouble(code: &ErrorCode) -> Trouble {
@@ -102,9 +102,8 @@ fn trouble(code: &ErrorCode) -> Trouble {
         | ErrorCode::DestinationIpUnroutable
         | ErrorCode::DnsTimeout
         | ErrorCode::DnsError(_)
-        | ErrorCode::ConnectionTimeout
-        | ErrorCode::TlsCertificateError
-        | ErrorCode::TlsProtocolError => Trouble::NoConnection,
+        | ErrorCode::ConnectionTimeout => Trouble::NoConnection,
+        ErrorCode::TlsCertificateError | ErrorCode::TlsProtocolError => Trouble::NotTrusted,
         ErrorCode::HttpResponseTimeout | ErrorCode::ConnectionReadTimeout => Trouble::Slow,
         _ => Trouble::Broken,
     }

@@ -1,6 +1,9 @@
 //! Hands messages to an application over HTTP, as `dingtalk-host serve --app-port` and daprd do: the `handler` of the
-//! gateway. Where the application is comes from the environment.
+//! gateway. Where the application is comes from the environment; what is sent and what an answer means is
+//! `dingtalk_api::delivery`'s business.
+//!
+//! Nothing is here but on WebAssembly: only there is it a component.
 
-pub mod application;
-#[cfg(target_family = "wasm")]
+#![cfg(target_family = "wasm")]
+
 mod component;

@@ -1,30 +1,27 @@
 //! The component's export: one request, and the order in which the pure modules, the binding and the outside are asked.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
-use dingtalk_api::invoke::{self, Failed, InvokeError, undecodable, unread};
+use dingtalk_api::invoke::{self, Failed, InvokeError, undecodable};
+use dingtalk_api::limits::{BODY_TIMEOUT, CALLBACK_TIMEOUT, MAX_BODY as MAX_REQUEST};
 use dingtalk_api::metadata::Component as Listed;
 use dingtalk_api::route::{Access, Entrance, Route};
+use dingtalk_api::unread::{self, Unread};
 use dingtalk_api::{Answer, answer, callback, metadata, request};
-use dingtalk_binding::callback::MAX_BODY;
+use dingtalk_binding::callback::{MAX_BODY, verify};
 use dingtalk_binding::contract::{Callback, InvokeRequest, InvokeResponse};
-use dingtalk_binding::error::{self, Outcome, PropertyError};
+use dingtalk_binding::error::{self, Outcome, PropertyError, ReceiveError};
 use dingtalk_binding::operation::OPERATIONS;
-use dingtalk_wasi::{Unread, deadline, environment, fields, headers, log, read, write};
+use dingtalk_wasi::{deadline, drain, environment, fields, headers, log, now, read, write};
+use http::header::CONTENT_LENGTH;
 use http::{Method, Request, StatusCode, Uri};
 use wasi::http::types::{
     IncomingBody, IncomingRequest, Method as WasiMethod, OutgoingBody, OutgoingResponse, ResponseOutparam,
 };
 
 use crate::settings::{Callers, NAMES, Robot, Robots, Wrong};
-
-/// The longest request body, daprd's default.
-const MAX_REQUEST: usize = 4 << 20;
-
-/// A client that sends its body slower than this holds an instance for nothing; DingTalk sends 128 KiB at once.
-const BODY_SECONDS: u64 = 60;
-const CALLBACK_SECONDS: u64 = 10;
 
 /// What a component file would say.
 const TYPE: &str = "bindings.dingtalk.webhook";
@@ -50,6 +47,7 @@ mod bindings {
             "wasi:cli/environment@0.2.12": wasi::cli::environment,
             "wasi:cli/stderr@0.2.12": wasi::cli::stderr,
             "wasi:clocks/monotonic-clock@0.2.12": wasi::clocks::monotonic_clock,
+            "wasi:clocks/wall-clock@0.2.12": wasi::clocks::wall_clock,
             "wasi:http/types@0.2.12": wasi::http::types,
             "wasi:io/error@0.2.12": wasi::io::error,
             "wasi:io/poll@0.2.12": wasi::io::poll,
@@ -88,7 +86,9 @@ fn head(incoming: &IncomingRequest) -> Result<Request<()>, &'static str> {
         WasiMethod::Options => Method::OPTIONS,
         WasiMethod::Trace => Method::TRACE,
         WasiMethod::Patch => Method::PATCH,
-        WasiMethod::Other(name) => Method::from_bytes(name.as_bytes()).map_err(|_| "the method is none")?,
+        WasiMethod::Other(name) => {
+            Method::from_bytes(name.as_bytes()).map_err(|_| "the request's method has characters that none may have")?
+        }
     };
     let path = incoming.path_with_query().unwrap_or_else(|| "/".into());
     let mut uri = Uri::builder().path_and_query(path);
@@ -97,9 +97,11 @@ fn head(incoming: &IncomingRequest) -> Result<Request<()>, &'static str> {
     }
     let mut request = Request::new(());
     *request.method_mut() = method;
-    *request.uri_mut() = uri.build().map_err(|_| "the path or the host is none")?;
-    // The runtime has checked what its version of HTTP asks for; 1.0 asks for the least.
-    *request.version_mut() = http::Version::HTTP_10;
+    *request.uri_mut() = uri
+        .build()
+        .map_err(|_| "the request's path or host has characters that must be escaped; escape them with %")?;
+    // As in HTTP/2, the name under which we were called is no header here.
+    *request.version_mut() = http::Version::HTTP_2;
     *request.headers_mut() = headers(&incoming.headers());
     Ok(request)
 }
@@ -115,7 +117,7 @@ fn serve(request: &Request<()>, incoming: &IncomingRequest) -> Answer {
     let robots = Robots::of(&environment);
     match route {
         Route::OutboundHealth => answer::empty(StatusCode::NO_CONTENT),
-        Route::Health => match robots.and_then(|robots| robots.check()) {
+        Route::Health => match robots.and_then(|robots| robots.check(&environment)) {
             Ok(()) => answer::empty(StatusCode::NO_CONTENT),
             Err(wrong) => misconfigured("ERR_HEALTH_NOT_READY", &wrong),
         },
@@ -152,7 +154,8 @@ fn misconfigured(code: &str, wrong: &Wrong) -> Answer {
 /// Why the binding could not do it.
 #[derive(Debug)]
 enum Failure {
-    Misconfigured(Wrong, PropertyError),
+    /// A property, whose error is told without its reason: that may quote the value.
+    Misconfigured(Wrong, Vec<(String, String)>),
     Binding(error::InvokeError),
 }
 
@@ -168,25 +171,25 @@ impl fmt::Display for Failure {
 impl invoke::Failure for Failure {
     fn posted(&self) -> Outcome {
         match self {
-            Self::Misconfigured(_, error) => error.posted(),
+            Self::Misconfigured(..) => Outcome::NotSent,
             Self::Binding(error) => error.posted(),
         }
     }
 
     fn metadata(&self) -> Vec<(String, String)> {
         match self {
-            Self::Misconfigured(_, error) => error.metadata(),
+            Self::Misconfigured(_, metadata) => metadata.clone(),
             Self::Binding(error) => error.metadata(),
         }
     }
 }
 
 fn perform(name: &str, robots: &Robots<'_>, request: &Request<()>, incoming: &IncomingRequest) -> Answer {
-    let body = match body(incoming, MAX_REQUEST, BODY_SECONDS) {
+    let body = match body(request, incoming, MAX_REQUEST, BODY_TIMEOUT) {
         Ok(body) => body,
         Err(Unread::TooLong) => return undecodable(&unread::too_long(MAX_REQUEST, "the gateway takes no more")),
         Err(Unread::Incomplete) => return undecodable(unread::INCOMPLETE),
-        Err(Unread::TooSlow) => return undecodable(&unread::too_slow(BODY_SECONDS)),
+        Err(Unread::TooSlow) => return undecodable(&unread::too_slow(BODY_TIMEOUT.as_secs())),
     };
     let call = match invoke::complete(request.headers(), request::decode(&body)) {
         Ok(call) => call,
@@ -207,14 +210,14 @@ fn invoke(name: &str, robots: &Robots<'_>, call: &InvokeRequest) -> Result<Invok
     invoke::check(name, &call.operation, robot.map(|_| OPERATIONS.as_slice()))?;
     let robot = robot.ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
     let failed = |failure| Failed::new(failure, invoke::has_uuid(call));
-    configure(robot).map_err(|(wrong, error)| failed(Failure::Misconfigured(wrong, error)))?;
+    configure(robot).map_err(|error| failed(Failure::Misconfigured(robot.wrong(&error), error.metadata())))?;
     contract::invoke::invoke(call).map_err(|error| failed(Failure::Binding(error)).into())
 }
 
 /// Makes the composed binding this robot's, with its input side: whether anybody takes a message is for the composed
 /// handler to say.
-fn configure(robot: &Robot<'_>) -> Result<(), (Wrong, PropertyError)> {
-    contract::init::init(&robot.properties()).map_err(|error| (robot.wrong(&error), error))?;
+fn configure(robot: &Robot<'_>) -> Result<(), PropertyError> {
+    contract::init::init(&robot.properties())?;
     // It is initialised.
     let _ = contract::read::read();
     Ok(())
@@ -224,32 +227,45 @@ fn receive(name: &str, robots: &Robots<'_>, request: &Request<()>, incoming: &In
     if let Err(answer) = callback::check(request.method()) {
         return answer;
     }
-    let body = match body(incoming, MAX_BODY, CALLBACK_SECONDS) {
+    let Some(robot) = robots.get(name) else { return callback::not_found(name) };
+    let unaccepted = |error: &ReceiveError| {
+        log(&format!("callback for {name}: {error}"));
+        callback::refused(error)
+    };
+    // The binding checks it all once more. Here, so that no stranger holds an instance for the time of a body.
+    if let Ok(settings) = robot.settings() {
+        let headers: Vec<_> = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        if let Err(refusal) = verify(&settings.callbacks, headers.iter().copied(), now()) {
+            return unaccepted(&ReceiveError::Refused(refusal));
+        }
+    }
+    let body = match body(request, incoming, MAX_BODY, CALLBACK_TIMEOUT) {
         Ok(body) => body,
         Err(Unread::TooLong) => return callback::too_large(),
         Err(Unread::Incomplete) => return callback::incomplete(),
         Err(Unread::TooSlow) => return callback::too_slow(),
     };
-    let Some(robot) = robots.get(name) else { return callback::not_found(name) };
-    if let Err((wrong, _)) = configure(robot) {
-        log(&format!("callback for {name} not acknowledged: {wrong}"));
+    if let Err(error) = configure(robot) {
+        log(&format!("callback for {name} not acknowledged: {}", robot.wrong(&error)));
         return callback::broken();
     }
     let headers = request.headers().iter();
     let headers = headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
     match contract::read::receive(&Callback { headers, body }) {
         Ok(reply) => callback::replied(reply),
-        Err(error) => {
-            log(&format!("callback for {name}: {error}"));
-            callback::refused(&error)
-        }
+        Err(error) => unaccepted(&error),
     }
 }
 
-fn body(incoming: &IncomingRequest, limit: usize, seconds: u64) -> Result<Vec<u8>, Unread> {
+fn body(request: &Request<()>, incoming: &IncomingRequest, limit: usize, time: Duration) -> Result<Vec<u8>, Unread> {
+    let announced = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let body: IncomingBody = incoming.consume().map_err(|()| Unread::Incomplete)?;
     let stream = body.stream().map_err(|()| Unread::Incomplete)?;
-    read(&stream, limit, deadline(seconds))
+    let whole = read(&stream, limit, announced.unwrap_or_default(), deadline(time));
+    if whole == Err(Unread::TooLong) {
+        drain(&stream);
+    }
+    whole
 }
 
 fn respond(answer: Answer, out: ResponseOutparam) {
@@ -264,7 +280,8 @@ fn respond(answer: Answer, out: ResponseOutparam) {
     ResponseOutparam::set(out, Ok(response));
     let Ok(to) = to else { return };
     if let Ok(stream) = to.write() {
-        write(&stream, &body);
+        // Who reads slower than others send holds an instance for nothing.
+        write(&stream, &body, deadline(BODY_TIMEOUT));
     }
     let _ = OutgoingBody::finish(to, None);
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use dingtalk_api::caller::{Allowed, Names};
+use dingtalk_api::delivery::application::Application;
 use dingtalk_binding::error::PropertyError;
 use dingtalk_binding::json::quoted;
 use dingtalk_binding::secret::{Secret, redact};
@@ -23,6 +24,9 @@ pub const NAMES: Names = Names { hosts: "DINGTALK_ALLOWED_HOSTS", origins: "DING
 
 /// Variables for the components behind the binding: what hands messages to an application, and what remembers them.
 const BEHIND: [&str; 3] = ["DINGTALK_APP_URL", "DINGTALK_APP_TIMEOUT", "DINGTALK_STORE"];
+
+/// What clients must send.
+const TOKEN: &str = "DAPR_API_TOKEN";
 
 /// Between a binding's name and a property: no property has two underscores, and no two variables can be meant for one.
 const SEPARATOR: &str = "__";
@@ -68,7 +72,7 @@ impl Callers {
             |name| value(name).split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect();
         Self {
             app_id: Some(value("APP_ID")).filter(|id| !id.is_empty()).unwrap_or("dingtalk-gateway").to_owned(),
-            token: Some(value("DAPR_API_TOKEN")).filter(|token| !token.is_empty()).map(Secret::new),
+            token: Some(value(TOKEN)).filter(|token| !token.is_empty()).map(Secret::new),
             allowed: Allowed { hosts: list(NAMES.hosts), origins: list(NAMES.origins) },
         }
     }
@@ -104,8 +108,8 @@ impl<'e> Robots<'e> {
             if !is_name(name) {
                 // Not shown: it may be a value that was meant for another variable.
                 let reason = format!(
-                    "name {} is none; write at most {MAX_NAME} small letters, digits and hyphens, a letter or digit at \
-                     both ends",
+                    "name {} is none; write at most {MAX_NAME} small letters, digits and single hyphens, a letter or digit \
+                     at both ends",
                     index + 1
                 );
                 return wrong(BINDINGS, reason);
@@ -139,6 +143,10 @@ impl<'e> Robots<'e> {
                     PROPERTIES.iter().filter(|known| **known != "id").map(|known| snake(known)).collect();
                 return wrong(variable, format!("is not known; after {SEPARATOR} stands one of {}", all.join(", ")));
             };
+            // What was to come from a secret that is not there must not be a robot that sends unsigned.
+            if value.trim().is_empty() {
+                return wrong(variable, "is empty; give it a value, or remove it");
+            }
             robot.properties.push((known, value));
         }
         Ok(Self(robots))
@@ -154,15 +162,22 @@ impl<'e> Robots<'e> {
         self.0.keys().copied()
     }
 
-    /// Whether every robot can be one.
-    pub fn check(&self) -> Result<(), Wrong> {
-        self.0.values().try_for_each(|robot| {
-            Settings::parse(robot.properties.iter().copied()).map(|_| ()).map_err(|error| robot.wrong(&error))
-        })
+    /// Whether every robot can be one, and the application too.
+    pub fn check(&self, environment: &[(String, String)]) -> Result<(), Wrong> {
+        Application::of(environment).map_err(|(variable, reason)| Wrong { variable: variable.into(), reason })?;
+        if value(environment, TOKEN).is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return wrong(TOKEN, "has white space or other characters that no client can send; take them out");
+        }
+        self.0.values().try_for_each(|robot| robot.settings().map(|_| ()).map_err(|error| robot.wrong(&error)))
     }
 }
 
 impl Robot<'_> {
+    /// The properties as the binding will read them.
+    pub fn settings(&self) -> Result<Settings, PropertyError> {
+        Settings::parse(self.properties.iter().copied())
+    }
+
     /// What the binding is initialised with.
     pub fn properties(&self) -> Vec<(String, String)> {
         self.properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -182,10 +197,15 @@ impl Robot<'_> {
     }
 }
 
-/// A label of Kubernetes' (RFC 1123).
+/// A label of Kubernetes' (RFC 1123), without two hyphens in a row.
 fn is_name(name: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    name.len() <= MAX_NAME && name.bytes().all(is_inner) && !name.starts_with('-') && !name.ends_with('-')
+    name.len() <= MAX_NAME
+        && name.bytes().all(is_inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+        // It would be a separator.
+        && !name.contains("--")
 }
 
 /// A binding's name within a variable's: `team-a` is `TEAM_A`.
@@ -217,11 +237,8 @@ mod tests {
     }
 
     fn refused(variables: &[(&str, &str)]) -> String {
-        Robots::of(&environment(variables))
-            .map(|robots| robots.check())
-            .and_then(|checked| checked)
-            .unwrap_err()
-            .to_string()
+        let environment = environment(variables);
+        Robots::of(&environment).and_then(|robots| robots.check(&environment)).unwrap_err().to_string()
     }
 
     #[test]
@@ -238,7 +255,7 @@ mod tests {
             ("DINGTALK_APP_URL", "http://127.0.0.1:6001"),
         ]);
         let robots = Robots::of(&environment).unwrap();
-        assert_eq!(robots.check(), Ok(()));
+        assert_eq!(robots.check(&environment), Ok(()));
         assert_eq!(robots.names().collect::<Vec<_>>(), ["9", "team", "team-app"]);
         let properties = |name: &str| {
             let mut properties = robots.get(name).unwrap().properties();
@@ -272,6 +289,10 @@ mod tests {
             (&[("DINGTALK_BINDINGS", "a,S3CR3T")], "DINGTALK_BINDINGS: name 2 is none"),
             (&[("DINGTALK_BINDINGS", "a,b,a")], "DINGTALK_BINDINGS: a and a are the same"),
             (&[names], "DINGTALK_TEAM__URL: "),
+            (&[("DINGTALK_BINDINGS", "a--b")], "DINGTALK_BINDINGS: name 1 is none"),
+            (&[names, ("DINGTALK_TEAM__URL", URL), ("DINGTALK_TEAM__SECRET", "")], "DINGTALK_TEAM__SECRET: is empty"),
+            (&[names, ("DINGTALK_TEAM__URL", URL), ("DINGTALK_APP_URL", "S3CR3T")], "DINGTALK_APP_URL: is no address"),
+            (&[names, ("DINGTALK_TEAM__URL", URL), ("DAPR_API_TOKEN", "S3CR3T\n")], "DAPR_API_TOKEN: has white space"),
             (&[names, ("DINGTALK_TEAM__SECERT", "S3CR3T")], "DINGTALK_TEAM__SECERT: is not known"),
             (&[names, ("DINGTALK_TEAM_SECRET", "S3CR3T")], "DINGTALK_TEAM_SECRET: is not known"),
             (&[names, ("DINGTALK_TEAM__ID", "S3CR3T")], "DINGTALK_TEAM__ID: is not known"),
@@ -306,7 +327,7 @@ mod tests {
             environment(&[("DINGTALK_BINDINGS", "a,b"), ("DINGTALK_A__URL", "ftp://a"), ("DINGTALK_B__URL", URL)]);
         let robots = Robots::of(&environment).unwrap();
         assert!(robots.get("b").is_some());
-        assert_eq!(robots.check().unwrap_err().variable, "DINGTALK_A__URL");
+        assert_eq!(robots.check(&environment).unwrap_err().variable, "DINGTALK_A__URL");
     }
 
     proptest! {
@@ -318,7 +339,7 @@ mod tests {
                 variables.push(("DINGTALK_A__URL", URL));
             }
             let environment = environment(&variables);
-            if let Err(wrong) = Robots::of(&environment).unwrap().check() {
+            if let Err(wrong) = Robots::of(&environment).unwrap().check(&environment) {
                 prop_assert!(!wrong.reason.contains(&value), "{}", wrong);
             }
         }

@@ -1,33 +1,26 @@
 //! WASI 0.2 as the gateway's guests need it: bodies read and written within limits, headers, the environment, and lines
 //! for whoever runs the guest.
 
+use std::time::Duration;
+
+use dingtalk_api::unread::Unread;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use wasi::cli::{environment, stderr};
-use wasi::clocks::monotonic_clock;
+use wasi::clocks::{monotonic_clock, wall_clock};
 use wasi::http::types::Fields;
-use wasi::io::poll;
+use wasi::io::poll::{self, Pollable};
 use wasi::io::streams::{InputStream, OutputStream, StreamError};
-
-/// What `blocking-write-and-flush` takes at once.
-const PIECE: usize = 4_096;
 
 /// The longest line of the log. Everything in it that somebody else chose is bounded already; this is the last resort.
 const MAX_LINE: usize = 2_048;
 
-/// Why a body is not there as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unread {
-    /// There is more than was asked for.
-    TooLong,
-    /// It ended early.
-    Incomplete,
-    /// Its time was up.
-    TooSlow,
-}
+/// Nobody who reads the log keeps an answer from its client.
+const LOG_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Reads to the end: at most `limit` bytes, until the monotonic clock shows `deadline` (nanoseconds).
-pub fn read(stream: &InputStream, limit: usize, deadline: u64) -> Result<Vec<u8>, Unread> {
-    let mut bytes = Vec::new();
+/// Reads to the end: at most `limit` bytes, until the monotonic clock shows `deadline` (nanoseconds). `announced` is how
+/// many there will be, if that is known: memory that grew step by step is never given back.
+pub fn read(stream: &InputStream, limit: usize, announced: usize, deadline: u64) -> Result<Vec<u8>, Unread> {
+    let mut bytes = Vec::with_capacity(announced.min(limit));
     let ready = stream.subscribe();
     let late = monotonic_clock::subscribe_instant(deadline);
     loop {
@@ -56,13 +49,51 @@ pub fn read(stream: &InputStream, limit: usize, deadline: u64) -> Result<Vec<u8>
     }
 }
 
-/// Writes all of `bytes`. A reader that has gone is no failure of ours.
-pub fn write(stream: &OutputStream, bytes: &[u8]) {
-    for piece in bytes.chunks(PIECE) {
-        if stream.blocking_write_and_flush(piece).is_err() {
-            return;
+/// Of a body that is too long, how much is read all the same, and for how long: who is still sending may not hear the
+/// answer.
+const DRAIN: usize = 32 << 20;
+const DRAIN_PIECE: usize = 64 << 10;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Reads what is left of a body that nobody wants.
+pub fn drain(stream: &InputStream) {
+    let (ready, late) = (stream.subscribe(), monotonic_clock::subscribe_instant(deadline(DRAIN_TIMEOUT)));
+    let mut left = DRAIN;
+    while left > 0 && poll::poll(&[&ready, &late]).contains(&0) && !late.ready() {
+        let Ok(piece) = stream.read(left.min(DRAIN_PIECE) as u64) else { return };
+        left = left.saturating_sub(piece.len());
+    }
+}
+
+/// Writes all of `bytes`, until the monotonic clock shows `deadline`. A reader that has gone, or reads too slowly, is no
+/// failure of ours.
+pub fn write(stream: &OutputStream, mut bytes: &[u8], deadline: u64) {
+    let ready = stream.subscribe();
+    let late = monotonic_clock::subscribe_instant(deadline);
+    loop {
+        match stream.check_write() {
+            Ok(0) => {
+                if !poll::poll(&[&ready, &late]).contains(&0) {
+                    return;
+                }
+            }
+            // All of it has been taken: what is left is up to the runtime.
+            Ok(_) if bytes.is_empty() => return,
+            Ok(room) => {
+                let (piece, rest) = bytes.split_at(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+                if stream.write(piece).is_err() || (rest.is_empty() && stream.flush().is_err()) {
+                    return;
+                }
+                bytes = rest;
+            }
+            Err(_) => return,
         }
     }
+}
+
+/// Waits for `pollable` until the monotonic clock shows `deadline`; whether it is ready.
+pub fn wait(pollable: &Pollable, deadline: u64) -> bool {
+    poll::poll(&[pollable, &monotonic_clock::subscribe_instant(deadline)]).contains(&0)
 }
 
 /// The fields as headers; what cannot be one is left out.
@@ -96,9 +127,15 @@ pub fn environment() -> Vec<(String, String)> {
     environment::get_environment()
 }
 
-/// The moment `seconds` from now on the monotonic clock.
-pub fn deadline(seconds: u64) -> u64 {
-    monotonic_clock::now().saturating_add(seconds.saturating_mul(1_000_000_000))
+/// The moment `time` from now on the monotonic clock.
+pub fn deadline(time: Duration) -> u64 {
+    monotonic_clock::now().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Milliseconds since the Unix epoch.
+pub fn now() -> u64 {
+    let now = wall_clock::now();
+    now.seconds.saturating_mul(1_000).saturating_add(u64::from(now.nanoseconds) / 1_000_000)
 }
 
 /// Writes one line for whoever runs the guest. What could begin another line, or speak to a terminal, is blanked out.
@@ -107,5 +144,5 @@ pub fn log(line: &str) {
     let mut line: String =
         line.get(..end).unwrap_or_default().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     line.push('\n');
-    write(&stderr::get_stderr(), line.as_bytes());
+    write(&stderr::get_stderr(), line.as_bytes(), deadline(LOG_TIMEOUT));
 }

@@ -1,9 +1,8 @@
 //! `POST` and `PUT /v1.0/bindings/{name}`.
 
-use std::time::Duration;
-
-use dingtalk_api::invoke::{self, InvokeError, undecodable, unread};
-use dingtalk_api::{Answer, answer, request};
+use dingtalk_api::invoke::{self, InvokeError, undecodable};
+use dingtalk_api::limits::BODY_TIMEOUT;
+use dingtalk_api::{Answer, answer, request, unread};
 use http::Request;
 use http::header::HeaderMap;
 use hyper::body::Incoming;
@@ -12,9 +11,6 @@ use super::Api;
 use super::server::Seat;
 use crate::ingress::body::{self, Share, Unread};
 use crate::sandbox;
-
-/// A client that sends its body slower than this holds a connection for nothing.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// From here on, a body is decoded where no other request waits for the thread.
 const LONG_BODY: usize = 256 << 10;

@@ -2,8 +2,7 @@
 //!
 //! What can be refused without the sandbox is refused first. The log has the reason of what is answered alike.
 
-use std::time::Duration;
-
+use dingtalk_api::limits::CALLBACK_TIMEOUT;
 use dingtalk_api::{Answer, callback, trace};
 use dingtalk_binding::callback::MAX_BODY;
 use dingtalk_binding::error::ReceiveError;
@@ -16,9 +15,6 @@ use crate::ingress::body::{self, Unread};
 use crate::input::CallbackError;
 use crate::sandbox::{CallError, Callback};
 
-/// DingTalk sends at most 128 KiB at once; who takes longer holds a connection for nothing.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
 impl Api {
     pub(super) async fn callback(&self, name: &str, request: Request<Incoming>, seat: &Seat) -> Answer {
         if let Err(answer) = callback::check(request.method()) {
@@ -26,7 +22,7 @@ impl Api {
         }
         let arrived = self.input.bindings().arrival();
         let (parts, body) = request.into_parts();
-        let body = match body::read(&parts.headers, body, MAX_BODY, BODY_TIMEOUT, &seat.port.budget).await {
+        let body = match body::read(&parts.headers, body, MAX_BODY, CALLBACK_TIMEOUT, &seat.port.budget).await {
             Ok(body) => body,
             Err(Unread::Busy) => return callback::busy("too many long bodies at once"),
             Err(Unread::TooLong) => return callback::too_large(),

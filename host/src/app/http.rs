@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use dingtalk_api::delivery::{self, MAX_ANSWER, headers, target};
+use dingtalk_api::limits::APP_TIMEOUT;
 use dingtalk_binding::secret::{Secret, redact};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -66,7 +67,7 @@ impl HttpConfig {
             port,
             token: None,
             probe_timeout: Duration::from_secs(3),
-            timeout: Duration::from_secs(60),
+            timeout: APP_TIMEOUT,
             health: None,
         }
     }
@@ -202,24 +203,16 @@ impl Inner {
                     let token = self.token.as_ref().map(|(_, token)| token);
                     delivery::refusal(&body, &event.data, token)
                 }
-                Ok(Ok(Body::TooLong)) => format!("(longer than {} MiB)", MAX_ANSWER >> 20),
                 // The beginning alone could be that of the token.
-                _ => "(it did not arrive as a whole)".to_owned(),
+                _ => delivery::NOT_WHOLE.to_owned(),
             };
             return Err(Undelivered::Refused { status: status.as_u16(), body, retry_after });
         }
         let unreachable = |what: String| Err(Undelivered::Unreachable(what));
         match outcome {
             Ok(Ok(Body::Whole(body))) => Ok(Some(body).filter(|body| !body.is_empty())),
-            Ok(Ok(Body::TooLong)) => unreachable(format!(
-                "the answer of {} is longer than {} MiB; let it answer with less",
-                self.authority,
-                MAX_ANSWER >> 20
-            )),
-            Ok(Ok(Body::Broken)) => unreachable(format!(
-                "the answer of {} broke off in its body; see the application's log",
-                self.authority
-            )),
+            Ok(Ok(Body::TooLong)) => unreachable(delivery::too_long(&self.authority)),
+            Ok(Ok(Body::Broken)) => unreachable(delivery::broken_off(&self.authority)),
             Ok(Err(error)) => {
                 if error.is_connect() {
                     // Another one may come up at this address.
@@ -297,7 +290,7 @@ impl Inner {
     }
 
     fn no_answer(&self, limit: Duration, flag: &str) -> String {
-        format!("{} has not answered within {limit:?}; let it answer sooner, or raise {flag}", self.authority)
+        delivery::no_answer(&self.authority, limit, flag)
     }
 
     fn failure(&self, error: &ClientError) -> Undelivered {
@@ -337,7 +330,7 @@ impl Inner {
                 "the answer of {authority} is not HTTP/1.1; does --app-port {port} belong to the application?"
             );
         }
-        format!("{authority} closed the connection before it answered; see the application's log")
+        delivery::closed(authority)
     }
 
     /// Asks until the application has answered, so that the log says early whether it reads; and again whenever it

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use dingtalk_api::delivery::{self, MAX_ANSWER, headers, target};
-use dingtalk_api::trace::TRACE;
+use super::{headers, target};
+use crate::delivery;
+use crate::limits::APP_TIMEOUT;
+use crate::unread::Unread;
 use dingtalk_binding::contract::Event;
 use dingtalk_binding::duration;
 use dingtalk_binding::error::HandlerError;
@@ -20,13 +22,10 @@ pub const TIMEOUT: &str = "DINGTALK_APP_TIMEOUT";
 /// What it is sent as `dapr-api-token`.
 pub const TOKEN: &str = "APP_API_TOKEN";
 
-/// The host's `--app-timeout`.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest time that a runtime is asked to keep an instance for one message.
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// An application that takes messages. Its `Debug` output shows no token.
-#[derive(Debug)]
+/// An application that takes messages. Its `Debug` output shows where it is, and neither path nor token.
 pub struct Application {
     /// `http` or `https`.
     pub scheme: Scheme,
@@ -38,27 +37,22 @@ pub struct Application {
     pub timeout: Duration,
 }
 
-/// What an application has answered, as far as it is wanted.
-pub enum Body {
-    /// All of it.
-    Whole(Vec<u8>),
-    /// More than [`MAX_ANSWER`] bytes.
-    TooLong,
-    /// It ended early.
-    Broken,
-    /// Its time was up.
-    TooSlow,
+impl fmt::Debug for Application {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "application at {}://{}", self.scheme, self.authority)
+    }
 }
 
 impl Application {
-    /// Reads the environment; `None` without an application. The error names the variable and never its value.
-    pub fn of(environment: &[(String, String)]) -> Result<Option<Self>, String> {
+    /// Reads the environment; `None` without an application. The error is a variable and what is wrong with it, never its
+    /// value.
+    pub fn of(environment: &[(String, String)]) -> Result<Option<Self>, (&'static str, String)> {
         let value = |name| environment.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.trim());
         let url = value(URL);
         if url.is_empty() {
             return Ok(None);
         }
-        let no_url = || format!("{URL} is no address of an application; write http://host:port");
+        let no_url = || (URL, "is no address of an application; write http://host:port".to_owned());
         let uri: Uri = url.parse().map_err(|_| no_url())?;
         let http::uri::Parts { scheme: Some(scheme), authority: Some(authority), path_and_query, .. } =
             uri.into_parts()
@@ -72,18 +66,18 @@ impl Application {
         }
         let path = path_and_query.as_ref().map_or("", |path| path.as_str());
         if path.contains('?') {
-            return Err(format!("{URL} has a query, which no name of a binding can follow; leave it out"));
+            return Err((URL, "has a query, which no name of a binding can follow; leave it out".into()));
         }
         let timeout = match value(TIMEOUT) {
-            "" => DEFAULT_TIMEOUT,
+            "" => APP_TIMEOUT,
             text => duration::parse(text)
                 .ok()
                 .filter(|timeout| !timeout.is_zero() && *timeout <= MAX_TIMEOUT)
-                .ok_or_else(|| format!("{TIMEOUT} is no duration between 1ms and 10m; write for example 10s"))?,
+                .ok_or_else(|| (TIMEOUT, "is no duration between 1ms and 10m; write for example 10s".to_owned()))?,
         };
         let token = value(TOKEN);
         if HeaderValue::try_from(token).is_err() {
-            return Err(format!("{TOKEN} has characters that no HTTP header can carry"));
+            return Err((TOKEN, "has characters that no HTTP header can carry; take them out".into()));
         }
         let token = Some(token).filter(|token| !token.is_empty()).map(Secret::new);
         Ok(Some(Self { scheme, authority, path: path.trim_end_matches('/').to_owned(), token, timeout }))
@@ -96,11 +90,9 @@ impl Application {
 
     /// The headers of a message, as daprd and the host send them.
     pub fn headers(&self, event: &Event) -> HeaderMap {
-        // The caller of "get" may have a trace, which the API has put into the metadata as Dapr does.
-        let is_trace = |(name, _): &&(String, String)| TRACE.contains(&name.as_str());
-        let trace: Vec<(String, String)> = event.metadata.iter().filter(is_trace).cloned().collect();
         let mut map = headers::from_metadata(&event.metadata).map;
-        map.extend(headers::from_trace(&trace, || None));
+        // The caller of "get" may have a trace, which the API has put into the metadata as Dapr does.
+        map.extend(headers::from_trace(&event.metadata, || None));
         map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(Ok(token)) = self.token.as_ref().map(|token| HeaderValue::try_from(token.expose())) {
             map.insert("dapr-api-token", token);
@@ -109,25 +101,20 @@ impl Application {
     }
 
     /// What the binding is told of an answer.
-    pub fn answered(&self, event: &Event, status: u16, body: Body) -> Result<Option<Vec<u8>>, HandlerError> {
-        let Self { authority, .. } = self;
+    pub fn answered(
+        &self,
+        event: &Event,
+        status: u16,
+        body: Result<Vec<u8>, Unread>,
+    ) -> Result<Option<Vec<u8>>, HandlerError> {
         let is_success = StatusCode::from_u16(status).is_ok_and(|status| status.is_success());
         let reason = match body {
-            Body::Whole(body) if is_success => return Ok(Some(body).filter(|body| !body.is_empty())),
-            Body::Whole(body) => {
-                let text = delivery::refusal(&body, &event.data, self.token.as_ref());
-                format!("fails to send binding event to http app channel, status code: {status} body: {text}")
-            }
-            _ if !is_success => {
-                format!(
-                    "fails to send binding event to http app channel, status code: {status} body: (it did not arrive as a whole)"
-                )
-            }
-            Body::TooLong => {
-                format!("the answer of {authority} is longer than {} MiB; let it answer with less", MAX_ANSWER >> 20)
-            }
-            Body::Broken => format!("the answer of {authority} broke off in its body; see the application's log"),
-            Body::TooSlow => return Err(self.unreachable(Trouble::Slow)),
+            Ok(body) if is_success => return Ok(Some(body).filter(|body| !body.is_empty())),
+            Ok(body) => delivery::refused(status, &delivery::refusal(&body, &event.data, self.token.as_ref())),
+            Err(_) if !is_success => delivery::refused(status, delivery::NOT_WHOLE),
+            Err(Unread::TooLong) => delivery::too_long(&self.authority),
+            Err(Unread::Incomplete) => delivery::broken_off(&self.authority),
+            Err(Unread::TooSlow) => return Err(self.unreachable(Trouble::Slow)),
         };
         Err(HandlerError::Failed(reason))
     }
@@ -140,12 +127,14 @@ impl Application {
                 format!("the runtime does not allow {authority}; add it to the hosts that this component may reach")
             }
             Trouble::NoConnection => format!("no connection to {authority}; is the application listening at {URL}?"),
-            Trouble::Slow => {
-                format!("{authority} has not answered within {timeout:?}; let it answer sooner, or raise {TIMEOUT}")
+            Trouble::NotTrusted => {
+                format!(
+                    "the certificate of {authority} is not trusted, or it speaks no TLS; correct {URL} or its certificate"
+                )
             }
-            Trouble::Broken => {
-                format!("{authority} closed the connection before it answered; see the application's log")
-            }
+            Trouble::Refused => format!("the runtime takes no request to {authority}; correct {URL}"),
+            Trouble::Slow => delivery::no_answer(authority, *timeout, TIMEOUT),
+            Trouble::Broken => delivery::closed(authority),
         })
     }
 }
@@ -157,28 +146,21 @@ pub enum Trouble {
     Denied,
     /// Nobody is there.
     NoConnection,
+    /// There is no TLS connection with it.
+    NotTrusted,
+    /// The runtime cannot make a request of it.
+    Refused,
     /// The time is up.
     Slow,
     /// The connection ended.
     Broken,
 }
 
-impl fmt::Debug for Body {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Whole(body) => write!(f, "{} bytes", body.len()),
-            Self::TooLong => f.write_str("too long"),
-            Self::Broken => f.write_str("broken"),
-            Self::TooSlow => f.write_str("too slow"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(variables: &[(&str, &str)]) -> Result<Option<Application>, String> {
+    fn of(variables: &[(&str, &str)]) -> Result<Option<Application>, (&'static str, String)> {
         let environment: Vec<_> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Application::of(&environment)
@@ -225,8 +207,8 @@ mod tests {
             (TOKEN, "S3CR3T\n1"),
         ] {
             let first = [(URL, "http://a"), (variable, value)];
-            let error = of(&first[usize::from(variable == URL)..]).expect_err(value);
-            assert!(error.starts_with(variable) && !error.contains("S3CR3T"), "{error}");
+            let (named, reason) = of(&first[usize::from(variable == URL)..]).expect_err(value);
+            assert!(named == variable && !reason.contains("S3CR3T"), "{named}: {reason}");
         }
         let shown = format!("{:?}", application(&[(URL, "http://a"), (TOKEN, "S3CR3T")]));
         assert!(!shown.contains("S3CR3T"), "{shown}");
@@ -249,20 +231,20 @@ mod tests {
         let application = application(&[(URL, "http://a:1"), (TOKEN, "S3CR3T")]);
         let event = event(r#"{"sessionWebhook":"https://oapi.dingtalk.com/robot/sendBySession?session=S3SS10N"}"#, &[]);
         let answered = |status, body| application.answered(&event, status, body);
-        assert_eq!(answered(200, Body::Whole(b"x".to_vec())), Ok(Some(b"x".to_vec())));
-        assert_eq!(answered(204, Body::Whole(Vec::new())), Ok(None));
+        assert_eq!(answered(200, Ok(b"x".to_vec())), Ok(Some(b"x".to_vec())));
+        assert_eq!(answered(204, Ok(Vec::new())), Ok(None));
         let reason = |status, body| match answered(status, body) {
             Err(HandlerError::Failed(reason)) => reason,
             other => panic!("{other:?}"),
         };
-        let refused = reason(500, Body::Whole(b"no S3CR3T S3SS10N".to_vec()));
+        let refused = reason(500, Ok(b"no S3CR3T S3SS10N".to_vec()));
         assert!(refused.contains("status code: 500 body: no ") && !refused.contains("S3"), "{refused}");
         for status in [300, 302, 404, 503] {
-            assert!(reason(status, Body::Whole(Vec::new())).contains(&format!("status code: {status}")));
-            assert!(reason(status, Body::Broken).contains("it did not arrive as a whole"));
+            assert!(reason(status, Ok(Vec::new())).contains(&format!("status code: {status}")));
+            assert!(reason(status, Err(Unread::Incomplete)).contains("it did not arrive as a whole"));
         }
-        assert!(reason(200, Body::TooLong).contains("longer than 1 MiB"));
-        assert!(reason(200, Body::Broken).contains("broke off"));
-        assert!(reason(200, Body::TooSlow).contains(TIMEOUT));
+        assert!(reason(200, Err(Unread::TooLong)).contains("longer than 1 MiB"));
+        assert!(reason(200, Err(Unread::Incomplete)).contains("broke off"));
+        assert!(reason(200, Err(Unread::TooSlow)).contains(TIMEOUT));
     }
 }
