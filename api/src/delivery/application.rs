@@ -111,7 +111,7 @@ impl Application {
         let reason = match body {
             Ok(body) if is_success => return Ok(Some(body).filter(|body| !body.is_empty())),
             Ok(body) => delivery::refused(status, &delivery::refusal(&body, &event.data, self.token.as_ref())),
-            Err(_) if !is_success => delivery::refused(status, delivery::NOT_WHOLE),
+            Err(why) if !is_success => delivery::refused(status, &delivery::not_whole(why)),
             Err(Unread::TooLong) => delivery::too_long(&self.authority),
             Err(Unread::Incomplete) => delivery::broken_off(&self.authority),
             Err(Unread::TooSlow) => return Err(self.unreachable(Trouble::Slow)),

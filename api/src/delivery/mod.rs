@@ -12,6 +12,8 @@ use dingtalk_binding::secret::{Secret, redact};
 use http::uri::Authority;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
+use crate::unread::Unread;
+
 /// The longest answer. What an application has to say to a chat message has some KiB; an answer without end
 /// must not fill the memory.
 pub const MAX_ANSWER: usize = 1 << 20;
@@ -76,8 +78,14 @@ fn escape(text: &str, to: &mut String) {
     }
 }
 
-/// In the place of an answer that says no, where that has not arrived, or is too long.
-pub const NOT_WHOLE: &str = "(it did not arrive as a whole)";
+/// In the place of an answer that says no, where there is not all of it.
+pub fn not_whole(why: Unread) -> String {
+    match why {
+        Unread::TooLong => format!("(longer than {} MiB)", MAX_ANSWER >> 20),
+        // The beginning alone could be that of the token.
+        Unread::Incomplete | Unread::TooSlow => "(it did not arrive as a whole)".to_owned(),
+    }
+}
 
 /// An application has answered with a status that says no.
 pub fn refused(status: u16, body: &str) -> String {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::{Bytes, BytesMut};
 use dingtalk_api::delivery::{self, MAX_ANSWER, headers, target};
 use dingtalk_api::limits::APP_TIMEOUT;
+use dingtalk_api::unread::Unread;
 use dingtalk_binding::secret::{Secret, redact};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -203,8 +204,8 @@ impl Inner {
                     let token = self.token.as_ref().map(|(_, token)| token);
                     delivery::refusal(&body, &event.data, token)
                 }
-                // The beginning alone could be that of the token.
-                _ => delivery::NOT_WHOLE.to_owned(),
+                Ok(Ok(Body::TooLong)) => delivery::not_whole(Unread::TooLong),
+                _ => delivery::not_whole(Unread::Incomplete),
             };
             return Err(Undelivered::Refused { status: status.as_u16(), body, retry_after });
         }

@@ -238,7 +238,7 @@ fn a_file_that_is_no_application_is_told_apart_from_one_of_another_world() {
     let nothing = error(b"\0asm\x0d\0\x01\0");
     assert!(nothing.starts_with("does not export dingtalk:binding/handler@0.2.0, but nothing; build it"), "{nothing}");
     let binding = error(dingtalk_component::COMPONENT);
-    assert!(binding.contains("but dingtalk:binding/init@0.2.0, dingtalk:binding/invoke@0.2.0, "), "{binding}");
+    assert!(binding.contains("but dingtalk:binding/call@0.2.0, dingtalk:binding/init@0.2.0, "), "{binding}");
     // It exports what it must, and wants what is not there.
     let greedy = guest::encode(
         "import dingtalk:binding/init@0.2.0; export dingtalk:binding/handler@0.2.0;",
