@@ -221,7 +221,7 @@ fn a_file_that_is_no_application_stops_the_start_before_a_port_is_open() {
     };
     let files: [(PathBuf, &str); 7] = [
         (folder.path().join("missing.wasm"), "cannot be read"),
-        (folder.path().to_owned(), "is no regular file"),
+        (folder.path().to_owned(), "is a directory, not a regular file"),
         (write("text.wasm", b"hello"), "is no WebAssembly"),
         (write("module.wasm", b"\0asm\x01\0\0\0"), "is a core module and no component"),
         (write("torn.wasm", &body(guest::ECHO)[..400]), "cannot be compiled"),
@@ -246,7 +246,7 @@ fn a_file_that_is_no_application_stops_the_start_before_a_port_is_open() {
     let path = resources.path().to_str().unwrap();
     let serve =
         command(&["serve", "--resources-path", path, "--dapr-http-port", "0", "--handler", pipe.to_str().unwrap()]);
-    assert!(stderr(&finish(serve, b"")).contains("is no regular file"));
+    assert!(stderr(&finish(serve, b"")).contains("is a named pipe, not a regular file"));
 }
 
 #[test]
