@@ -242,6 +242,12 @@ fn every_variable_of_the_gateway_is_documented_and_every_documented_one_is_read(
     }
     code.insert("DINGTALK_<NAME>__<PROPERTY>".into());
     same("docs/gateway.md", "variables", &documented, &code);
+    // An example names them too: Spin has no list of variables to ask for.
+    let example = read("examples/spin/variables/variables.js");
+    let example = section(&example, "const COMMON = [", "];");
+    let mut example: Names = example.split('\'').skip(1).step_by(2).map(str::to_ascii_uppercase).collect();
+    example.insert("DINGTALK_<NAME>__<PROPERTY>".into());
+    same("examples/spin/variables/variables.js", "variables", &example, &documented);
 }
 
 #[test]
@@ -460,7 +466,7 @@ const LIMITS: [(&str, &str, &str, &str); 43] = [
     ("handler: handles", "256", "app/component/store.rs", "const HANDLES: usize = 256;"),
     ("handler: bytes", "2 MiB", "app/component/store.rs", "const HOSTCALL_BYTES: usize = 2 << 20;"),
     ("handler: bytes", "64 KiB", "app/component/store.rs", "const RANDOM_BYTES: u64 = 64 << 10;"),
-    ("handler: answer", "1 MiB", "app/mod.rs", "const MAX_ANSWER: usize = 1 << 20;"),
+    ("handler: answer", "1 MiB", "../../api/src/delivery/mod.rs", "const MAX_ANSWER: usize = 1 << 20;"),
     ("handler: time", "60s", "cli/app.rs", "default_value = \"60s\""),
     ("handler: messages", "64, of which 16", "app/component/mod.rs", "Rule { all: 64, each: 16 }"),
     ("handler: output", "8 KiB", "app/component/output.rs", "const MAX_OUTPUT: usize = 8 << 10;"),
