@@ -38,6 +38,8 @@ lint: toolchain
 	    cargo clippy --locked --package dingtalk-no-handler --package dingtalk-binding-p3 \
 	        --target wasm32-unknown-unknown -- -D warnings && \
 	    cargo clippy --locked --package dingtalk-front --package dingtalk-delivery --package dingtalk-remember \
+	        --target wasm32-unknown-unknown -- -D warnings && \
+	    cargo clippy --locked --package dingtalk-remember --features spin \
 	        --target wasm32-unknown-unknown -- -D warnings; \
 	else \
 	    echo "not linted: src/allocator.rs, src/exports.rs, src/transport.rs, and the edges of the guests in components/, because clippy needs rustup's wasm32-unknown-unknown"; \

@@ -5,7 +5,7 @@
 //!
 //! ```console
 //! $ cargo run --package dingtalk-host --example echo -- 6001
-//! $ dingtalk-host serve --resources-path components --app-port 6001
+//! $ dingtalk-host serve --resources-path resources --app-port 6001
 //! ```
 
 use std::convert::Infallible;

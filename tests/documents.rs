@@ -240,6 +240,12 @@ fn every_variable_of_the_gateway_is_documented_and_every_documented_one_is_read(
     }
     code.insert("DINGTALK_<NAME>__<PROPERTY>".into());
     same("docs/gateway.md", "variables", &documented, &code);
+    // An example names them too: Spin has no list of variables to ask for.
+    let example = read("examples/spin/variables/variables.js");
+    let example = section(&example, "const COMMON = [", "];");
+    let mut example: Names = example.split('\'').skip(1).step_by(2).map(str::to_ascii_uppercase).collect();
+    example.insert("DINGTALK_<NAME>__<PROPERTY>".into());
+    same("examples/spin/variables/variables.js", "variables", &example, &documented);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 import { outgoingHandler } from '@bytecodealliance/preview2-shim/http';
 
-const allowed = new Set((process.env.DINGTALK_EGRESS_HOSTS ?? 'oapi.dingtalk.com').split(','));
+const allowed = new Set((process.env.ROBOT_EGRESS_HOSTS ?? 'oapi.dingtalk.com').split(','));
 
 export function handle(request, options) {
   if (!allowed.has(request.authority())) throw { tag: 'HTTP-request-denied' };

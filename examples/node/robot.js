@@ -4,17 +4,17 @@
 //     node robot.js get TEXT     hands TEXT to the application and prints what it answers
 //     node robot.js serve PORT   takes DingTalk's callbacks on 127.0.0.1:PORT; 0 takes a free port
 //
-// The environment has the properties: DINGTALK_URL, DINGTALK_SECRET, DINGTALK_APP_SECRET, DINGTALK_ROBOT_CODE.
+// The environment has the properties: ROBOT_URL, ROBOT_SECRET, ROBOT_APP_SECRET, ROBOT_CODE.
 
 import { createServer } from 'node:http';
 import { init, invoke, read } from './binding/dingtalk-binding.js';
 
 const MAX_BODY = 131_072;
 const PROPERTIES = {
-  url: 'DINGTALK_URL',
-  secret: 'DINGTALK_SECRET',
-  appSecret: 'DINGTALK_APP_SECRET',
-  robotCode: 'DINGTALK_ROBOT_CODE',
+  url: 'ROBOT_URL',
+  secret: 'ROBOT_SECRET',
+  appSecret: 'ROBOT_APP_SECRET',
+  robotCode: 'ROBOT_CODE',
 };
 
 const plain = (value) => JSON.stringify(value, (_, item) => (typeof item === 'bigint' ? Number(item) : item));

@@ -4,8 +4,8 @@
     python robot.py get TEXT     hands TEXT to the application and prints what it answers
     python robot.py serve PORT   takes DingTalk's callbacks on 127.0.0.1:PORT; 0 takes a free port
 
-The environment has the component's file, DINGTALK_COMPONENT, and the properties: DINGTALK_URL, DINGTALK_SECRET,
-DINGTALK_APP_SECRET, DINGTALK_ROBOT_CODE.
+The environment has the component's file, ROBOT_COMPONENT, and the properties: ROBOT_URL, ROBOT_SECRET,
+ROBOT_APP_SECRET, ROBOT_CODE.
 """
 
 import json
@@ -19,10 +19,10 @@ from wasmtime.component import Component, Linker
 
 MAX_BODY = 131_072
 PROPERTIES = {
-    "url": "DINGTALK_URL",
-    "secret": "DINGTALK_SECRET",
-    "appSecret": "DINGTALK_APP_SECRET",
-    "robotCode": "DINGTALK_ROBOT_CODE",
+    "url": "ROBOT_URL",
+    "secret": "ROBOT_SECRET",
+    "appSecret": "ROBOT_APP_SECRET",
+    "robotCode": "ROBOT_CODE",
 }
 
 
@@ -127,7 +127,7 @@ def main():
         raise SystemExit(__doc__)
     command, argument = sys.argv[1:]
     properties = {name: os.environ[variable] for name, variable in PROPERTIES.items() if variable in os.environ}
-    robot = Robot(os.environ["DINGTALK_COMPONENT"], properties)
+    robot = Robot(os.environ["ROBOT_COMPONENT"], properties)
     if command == "serve":
         Callbacks.robot = robot
         server = ThreadingHTTPServer(("127.0.0.1", int(argument)), Callbacks)

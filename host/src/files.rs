@@ -16,14 +16,24 @@ pub(crate) fn read(path: &Path) -> Result<(String, Metadata), String> {
 
 /// The same of what need not be a text.
 pub(crate) fn read_bytes(path: &Path) -> Result<(Vec<u8>, Metadata), String> {
+    read_up_to(MAX_BYTES, path)
+}
+
+/// The same of what may be larger, or has to be smaller.
+pub(crate) fn read_up_to(limit: u64, path: &Path) -> Result<(Vec<u8>, Metadata), String> {
+    let too_large = || format!("is larger than {} MiB; make it smaller or name the right file", limit >> 20);
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
     let file = open(path).map_err(cannot)?;
     let metadata = file.metadata().map_err(cannot)?;
     regular(&metadata)?;
+    if metadata.len() > limit {
+        return Err(too_large());
+    }
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if u64::try_from(bytes.len()).map_or(true, |length| length > MAX_BYTES) {
-        return Err(format!("is larger than {} MiB; split it or name the right file", MAX_BYTES >> 20));
+    // It can grow meanwhile.
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(cannot)?;
+    if u64::try_from(bytes.len()).map_or(true, |length| length > limit) {
+        return Err(too_large());
     }
     Ok((bytes, metadata))
 }
@@ -91,10 +101,19 @@ mod tests {
         std::fs::write(&path, vec![b' '; 4 << 20]).unwrap();
         assert_eq!(read(&path).unwrap().0.len(), 4 << 20);
         std::fs::write(&path, vec![b' '; (4 << 20) + 1]).unwrap();
-        assert_eq!(refused(), "is larger than 4 MiB; split it or name the right file");
+        assert_eq!(refused(), "is larger than 4 MiB; make it smaller or name the right file");
         std::fs::write(&path, b"S3CR3T\xff").unwrap();
         assert_eq!(refused(), "is not UTF-8 text; save it as UTF-8");
         assert_eq!(read(dir.path()).unwrap_err(), "is a directory, not a regular file; name a file");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_longer_than_it_says_is_not_read_to_its_end() {
+        let (path, has) = (Path::new("/proc/self/maps"), |error: String| error.starts_with("is larger than 0 MiB"));
+        assert_eq!(fs::metadata(path).unwrap().len(), 0);
+        assert!(read_up_to(100, path).is_err_and(has));
+        assert!(read_up_to(1 << 20, path).is_ok());
     }
 
     #[cfg(unix)]

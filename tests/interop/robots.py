@@ -13,11 +13,11 @@ from support import APP_SECRET, SECRET, URL, Table, callbacks, content, get, out
 program, version, extent, *command = sys.argv[1:]
 table = Table(program, version)
 settings = {
-    "DINGTALK_URL": URL,
-    "DINGTALK_SECRET": SECRET,
-    "DINGTALK_APP_SECRET": APP_SECRET,
+    "ROBOT_URL": URL,
+    "ROBOT_SECRET": SECRET,
+    "ROBOT_APP_SECRET": APP_SECRET,
     # Of examples/node: without it, DingTalk alone can be reached.
-    "DINGTALK_EGRESS_HOSTS": URL.split("/")[2],
+    "ROBOT_EGRESS_HOSTS": URL.split("/")[2],
 }
 
 
@@ -38,19 +38,19 @@ if extent == "all":
     table.row(
         "create with a wrong secret",
         "refused 310000",
-        outcome(lambda: answers.append(robot("send", text, DINGTALK_SECRET="SECwrong"))),
+        outcome(lambda: answers.append(robot("send", text, ROBOT_SECRET="SECwrong"))),
     )
     _, _, errors = answers[0]
     table.row("it says why", "signature", "signature" if "310000" in errors and "signature" in errors else errors)
-    _, _, errors = robot("send", text, DINGTALK_URL="ftp://secret.example/")
+    _, _, errors = robot("send", text, ROBOT_URL="ftp://secret.example/")
     table.row(
         "init with a wrong url",
-        "DINGTALK_URL",
-        "DINGTALK_URL" if "DINGTALK_URL" in errors and "secret.example" not in errors else errors,
+        "ROBOT_URL",
+        "ROBOT_URL" if "ROBOT_URL" in errors and "secret.example" not in errors else errors,
     )
     if program == "jco":
         before = get("/stats")["connections"]
-        _, _, errors = robot("send", text, without=["DINGTALK_EGRESS_HOSTS"])
+        _, _, errors = robot("send", text, without=["ROBOT_EGRESS_HOSTS"])
         # The connections that asked for the two counts are counted, too.
         reached = get("/stats")["connections"] - before - 1
         table.row(

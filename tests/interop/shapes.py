@@ -1,4 +1,4 @@
-"""Is a manifest of the shape that its platform takes? For platforms that cannot be run here."""
+"""Is a manifest of the shape that its platform takes? For platforms that are not run."""
 
 
 def text(value):

@@ -1,4 +1,4 @@
-"""examples/spin, without Spin: its CLI is in no registry of packages.
+"""examples/spin, which is not run in Spin.
 
     spin.py REPOSITORY wasm-tools wasmtime [componentize-qjs]
 

@@ -6,7 +6,7 @@ use dingtalk_bench::{Calls, Tenant, wit};
 use futures_util::future::join_all;
 use tokio::sync::Barrier;
 
-use crate::{PREPARED, handler};
+use crate::{PREPARED, ending, handler};
 
 /// A signature that another implementation made.
 const SECRET: &str = "client-secret-for-test";
@@ -76,9 +76,8 @@ async fn callbacks_wait_for_their_handlers_beside_each_other() {
     let mut instance = PREPARED.instance(&tenant, Calls::many(AT_ONCE)).await.unwrap();
     instance.read().await.unwrap().unwrap();
     let answers = instance
-        .run(async |calling| join_all((0..AT_ONCE).map(async |_| calling.receive(callback(Some(SIGN))).await)).await)
-        .await
-        .unwrap();
+        .run(async |calling| join_all((0..AT_ONCE).map(async |_| calling.receive(callback(Some(SIGN))).await)).await);
+    let answers = ending(answers).await.unwrap();
     for answer in answers {
         assert_eq!(answer.unwrap().unwrap_err(), wit::ReceiveError::HandlerFailed("no".into()));
     }

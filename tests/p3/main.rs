@@ -11,14 +11,23 @@ mod same;
 mod way_out;
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use dingtalk_bench::{COMPONENT_P3, p3, wit};
+
+/// Longer than anything takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Compiled once; every test has instances of its own.
 static PREPARED: LazyLock<p3::Prepared> = LazyLock::new(|| p3::Prepared::new(COMPONENT_P3).unwrap());
 
 fn create(data: &str) -> wit::InvokeRequest {
     wit::InvokeRequest { operation: "create".into(), data: data.into(), metadata: Vec::new() }
+}
+
+/// What comes of `work`: one that never ends must fail its test.
+async fn ending<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.expect("no end")
 }
 
 /// A handler from a function.

@@ -11,7 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::sync::Barrier;
 
-use crate::{PREPARED, create, handler};
+use crate::{PREPARED, create, ending, handler};
 
 const AT_ONCE: usize = 64;
 
@@ -93,21 +93,19 @@ async fn a_call_keeps_the_properties_that_it_began_with() {
     let mut instance = PREPARED.instance(&first.handled_by(taken), Calls::many(2)).await.unwrap();
     instance.read().await.unwrap().unwrap();
     let get = || wit::InvokeRequest { operation: "get".into(), ..create("Hi") };
-    let (before, after) = instance
-        .run(async |calling| {
-            let replace = async {
-                while seen.lock().unwrap().is_empty() {
-                    tokio::task::yield_now().await;
-                }
-                calling.init(second.properties.clone()).await.unwrap().unwrap();
-                let after = calling.invoke(get()).await;
-                barrier.wait().await;
-                after
-            };
-            join(calling.invoke(get()), replace).await
-        })
-        .await
-        .unwrap();
+    let answers = instance.run(async |calling| {
+        let replace = async {
+            while seen.lock().unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            calling.init(second.properties.clone()).await.unwrap().unwrap();
+            let after = calling.invoke(get()).await;
+            barrier.wait().await;
+            after
+        };
+        join(calling.invoke(get()), replace).await
+    });
+    let (before, after) = ending(answers).await.unwrap();
     // The handler's "not reading" comes back with the name of the binding that the call was made of.
     assert_eq!(before.unwrap().unwrap_err().cause, wit::InvokeCause::NotReading("first".into()));
     // `init` ended reading, so this one never reached the handler.

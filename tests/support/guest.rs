@@ -135,9 +135,19 @@ pub fn looking_around() -> Vec<u8> {
     component(&imports, core, body)
 }
 
-/// GETs `/` of the host and port that the message is, in quotation marks, `times` times, and answers with the last one's status, or with
-/// the number of the error and 900.
+/// GETs `/` of the host and port that the message is, in quotation marks, `times` times, and answers with the last one's
+/// status, or with the number of the error and 900.
 pub fn calling(times: u32) -> Vec<u8> {
+    requesting("", "(i32.add (local.get 2) (i32.const 1)) (i32.sub (local.get 3) (i32.const 2))", times)
+}
+
+/// The same once, of this host and port, whatever the message is.
+pub fn calling_at(authority: &str) -> Vec<u8> {
+    let data = format!("(data (i32.const 256) {authority:?})");
+    requesting(&data, &format!("(i32.const 256) (i32.const {})", authority.len()), 1)
+}
+
+fn requesting(data: &str, authority: &str, times: u32) -> Vec<u8> {
     let core = r#"
         (import "wasi:http/types@0.2.12" "[constructor]fields" (func $fields (result i32)))
         (import "wasi:http/types@0.2.12" "[constructor]outgoing-request" (func $request (param i32) (result i32)))
@@ -157,7 +167,7 @@ pub fn calling(times: u32) -> Vec<u8> {
         r#"(loop $again
           (local.set 6 (call $request (call $fields)))
           (drop (call $authority (local.get 6) (i32.const 1)
-            (i32.add (local.get 2) (i32.const 1)) (i32.sub (local.get 3) (i32.const 2))))
+            {authority}))
           (drop (call $scheme (local.get 6) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0)))
           (i32.store8 (i32.const 48) (i32.const 47))
           (drop (call $path (local.get 6) (i32.const 1) (i32.const 48) (i32.const 1)))
@@ -176,5 +186,5 @@ pub fn calling(times: u32) -> Vec<u8> {
         (i32.store8 (i32.const 34) (i32.add (i32.const 48) (i32.rem_u (local.get 7) (i32.const 10))))
         (call $some (i32.const 32) (i32.const 3))"#
     );
-    component(&["http/types", "http/outgoing-handler", "io/poll"], core, &body)
+    component(&["http/types", "http/outgoing-handler", "io/poll"], &(core.to_owned() + data), &body)
 }

@@ -9,6 +9,7 @@ const COMMON = [
   'dingtalk_bindings',
   'dingtalk_app_url',
   'dingtalk_app_timeout',
+  'dingtalk_store',
   'dingtalk_allowed_hosts',
   'dingtalk_allowed_origins',
   'dapr_api_token',
@@ -42,7 +43,7 @@ function variable(name) {
 function* environmentOfVariables() {
   for (const name of COMMON) yield [name.toUpperCase(), variable(name)];
   for (const listed of variable('dingtalk_bindings').split(',')) {
-    const binding = listed.trim().replace(/[-.]/g, '_');
+    const binding = listed.trim().replaceAll('-', '_');
     if (binding === '') continue;
     for (const property of PROPERTIES) {
       yield [`DINGTALK_${binding}__${property}`.toUpperCase(), variable(`dingtalk_${binding}_${property}`)];

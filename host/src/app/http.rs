@@ -200,20 +200,20 @@ impl Inner {
         // Whatever becomes of its body, an answer that says no is one.
         if let Some(status) = status.filter(|status| !status.is_success()) {
             let body = match outcome {
-                Ok(Ok(Body::Whole(body))) => {
+                Ok(Ok(Ok(body))) => {
                     let token = self.token.as_ref().map(|(_, token)| token);
                     delivery::refusal(&body, &event.data, token)
                 }
-                Ok(Ok(Body::TooLong)) => delivery::not_whole(Unread::TooLong),
+                Ok(Ok(Err(why))) => delivery::not_whole(why),
                 _ => delivery::not_whole(Unread::Incomplete),
             };
             return Err(Undelivered::Refused { status: status.as_u16(), body, retry_after });
         }
         let unreachable = |what: String| Err(Undelivered::Unreachable(what));
         match outcome {
-            Ok(Ok(Body::Whole(body))) => Ok(Some(body).filter(|body| !body.is_empty())),
-            Ok(Ok(Body::TooLong)) => unreachable(delivery::too_long(&self.authority)),
-            Ok(Ok(Body::Broken)) => unreachable(delivery::broken_off(&self.authority)),
+            Ok(Ok(Ok(body))) => Ok(Some(body).filter(|body| !body.is_empty())),
+            Ok(Ok(Err(Unread::TooLong))) => unreachable(delivery::too_long(&self.authority)),
+            Ok(Ok(Err(_))) => unreachable(delivery::broken_off(&self.authority)),
             Ok(Err(error)) => {
                 if error.is_connect() {
                     // Another one may come up at this address.
@@ -390,25 +390,19 @@ fn new_traceparent() -> String {
 }
 
 /// A body, as far as it is wanted.
-enum Body {
-    Whole(Bytes),
-    TooLong,
-    Broken,
-}
-
-async fn read(response: Response<Incoming>) -> Body {
+async fn read(response: Response<Incoming>) -> Result<Bytes, Unread> {
     let mut body = response.into_body();
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return Body::Broken };
+        let Ok(frame) = frame else { return Err(Unread::Incomplete) };
         // Trailers are nothing to anybody.
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > MAX_ANSWER {
-            return Body::TooLong;
+            return Err(Unread::TooLong);
         }
         bytes.extend_from_slice(&data);
     }
-    Body::Whole(bytes.freeze())
+    Ok(bytes.freeze())
 }
 
 fn authority(address: &str, port: u16) -> Option<Authority> {

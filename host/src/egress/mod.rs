@@ -2,9 +2,9 @@
 //!
 //! A call reaches exactly the scheme, host and port of its binding's own `url`; the operation `reply` reaches
 //! DingTalk's hosts and the operator's instead, and a call that only receives reaches nothing. An application that is a
-//! component reaches the hosts that a flag names. Everything else is refused here, whatever the component asks for, so that a component which was altered or tricked still
-//! cannot carry one team's secret to somewhere else. Redirects are not followed, so none can lead past this
-//! check.
+//! component reaches the hosts that a flag names. Everything else is refused here, whatever the component asks for,
+//! so that a component which was altered or tricked still cannot carry one team's secret to somewhere else. Redirects are
+//! not followed, so none can lead past this check.
 //!
 //! Whole bodies are passed in both directions instead of streams: a message is small, a request is sent only
 //! once it is complete (a component that traps halfway sends nothing), and the component is resumed once
@@ -59,13 +59,15 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Egress(Arc<Inner>);
 
 struct Inner {
-    /// The binding's name, or whose way out it is.
-    binding: String,
+    /// Whose way out it is: a binding's name, or the flag of an application.
+    owner: String,
     robot: Option<Destination>,
     sessions: Vec<Destination>,
     hosts: Vec<Destination>,
-    /// Of a request's body, and of an answer's.
-    longest: [usize; 2],
+    /// Bytes of a request's body.
+    longest_request: usize,
+    /// Bytes of an answer's.
+    longest_answer: usize,
     connect_timeout: Duration,
     proxies: Proxies,
     policy: Policy,
@@ -142,11 +144,12 @@ impl Egress {
         }
         let _ = robot.client.set(client);
         Ok(Self(Arc::new(Inner {
-            binding: binding.to_owned(),
+            owner: binding.to_owned(),
             robot: Some(robot),
             sessions,
             hosts: Vec::new(),
-            longest: [MAX_REQUEST_BODY, MAX_BODY],
+            longest_request: MAX_REQUEST_BODY,
+            longest_answer: MAX_BODY,
             connect_timeout,
             proxies: proxies.clone(),
             policy: policy.clone(),
@@ -157,7 +160,7 @@ impl Egress {
 
     /// For an application: allows `hosts`, at addresses that `policy` lets be reached. The error says which host, or
     /// which proxy of the environment, cannot be used.
-    pub(crate) fn to_hosts(name: &str, hosts: &[Origin], proxies: &Proxies, policy: &Policy) -> Result<Self, String> {
+    pub(crate) fn to_hosts(owner: &str, hosts: &[Origin], proxies: &Proxies, policy: &Policy) -> Result<Self, String> {
         let mut destinations = Vec::new();
         for origin in hosts {
             policy.check_literal(origin.host())?;
@@ -167,11 +170,12 @@ impl Egress {
             destinations.push(destination);
         }
         Ok(Self(Arc::new(Inner {
-            binding: name.to_owned(),
+            owner: owner.to_owned(),
             robot: None,
             sessions: Vec::new(),
             hosts: destinations,
-            longest: [MAX_HOST_BODY, MAX_HOST_BODY],
+            longest_request: MAX_HOST_BODY,
+            longest_answer: MAX_HOST_BODY,
             connect_timeout: CONNECT_TIMEOUT,
             proxies: proxies.clone(),
             policy: policy.clone(),
@@ -211,7 +215,7 @@ impl Exit {
     }
 
     fn check(&self, uri: &hyper::Uri) -> Result<&Destination, Error> {
-        let Inner { binding, robot, sessions, hosts, refused, quiet, .. } = &*self.egress.0;
+        let Inner { owner, robot, sessions, hosts, refused, quiet, .. } = &*self.egress.0;
         let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?.as_str();
         let allowed = match self.reach {
             Reach::Nowhere => &[],
@@ -226,7 +230,7 @@ impl Exit {
         refused.fetch_add(1, Ordering::Relaxed);
         if let Some(more) = quiet.count("refused") {
             let destination = uri.host().unwrap_or_default();
-            tracing::warn!(binding, destination, reach = ?self.reach, more, "egress refused");
+            tracing::warn!(owner, destination, reach = ?self.reach, more, "egress refused");
         }
         Err(Error::HttpRequestDenied)
     }
@@ -235,10 +239,10 @@ impl Exit {
         if let Some(client) = destination.client.get() {
             return Ok(Arc::clone(client));
         }
-        let Inner { binding, connect_timeout, proxies, policy, quiet, .. } = &*self.egress.0;
+        let Inner { owner, connect_timeout, proxies, policy, quiet, .. } = &*self.egress.0;
         let client = Client::new(&destination.origin, *connect_timeout, proxies, policy).map_err(|reason| {
             if let Some(more) = quiet.count("no way") {
-                tracing::warn!(binding, reason, more, "no way to the session's host");
+                tracing::warn!(owner, reason, more, "no way to the session's host");
             }
             Error::DestinationUnavailable
         })?;
@@ -254,7 +258,7 @@ impl Exit {
         let timeout = options.and_then(|options| options.first_byte_timeout).unwrap_or(DEFAULT_TIMEOUT);
         let deadline = Instant::now() + timeout;
         let (parts, body) = request.into_parts();
-        let [longest_request, longest_answer] = self.egress.0.longest;
+        let Inner { longest_request, longest_answer, .. } = *self.egress.0;
         let body = Limited::new(body, longest_request).collect().await.map_err(|_| Error::HttpRequestBodySize(None))?;
         let request = Request::from_parts(parts, body.to_bytes());
         // One timer for the whole exchange: each costs as much as a call into the component.
@@ -267,11 +271,11 @@ impl Exit {
             })
             .flatten()
             .inspect_err(|error| {
-                let Inner { binding, refused, .. } = &*self.egress.0;
+                let Inner { owner, refused, .. } = &*self.egress.0;
                 if matches!(error, Error::DestinationIpProhibited) {
                     refused.fetch_add(1, Ordering::Relaxed);
                 }
-                tracing::debug!(binding, %error, "sending failed");
+                tracing::debug!(owner, %error, "sending failed");
             })?;
         // The binding's component looks at the length itself. An application would take a part for the whole.
         if self.reach == Reach::Hosts && response.body().is_longer_than(longest_answer) {

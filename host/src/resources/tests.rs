@@ -451,7 +451,7 @@ fn documents_that_are_no_component() {
 #[test]
 fn directories_and_files_that_cannot_be_read() {
     let dir = Dir::new(&[("large.yaml", &" ".repeat((4 << 20) + 1))]);
-    assert_eq!(dir.error(), "large.yaml is larger than 4 MiB; split it or name the right file");
+    assert_eq!(dir.error(), "large.yaml is larger than 4 MiB; make it smaller or name the right file");
     let context = Context { app_id: "shop", namespace: None, env: &|_| None };
     let missing = dir.0.path().join("missing");
     assert_eq!(

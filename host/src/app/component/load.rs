@@ -1,7 +1,5 @@
 //! A file to a component that can handle messages: every reason why it cannot is found before a port is open.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::time::Instant;
 
@@ -10,6 +8,7 @@ use wasmtime::component::Component;
 
 use super::contract::{HANDLER, HandlerAppPre};
 use super::store::{self, State};
+use crate::files;
 
 /// The largest file. A Python application has 18 MiB, with large libraries some 100.
 const MAX_FILE: u64 = 256 << 20;
@@ -28,12 +27,8 @@ pub struct LoadError {
 /// What is wrong with it, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Reason {
-    #[error("cannot be read: {0}; name a component of world dingtalk:binding/handler-app")]
-    Unreadable(io::Error),
-    #[error("is no regular file; name a component of world dingtalk:binding/handler-app")]
-    NotAFile,
-    #[error("has {0} bytes, more than {MAX_FILE}; leave out what it does not need")]
-    TooLarge(u64),
+    #[error("{0}; it must be a component of world dingtalk:binding/handler-app")]
+    Unreadable(String),
     #[error("is no WebAssembly; name a component of world dingtalk:binding/handler-app")]
     NotWasm,
     #[error("is a core module and no component; make one of it with the component tools of its language")]
@@ -58,15 +53,8 @@ pub(super) enum Reason {
 
 /// Reads and compiles `file`, or takes it out of the cache of compiled code. Takes long: not for a runtime's thread.
 pub(super) fn compile(file: &Path) -> Result<HandlerAppPre<State>, Reason> {
-    let metadata = fs::metadata(file).map_err(Reason::Unreadable)?;
-    if !metadata.is_file() {
-        return Err(Reason::NotAFile);
-    }
-    if metadata.len() > MAX_FILE {
-        return Err(Reason::TooLarge(metadata.len()));
-    }
-    let bytes = fs::read(file).map_err(Reason::Unreadable)?;
-    // To whoever waits: the first time takes 20 s where the next ones take less than one.
+    let (bytes, _) = files::read_up_to(MAX_FILE, file).map_err(Reason::Unreadable)?;
+    // To whoever waits: the first time takes long, docs/receiving.md says how long.
     tracing::info!(handler = %file.display(), bytes = bytes.len(), "compiling the handler, unless it is in the cache");
     let start = Instant::now();
     let prepared = prepare(&bytes)?;

@@ -138,7 +138,8 @@ impl ComponentApp {
         let slot = self.slots.take(share.id(), self.timeout).await;
         let _slot = slot.map_err(|overload| self.overloaded(overload))?;
         let stopped = |reason: String| Undelivered::Unreachable(format!("--handler {}: {reason}", self.name));
-        let store = self.store(share, &event.binding, sessions(&event.data).into());
+        let secrets: Arc<[Secret]> = sessions(&event.data).into();
+        let store = self.store(share, &event.binding, Arc::clone(&secrets));
         let mut store = store.map_err(|error| stopped(format!("no store ({error})")))?;
         // What the caller of "get" has, or the callback had, of a trace.
         let metadata = event.metadata.iter().chain(&event.trace).cloned().collect();
@@ -156,7 +157,7 @@ impl ComponentApp {
             }
             Ok(Ok(Ok(answer))) => Ok(answer.filter(|answer| !answer.is_empty()).map(Bytes::from)),
             Ok(Ok(Err(HandlerError::Failed(reason)))) => {
-                Err(Undelivered::Failed(redact(&reason, sessions(&event.data).iter().map(Secret::expose))))
+                Err(Undelivered::Failed(redact(&reason, secrets.iter().map(Secret::expose))))
             }
             Ok(Ok(Err(HandlerError::NotReading))) => Err(self.not_subscribed(event, "it says so")),
             Ok(Ok(Err(HandlerError::Reused))) => Err(Undelivered::Reused),
@@ -207,10 +208,8 @@ impl ComponentApp {
 
     fn why(&self, error: &wasmtime::Error, store: &Store<State>) -> Option<String> {
         if store.data().memory.is_reached {
-            let limit = self.limits.memory >> 20;
-            return Some(format!(
-                "it wanted more than {limit} MiB of memory; let it need less, or raise --handler-memory"
-            ));
+            let limit = size(self.limits.memory);
+            return Some(format!("it wanted more than {limit} of memory; let it need less, or raise --handler-memory"));
         }
         if let Some(I32Exit(status)) = error.downcast_ref() {
             return Some(format!("it ended itself with status {status}; let it return a failure"));
@@ -225,6 +224,15 @@ impl ComponentApp {
             }
             other => format!("it broke off ({other})"),
         })
+    }
+}
+
+/// A size that an operator may have written in any of these.
+fn size(bytes: usize) -> String {
+    match bytes.trailing_zeros() {
+        20.. => format!("{} MiB", bytes >> 20),
+        10.. => format!("{} KiB", bytes >> 10),
+        _ => format!("{bytes} bytes"),
     }
 }
 

@@ -11,6 +11,9 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 /// What of a message's output is logged, of each of the two streams. The traceback of an exception has 1 to 3 KiB.
 pub(super) const MAX_OUTPUT: usize = 8 << 10;
 
+/// What a line counts beside its bytes: each is an event of the log, however short it is.
+const LINE: usize = 128;
+
 /// What may be written at once.
 const CHUNK: usize = 64 << 10;
 
@@ -83,11 +86,20 @@ struct Lines {
 
 impl Lines {
     fn take(&mut self, bytes: &[u8]) {
-        let room = MAX_OUTPUT.saturating_sub(self.taken).min(bytes.len());
-        let (bytes, rest) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
-        self.taken += bytes.len();
-        self.left_out += rest.len();
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+        if self.left_out > 0 {
+            self.left_out += bytes.len();
+            return;
+        }
+        let mut parts = bytes.split_inclusive(|byte| *byte == b'\n');
+        while let Some(part) = parts.next() {
+            let cost = part.len() + if self.line.is_empty() { LINE } else { 0 };
+            if self.taken + cost > MAX_OUTPUT {
+                // Of a line that does not fit nothing is said: a session that is cut off would not be blanked out.
+                let line = std::mem::take(&mut self.line);
+                self.left_out = line.len() + part.len() + parts.map(<[u8]>::len).sum::<usize>();
+                return;
+            }
+            self.taken += cost;
             self.line.extend_from_slice(part);
             if self.line.ends_with(b"\n") {
                 self.say();
@@ -147,13 +159,31 @@ mod tests {
 
     #[test]
     fn what_is_written_without_end_is_counted() {
-        let chunk = "x".repeat(1023) + "\n";
-        let lines = written(Stream::Output, &[&*chunk; 1_000]);
-        assert_eq!(lines.len(), MAX_OUTPUT / 1024 + 1);
-        assert!(lines[0].len() < 700, "{}", lines[0]);
-        let end = format!("bytes={}", 1_000 * 1024 - MAX_OUTPUT);
-        assert!(lines.last().unwrap().ends_with(&end), "{lines:?}");
+        // 7 lines of 1,024 bytes fit, or 63 of 2, each with 128 more.
+        for (chunk, fit) in [("x".repeat(1023) + "\n", 7), ("x\n".into(), 63), ("x\n".repeat(4_096), 63)] {
+            let lines = written(Stream::Output, &[&*chunk; 1_000]);
+            assert_eq!(lines.len(), fit + 1, "{} bytes", chunk.len());
+            assert!(lines[0].len() < 700, "{}", lines[0]);
+            let line = chunk.split_inclusive('\n').next().unwrap().len();
+            let end = format!("bytes={}", 1_000 * chunk.len() - fit * line);
+            assert!(lines.last().unwrap().ends_with(&end), "{lines:?}");
+        }
         // Nor is it kept where no line ends.
-        assert_eq!(written(Stream::Output, &[&*"x".repeat(1_000); 1_000]).len(), 2);
+        let lines = written(Stream::Output, &[&*"x".repeat(1_000); 1_000]);
+        assert!(lines.len() == 1 && lines[0].ends_with("bytes=1000000"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_session_that_does_not_fit_does_not_show_its_beginning() {
+        for room in 0..300 {
+            let before = "x".repeat(MAX_OUTPUT - room) + "\n";
+            for (chunks, length) in [(&["session S3SS10N\n"][..], 16), (&["session S3S", "S10N"], 15)] {
+                let lines = written(Stream::Output, &[&[&*before], chunks].concat());
+                assert!(!lines.concat().contains("S3S"), "{room}: {lines:?}");
+                let fits = room > 2 * LINE + length;
+                assert_eq!(lines.last().unwrap().contains("session [redacted]"), fits, "{room}: {lines:?}");
+                assert_eq!(lines.last().unwrap().contains("wrote more"), !fits, "{room}: {lines:?}");
+            }
+        }
     }
 }

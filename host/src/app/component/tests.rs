@@ -105,6 +105,11 @@ async fn every_limit_has_its_own_reason_and_says_what_to_do() {
     assert_eq!(reason, "used more than 50000000 instructions, or does not end; let it compute less");
     let reason = stopped(&body(guest::GRAB)).await;
     assert_eq!(reason, "wanted more than 8 MiB of memory; let it need less, or raise --handler-memory");
+    for (memory, shown) in [(192 << 10, "192 KiB"), (1_536 << 10, "1536 KiB"), (200_001, "200001 bytes")] {
+        let small = ComponentApp { limits: Limits { memory, fuel: 50_000_000 }, ..app(&body(guest::GRAB)) };
+        let error = small.deliver(&event("x")).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("more than {shown} of memory")), "{error}");
+    }
     assert!(stopped(&body(guest::RECURSE)).await.contains("more stack"));
     assert_eq!(stopped(&guest::exiting()).await, "ended itself with status 1; let it return a failure");
 }
@@ -159,7 +164,8 @@ async fn what_is_written_is_logged_to_its_limit_and_costs_nobody_an_answer() {
     let (log, _guard) = quiet::log();
     let app = ComponentApp { limits: Limits { memory: 8 << 20, fuel: u64::MAX }, ..app(&guest::printing(64 << 10)) };
     assert_eq!(app.deliver(&event("x")).await, Ok(None));
-    assert_eq!(log.count("written by the handler"), output::MAX_OUTPUT >> 10);
+    // Lines of 1 KiB, of which each counts 128 bytes more.
+    assert_eq!(log.count("written by the handler"), 7);
     assert_eq!(log.count("the handler wrote more than is logged of one message"), 1);
     assert!(log.text().len() < 20 << 10);
 }
@@ -238,7 +244,10 @@ fn a_file_that_is_no_application_is_told_apart_from_one_of_another_world() {
     let nothing = error(b"\0asm\x0d\0\x01\0");
     assert!(nothing.starts_with("does not export dingtalk:binding/handler@0.2.0, but nothing; build it"), "{nothing}");
     let binding = error(dingtalk_component::COMPONENT);
-    assert!(binding.contains("but dingtalk:binding/call@0.2.0, dingtalk:binding/init@0.2.0, "), "{binding}");
+    assert!(
+        binding.contains(" but dingtalk:binding/") && binding.contains("dingtalk:binding/invoke@0.2.0, "),
+        "{binding}"
+    );
     // It exports what it must, and wants what is not there.
     let greedy = guest::encode(
         "import dingtalk:binding/init@0.2.0; export dingtalk:binding/handler@0.2.0;",
@@ -251,6 +260,16 @@ fn a_file_that_is_no_application_is_told_apart_from_one_of_another_world() {
     let greedy = error(&greedy);
     assert!(greedy.starts_with("does not fit: ") && greedy.contains("dingtalk:binding/init@0.2.0"), "{greedy}");
     assert!(error(&body(guest::ECHO)).is_empty());
+}
+
+#[test]
+fn of_a_file_no_more_is_read_than_an_application_can_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.wasm");
+    // Without a byte on the disk.
+    std::fs::File::create(&path).unwrap().set_len((256 << 20) + 1).unwrap();
+    let refused = load::compile(&path).err().unwrap().to_string();
+    assert!(refused.starts_with("is larger than 256 MiB; ") && refused.contains("handler-app"), "{refused}");
 }
 
 #[tokio::test]
