@@ -271,9 +271,8 @@ fn messages_at_once_are_handled_beside_each_other() {
     let hosts = format!("http://{address}");
     let Setup { host, .. } = start_with(&guest::calling_at(&address), &["--handler-allowed-hosts", &hosts]);
     std::thread::scope(|scope| {
-        for number in 0..AT_ONCE {
-            let host = &host;
-            scope.spawn(move || assert_answer(&callback(host, &text(&number.to_string())), EMPTY));
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| assert_eq!(get(&host, "any thing"), "200"));
         }
     });
     assert_eq!(api.received().len(), AT_ONCE);
