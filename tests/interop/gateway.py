@@ -198,6 +198,22 @@ def with_another_destination(table, serve):
         table.row("another destination", "500 unreachable, 0 connections", f"{problem(answer)}, {reached} connections")
 
 
+def with_a_memory(table, serve):
+    """The gateway that keeps messages in the runtime's store, from one instance to the next."""
+    with application() as url, serve(
+        {**SETTINGS, "DINGTALK_APP_URL": url}, COMPONENTS / "dingtalk-gateway-remember.wasm"
+    ) as base:
+        callback, said = f"{base}/v1.0/bindings/team/callback", message("你好")
+        before = len(Application.taken)
+        answers = [request("POST", callback, said, signed()) for _ in range(2)]
+        shown = " ".join(f"{status} {content(body)}" for status, _, body in answers)
+        deliveries = len(Application.taken) - before
+        table.row("with a memory, a copy", "200 你好 200 你好, 1 delivery", f"{shown}, {deliveries} delivery")
+        other = json.dumps({**json.loads(said), "text": {"content": "another"}}).encode()
+        status, _, _ = request("POST", callback, other, signed())
+        table.row("another message of its name", "403", str(status))
+
+
 def once(table):
     """No server at all: one call of the component for who only sends."""
 
@@ -223,6 +239,7 @@ with_an_application(table, serve)
 with_a_wrong_setting(table, serve)
 if runtime == "wash":
     with_another_destination(table, serve)
+    with_a_memory(table, serve)
 else:
     once(Table("wasmtime run", version()))
 for composition in map(Path, compositions):
