@@ -98,7 +98,7 @@ pub fn what_the_application_does_not_take_is_not_acknowledged<S: Server>() {
         Act::Reset,
         Act::Raw(half.into()),
         Act::Raw("220 smtp.example.com ESMTP\r\n".into()),
-        Act::Raw("HTTP/1.1 307 Go\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n".into()),
+        Act::Raw("HTTP/1.1 307 Go\r\nLocation: /elsewhere\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".into()),
         Act::Answer(500, PONG.into()),
         Act::Answer(404, "<html>".into()),
         Act::Answer(200, format!("\"{}\"", "x".repeat(1 << 20))),

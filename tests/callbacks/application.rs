@@ -192,7 +192,7 @@ fn what_the_application_does_not_take_is_not_acknowledged() {
     let Setup { host, app, .. } = start();
     let half = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"msgtype\":\"text\"";
     let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n";
-    let redirect = "HTTP/1.1 307 Go\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n";
+    let redirect = "HTTP/1.1 307 Go\r\nLocation: /elsewhere\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     for (count, act) in [
         Act::Reset,
         Act::Raw(Vec::new()),
