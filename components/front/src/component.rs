@@ -232,12 +232,18 @@ fn receive(name: &str, robots: &Robots<'_>, request: &Request<()>, incoming: &In
         log(&format!("callback for {name}: {error}"));
         callback::refused(error)
     };
+    let misconfigured = |error: &PropertyError| {
+        log(&format!("callback for {name} not acknowledged: {}", robot.wrong(error)));
+        callback::broken()
+    };
     // The binding checks it all once more. Here, so that no stranger holds an instance for the time of a body.
-    if let Ok(settings) = robot.settings() {
-        let headers: Vec<_> = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-        if let Err(refusal) = verify(&settings.callbacks, headers.iter().copied(), now()) {
-            return unaccepted(&ReceiveError::Refused(refusal));
-        }
+    let settings = match robot.settings() {
+        Ok(settings) => settings,
+        Err(error) => return misconfigured(&error),
+    };
+    let headers: Vec<_> = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    if let Err(refusal) = verify(&settings.callbacks, headers.iter().copied(), now()) {
+        return unaccepted(&ReceiveError::Refused(refusal));
     }
     let body = match body(request, incoming, MAX_BODY, CALLBACK_TIMEOUT) {
         Ok(body) => body,
@@ -246,11 +252,9 @@ fn receive(name: &str, robots: &Robots<'_>, request: &Request<()>, incoming: &In
         Err(Unread::TooSlow) => return callback::too_slow(),
     };
     if let Err(error) = configure(robot) {
-        log(&format!("callback for {name} not acknowledged: {}", robot.wrong(&error)));
-        return callback::broken();
+        return misconfigured(&error);
     }
-    let headers = request.headers().iter();
-    let headers = headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect();
     match contract::read::receive(&Callback { headers, body }) {
         Ok(reply) => callback::replied(reply),
         Err(error) => unaccepted(&error),
