@@ -43,6 +43,40 @@ pub enum Failure {
     Other,
 }
 
+/// An `error-code` of wasi:http as a [`Failure`]. A macro, because each version of WASI has a type of its own for the same
+/// cases.
+#[macro_export]
+macro_rules! failure_of {
+    ($codes:ident, $code:expr) => {
+        match $code {
+            $codes::HttpRequestDenied => $crate::failure::Failure::Denied,
+            $codes::DestinationIpProhibited => $crate::failure::Failure::AddressProhibited,
+            $codes::DnsTimeout | $codes::DnsError(_) | $codes::DestinationNotFound => {
+                $crate::failure::Failure::NotResolved
+            }
+            $codes::ConnectionRefused => $crate::failure::Failure::Refused,
+            $codes::DestinationUnavailable | $codes::DestinationIpUnroutable => $crate::failure::Failure::Unavailable,
+            $codes::ConnectionTimeout => $crate::failure::Failure::ConnectTimeout,
+            $codes::ConnectionLimitReached => $crate::failure::Failure::NoConnectionLeft,
+            $codes::TlsCertificateError => $crate::failure::Failure::Certificate,
+            $codes::TlsProtocolError => $crate::failure::Failure::Tls,
+            $codes::HttpRequestLengthRequired
+            | $codes::HttpRequestBodySize(_)
+            | $codes::HttpRequestMethodInvalid
+            | $codes::HttpRequestUriInvalid
+            | $codes::HttpRequestUriTooLong
+            | $codes::HttpRequestHeaderSectionSize(_)
+            | $codes::HttpRequestHeaderSize(_) => $crate::failure::Failure::TooLarge,
+            $codes::HttpResponseTimeout | $codes::ConnectionReadTimeout | $codes::ConnectionWriteTimeout => {
+                $crate::failure::Failure::Timeout
+            }
+            $codes::ConnectionTerminated | $codes::HttpResponseIncomplete => $crate::failure::Failure::Closed,
+            $codes::HttpProtocolError => $crate::failure::Failure::NotHttp,
+            _ => $crate::failure::Failure::Other,
+        }
+    };
+}
+
 impl Failure {
     /// The error for whoever called. Everything that happens after the connection stands is `unknown`: the bytes may
     /// have been read before it broke.

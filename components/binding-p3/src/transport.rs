@@ -140,28 +140,5 @@ async fn read(stream: &mut StreamReader<u8>, is_late: impl Fn() -> bool, body: &
 
 /// wasi:http's error as the pure modules know it.
 fn failure(code: &ErrorCode) -> Failure {
-    match code {
-        ErrorCode::HttpRequestDenied => Failure::Denied,
-        ErrorCode::DestinationIpProhibited => Failure::AddressProhibited,
-        ErrorCode::DnsTimeout | ErrorCode::DnsError(_) | ErrorCode::DestinationNotFound => Failure::NotResolved,
-        ErrorCode::ConnectionRefused => Failure::Refused,
-        ErrorCode::DestinationUnavailable | ErrorCode::DestinationIpUnroutable => Failure::Unavailable,
-        ErrorCode::ConnectionTimeout => Failure::ConnectTimeout,
-        ErrorCode::ConnectionLimitReached => Failure::NoConnectionLeft,
-        ErrorCode::TlsCertificateError => Failure::Certificate,
-        ErrorCode::TlsProtocolError => Failure::Tls,
-        ErrorCode::HttpRequestLengthRequired
-        | ErrorCode::HttpRequestBodySize(_)
-        | ErrorCode::HttpRequestMethodInvalid
-        | ErrorCode::HttpRequestUriInvalid
-        | ErrorCode::HttpRequestUriTooLong
-        | ErrorCode::HttpRequestHeaderSectionSize(_)
-        | ErrorCode::HttpRequestHeaderSize(_) => Failure::TooLarge,
-        ErrorCode::HttpResponseTimeout | ErrorCode::ConnectionReadTimeout | ErrorCode::ConnectionWriteTimeout => {
-            Failure::Timeout
-        }
-        ErrorCode::ConnectionTerminated | ErrorCode::HttpResponseIncomplete => Failure::Closed,
-        ErrorCode::HttpProtocolError => Failure::NotHttp,
-        _ => Failure::Other,
-    }
+    dingtalk_binding::failure_of!(ErrorCode, code)
 }
