@@ -56,7 +56,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 
 fn serve(url: &str) -> Served {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut bindings = Bindings::new(Sandbox::new(COMPONENT, Limits::default(), clock::system()).unwrap());
+    let bindings = Bindings::new(Sandbox::new(COMPONENT, Limits::default(), clock::system()).unwrap());
     let (everything, callbacks) = runtime.block_on(async {
         let binding = BindingResource {
             name: "ops".into(),

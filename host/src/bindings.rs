@@ -1,7 +1,7 @@
 //! Name → binding: what is loaded, and operations on it in Dapr's order of checks.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use dingtalk_api::invoke::{self, Failed};
@@ -19,14 +19,16 @@ use crate::event::{Digest, digest};
 use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, InvokeFailure, Reply, Request, Response, Sandbox, Share, Tenant};
 
-/// The bindings that a host serves.
+/// The bindings that a host serves. They can change while it does: who has one keeps it, so that a call ends on the
+/// binding on which it began.
 pub struct Bindings {
     sandbox: Sandbox,
-    by_name: BTreeMap<String, Binding>,
+    by_name: RwLock<BTreeMap<String, Arc<Binding>>>,
 }
 
 /// One binding, initialised once to prove that it can be.
 pub struct Binding {
+    name: String,
     component_type: String,
     version: String,
     id: String,
@@ -40,6 +42,11 @@ pub struct Binding {
 }
 
 impl Binding {
+    /// The name in the component file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The type as the component file spells it.
     pub fn component_type(&self) -> &str {
         &self.component_type
@@ -58,6 +65,11 @@ impl Binding {
     /// Which sides the component file gives it.
     pub fn direction(&self) -> Direction {
         self.subscription.direction
+    }
+
+    /// What the application is asked about it.
+    pub fn subscription(&self) -> &Subscription {
+        &self.subscription
     }
 
     /// The time limit of one call.
@@ -109,25 +121,37 @@ pub struct InitError {
 impl Bindings {
     /// None yet.
     pub fn new(sandbox: Sandbox) -> Self {
-        Self { sandbox, by_name: BTreeMap::new() }
+        Self { sandbox, by_name: RwLock::default() }
     }
 
-    /// Initialises a binding, which may then connect to what `policy` allows, and adds it.
+    /// Initialises a binding, which may then connect to what `policy` allows, and adds it, in place of the one of the
+    /// same name if there is one. That one stays if the new one fails.
     pub async fn add(
-        &mut self,
+        &self,
         resource: BindingResource,
         proxies: &Proxies,
         policy: &Policy,
-    ) -> Result<(), InitError> {
+    ) -> Result<Arc<Binding>, InitError> {
         let name = resource.name.clone();
         let (component_type, version) = (resource.component_type.clone(), resource.version.clone());
         match self.load(resource, proxies, policy).await {
             Ok(binding) => {
-                self.by_name.insert(name, binding);
-                Ok(())
+                let binding = Arc::new(binding);
+                let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+                by_name.insert(name, Arc::clone(&binding));
+                Ok(binding)
             }
             Err(reason) => Err(InitError { name, component_type, version, reason }),
         }
+    }
+
+    /// Takes the binding called `name` away; whoever is using it goes on.
+    pub fn remove(&self, name: &str) -> Option<Arc<Binding>> {
+        self.by_name.write().unwrap_or_else(PoisonError::into_inner).remove(name)
+    }
+
+    fn by_name(&self) -> RwLockReadGuard<'_, BTreeMap<String, Arc<Binding>>> {
+        self.by_name.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn load(&self, resource: BindingResource, proxies: &Proxies, policy: &Policy) -> Result<Binding, String> {
@@ -143,7 +167,7 @@ impl Bindings {
         };
         let direction = property("direction").map_or(Ok(Direction::default()), Direction::parse);
         let direction = direction.map_err(|reason| format!("property \"direction\": {reason}"))?;
-        let subscription = Subscription::new(&name, property("route"), direction);
+        let subscription = Subscription::new(name.clone(), property("route"), direction);
         warn_of_readable_token(&name, &settings);
         let key = match &settings.callbacks.key {
             Some(Key::Signature { secret, .. }) => Some(digest(secret.expose().as_bytes())),
@@ -167,6 +191,7 @@ impl Bindings {
         let tenant = self.sandbox.tenant(properties, egress.clone(), settings.timeout);
         let operations = self.initialise(&tenant, init_timeout).await?;
         Ok(Binding {
+            name,
             component_type,
             version,
             id: settings.id,
@@ -188,8 +213,8 @@ impl Bindings {
     }
 
     /// The binding called `name`.
-    pub fn get(&self, name: &str) -> Option<&Binding> {
-        self.by_name.get(name)
+    pub fn get(&self, name: &str) -> Option<Arc<Binding>> {
+        self.by_name().get(name).cloned()
     }
 
     /// Performs one operation of the binding called `name`. With a `reader`, "get" hands its message to that.
@@ -200,7 +225,7 @@ impl Bindings {
         reader: Option<Arc<dyn Handler>>,
     ) -> Result<Response, InvokeError> {
         let binding = self.with_operation(name, &request.operation)?;
-        self.call(binding, request, reader).await
+        self.call(&binding, request, reader).await
     }
 
     /// Has the binding called `name` create a message of `data`, which is copied once there is a slot for the call:
@@ -213,16 +238,16 @@ impl Bindings {
         called.map_err(|error| Failed::new(error, operation::has_uuid(data, [])).into())
     }
 
-    fn with_operation(&self, name: &str, operation: &str) -> Result<&Binding, InvokeError> {
+    fn with_operation(&self, name: &str, operation: &str) -> Result<Arc<Binding>, InvokeError> {
         let binding = self.get(name).filter(|binding| binding.direction().writes());
-        invoke::check(name, operation, binding.map(|binding| binding.operations.as_slice()))?;
+        invoke::check(name, operation, binding.as_ref().map(|binding| binding.operations.as_slice()))?;
         binding.ok_or_else(|| InvokeError::NotFound(name.to_owned()))
     }
 
     /// Performs one operation for the host itself, whichever sides the binding has.
     pub(crate) async fn perform(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
         let binding = self.get(name).ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
-        self.call(binding, request, None).await
+        self.call(&binding, request, None).await
     }
 
     async fn call(
@@ -257,14 +282,9 @@ impl Bindings {
         self.sandbox.share()
     }
 
-    /// What the application is asked about each of them.
-    pub fn subscriptions(&self) -> Vec<Subscription> {
-        self.by_name.values().map(|binding| binding.subscription.clone()).collect()
-    }
-
-    /// Every binding by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Binding)> {
-        self.by_name.iter().map(|(name, binding)| (name.as_str(), binding))
+    /// All there are now, by name.
+    pub fn all(&self) -> Vec<Arc<Binding>> {
+        self.by_name().values().cloned().collect()
     }
 }
 

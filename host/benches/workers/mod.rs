@@ -160,7 +160,7 @@ async fn bindings(robots: SocketAddr) -> Result<Bindings, Error> {
     std::fs::write(dir.path().join("bench.yaml"), yaml)?;
     let context = Context { app_id: "bench", namespace: None, env: &|_| None };
     let loaded = resources::load_dirs(&[dir.path().to_owned()], &context)?;
-    let mut bindings = Bindings::new(sandbox(Limits::for_messages_of(LONGEST))?);
+    let bindings = Bindings::new(sandbox(Limits::for_messages_of(LONGEST))?);
     for binding in loaded.bindings {
         bindings.add(binding, &Proxies::none(), &Policy::default()).await?;
     }

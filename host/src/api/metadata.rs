@@ -16,7 +16,8 @@ const MAX_ATTRIBUTES: usize = 256;
 impl Api {
     pub(super) async fn metadata(&self) -> Answer {
         let mut extended = self.attributes.lock().map(|attributes| attributes.clone()).unwrap_or_default();
-        let refused: u64 = self.input.bindings().iter().map(|(_, binding)| binding.egress_refused()).sum();
+        let bindings = self.input.bindings().all();
+        let refused: u64 = bindings.iter().map(|binding| binding.egress_refused()).sum();
         extended.insert("egressRefused".into(), refused.to_string());
         match self.input.inbox_counts().await {
             Some(Ok(counts)) => {
@@ -26,9 +27,9 @@ impl Api {
             Some(Err(error)) => tracing::warn!(%error, "the inbox cannot be counted"),
             None => {}
         }
-        let components = self.input.bindings().iter().map(|(name, binding)| {
+        let components = bindings.iter().map(|binding| {
             let (reads, writes) = (self.input.reads(binding), binding.direction().writes());
-            Component::new(name, binding.component_type(), binding.version(), reads, writes)
+            Component::new(binding.name(), binding.component_type(), binding.version(), reads, writes)
         });
         metadata::answer(&self.app_id, components.collect(), extended)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -21,8 +21,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::health::{Checks, HealthConfig, Status};
@@ -110,8 +110,10 @@ pub(super) type Now = Arc<dyn Fn() -> Instant + Send + Sync>;
 /// An application that is reached over HTTP.
 pub struct HttpApp {
     inner: Arc<Inner>,
-    /// Health check and first questions; end with this value.
-    _tasks: JoinSet<()>,
+    /// First questions, by binding; end with the subscription, or with this value.
+    pub(super) asking: Mutex<BTreeMap<String, AbortOnDropHandle<()>>>,
+    /// Ends with this value.
+    _health: Option<AbortOnDropHandle<()>>,
 }
 
 struct Inner {
@@ -121,7 +123,7 @@ struct Inner {
     token: Option<(HeaderValue, Secret)>,
     probe_timeout: Duration,
     timeout: Duration,
-    subscribers: BTreeMap<String, Subscriber>,
+    subscribers: RwLock<BTreeMap<String, Arc<Subscriber>>>,
     health: watch::Sender<Status>,
     now: Now,
 }
@@ -151,24 +153,39 @@ impl HttpApp {
             .http1_title_case_headers(true)
             .build(connector);
         let status = if health.is_some() { Status::Starting } else { Status::Healthy };
-        let subscribers: BTreeMap<_, _> = subscriptions
-            .into_iter()
-            .map(|subscription| (subscription.binding.clone(), Subscriber::new(subscription)))
-            .collect();
-        let health_status = watch::Sender::new(status);
+        let (subscribers, health_status) = (RwLock::default(), watch::Sender::new(status));
         let inner =
             Inner { client, authority, port, token, probe_timeout, timeout, subscribers, health: health_status, now };
         let inner = Arc::new(inner);
-        let mut tasks = JoinSet::new();
-        if let Some(config) = health {
-            tasks.spawn(Arc::clone(&inner).check_health(config));
+        let check = |config| AbortOnDropHandle::new(tokio::spawn(Arc::clone(&inner).check_health(config)));
+        let app = Self { _health: health.map(check), inner, asking: Mutex::default() };
+        for subscription in subscriptions {
+            app.subscribe(subscription);
         }
-        for (binding, subscriber) in &inner.subscribers {
-            if subscriber.subscription.direction.probe() {
-                tasks.spawn(Arc::clone(&inner).ask_early(binding.clone()));
-            }
+        Ok(app)
+    }
+
+    /// From now on the application is asked whether it reads from this binding, and gets its events. Must be called
+    /// within a tokio runtime.
+    pub fn subscribe(&self, subscription: Subscription) {
+        let binding = subscription.binding.clone();
+        let probe = subscription.direction.probe();
+        let mut subscribers = self.inner.subscribers.write().unwrap_or_else(PoisonError::into_inner);
+        subscribers.insert(binding.clone(), Arc::new(Subscriber::new(subscription)));
+        drop(subscribers);
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever asks for the one before is ended with it.
+        asking.remove(&binding);
+        if probe {
+            let ask = Arc::clone(&self.inner).ask_early(binding.clone());
+            asking.insert(binding, AbortOnDropHandle::new(tokio::spawn(ask)));
         }
-        Ok(Self { inner, _tasks: tasks })
+    }
+
+    /// The application is no longer asked about this binding.
+    pub fn unsubscribe(&self, binding: &str) {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner).remove(binding);
+        self.inner.subscribers.write().unwrap_or_else(PoisonError::into_inner).remove(binding);
     }
 
     /// Whether the application is healthy and reads from `binding`. Asks it if need be.
@@ -226,8 +243,9 @@ impl Inner {
     }
 
     /// The subscriber of `binding`, if the application is healthy and reads from it.
-    async fn subscriber(&self, binding: &str) -> Result<&Subscriber, Undelivered> {
-        let subscriber = self.subscribers.get(binding).ok_or_else(|| Undelivered::NotSubscribed {
+    async fn subscriber(&self, binding: &str) -> Result<Arc<Subscriber>, Undelivered> {
+        let known = self.subscribers.read().unwrap_or_else(PoisonError::into_inner).get(binding).cloned();
+        let subscriber = known.ok_or_else(|| Undelivered::NotSubscribed {
             binding: binding.to_owned(),
             reason: "no such binding was loaded".to_owned(),
         })?;
@@ -364,7 +382,9 @@ impl Inner {
             let result = self.check(&path, config.timeout).await;
             if let Some(status) = checks.seen(&result) {
                 // It may be another one when it is back.
-                self.subscribers.values().for_each(Subscriber::forget);
+                let subscribers = self.subscribers.read().unwrap_or_else(PoisonError::into_inner);
+                subscribers.values().for_each(|subscriber| subscriber.forget());
+                drop(subscribers);
                 self.health.send_replace(status);
             }
         }

@@ -20,6 +20,7 @@ pub use self::http::{ConfigError, HttpApp, HttpConfig};
 pub use self::print::PrintApp;
 pub use self::subscription::{Direction, Subscription};
 
+use crate::bindings::Binding;
 use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
 
 /// Where events go.
@@ -30,6 +31,26 @@ pub enum App {
     Component(ComponentApp),
     /// To standard output.
     Print(PrintApp),
+}
+
+impl App {
+    /// There is a binding now, or another one of its name. Must be called within a tokio runtime.
+    pub(crate) fn subscribe(&self, binding: &Binding) {
+        match self {
+            Self::Http(app) => app.subscribe(binding.subscription().clone()),
+            Self::Component(app) => app.subscribe(binding),
+            Self::Print(_) => {}
+        }
+    }
+
+    /// There is no binding of this name any more.
+    pub(crate) fn unsubscribe(&self, binding: &str) {
+        match self {
+            Self::Http(app) => app.unsubscribe(binding),
+            Self::Component(app) => app.unsubscribe(binding),
+            Self::Print(_) => {}
+        }
+    }
 }
 
 impl Application for App {

@@ -468,6 +468,25 @@ async fn nobody_is_asked_where_the_file_decides() {
 }
 
 #[tokio::test]
+async fn bindings_come_change_and_go_while_it_runs() {
+    let server = Server::start(|_| Reply::Keep(OK.into())).await;
+    let app = HttpApp::start(config(server.address), Vec::new()).unwrap();
+    let refused = async || {
+        let error = app.deliver(&event(b"{}")).await.unwrap_err();
+        assert!(matches!(error, Undelivered::NotSubscribed { .. }), "{error}");
+    };
+    refused().await;
+    app.subscribe(Subscription::new("team", Some("/old"), Direction::Unstated));
+    until("it is asked", || server.count("OPTIONS /old") == 1).await;
+    app.subscribe(Subscription::new("team", Some("/new"), Direction::Input));
+    assert_eq!(app.deliver(&event(b"{}")).await, Ok(None));
+    app.unsubscribe("team");
+    refused().await;
+    assert_eq!(server.lines(), ["OPTIONS /old", "POST /new"]);
+    assert!(app.asking.lock().unwrap().is_empty(), "somebody still asks for what is gone");
+}
+
+#[tokio::test]
 async fn a_no_holds_for_five_seconds() {
     let server = Server::start(|_| Reply::Keep("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n".into())).await;
     let hand = Hand::new();

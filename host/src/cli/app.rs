@@ -109,7 +109,10 @@ impl AppArgs {
             return Ok(Some(App::Component(app)));
         }
         let Some(config) = self.config() else { return Ok(None) };
-        Ok(Some(App::Http(HttpApp::start(config, bindings.subscriptions())?)))
+        Ok(Some(App::Http(HttpApp::start(
+            config,
+            bindings.all().iter().map(|binding| binding.subscription().clone()).collect(),
+        )?)))
     }
 
     fn config(self) -> Option<HttpConfig> {

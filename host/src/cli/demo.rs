@@ -88,7 +88,10 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let paths = [folder.path().to_owned()];
     let resources = load::with_context("demo", |context| resources::load_dirs(&paths, context))?;
     let bindings = load::bindings(resources, Limits::default(), &Policy::default()).await?;
-    let app = App::Http(HttpApp::start(HttpConfig::new(application.port), bindings.subscriptions())?);
+    let app = App::Http(HttpApp::start(
+        HttpConfig::new(application.port),
+        bindings.all().iter().map(|binding| binding.subscription().clone()).collect(),
+    )?);
     let server = Server::listen(&[((Ipv4Addr::LOCALHOST, 0).into(), Surface::Everything)]).await?;
     let (address, _) = *server.addresses().first().ok_or("no address to listen on")?;
     let input = Input::new(bindings, Some(app), None, Duration::from_secs(2));

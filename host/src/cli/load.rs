@@ -39,12 +39,12 @@ pub(super) async fn bindings(resources: Resources, limits: Limits, policy: &Poli
         tracing::error!("{failure}");
     }
     let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system())?;
-    let mut loaded = Bindings::new(sandbox);
+    let loaded = Bindings::new(sandbox);
     let proxies = Proxies::from_env();
     for binding in bindings {
         let (name, ignore_errors) = (binding.name.clone(), binding.ignore_errors);
         match loaded.add(binding, &proxies, policy).await {
-            Ok(()) => tracing::info!(binding = name, "component loaded"),
+            Ok(_) => tracing::info!(binding = name, "component loaded"),
             Err(error) if ignore_errors => tracing::error!("{error}"),
             Err(error) => return Err(error.into()),
         }

@@ -176,7 +176,7 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     let resources = load::with_context(&args.app_id, |context| resources::load_dirs(&args.resources_path, context))?;
     let policy = args.egress.policy();
     let bindings = load::bindings(resources, Limits::for_messages_of(args.max_body_size), &policy).await?;
-    if bindings.iter().next().is_none() {
+    if bindings.all().is_empty() {
         tracing::warn!("there is no DingTalk binding in --resources-path; every call will fail");
     }
     let limits = inbox::Limits { max_size: args.inbox_max_size, max_age: args.inbox_max_age };

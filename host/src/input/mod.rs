@@ -25,10 +25,12 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::bindings::{Binding, Bindings, InvokeError};
+use crate::bindings::{Binding, Bindings, InitError, InvokeError};
+use crate::egress::{Policy, Proxies};
 use crate::event::{Answer, Application, BoxFuture, Digest, Event, Undelivered};
 use crate::inbox::{Consumer, Inbox, InboxError};
 use crate::quiet::Quiet;
+use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Rule, Slots};
 use answer::{Concurrency, Forward, Wish};
 use ids::Ids;
@@ -50,7 +52,7 @@ struct Inner {
     /// By binding. Made at a binding's first message: most never receive any.
     memories: Mutex<HashMap<String, Arc<Memory>>>,
     /// By key: a callback that was seen on its way to one robot of an app would be signed for all of them.
-    signatures: Mutex<HashMap<Digest, Arc<Signatures>>>,
+    signatures: Mutex<HashMap<Digest, (Duration, Arc<Signatures>)>>,
     callback_timeout: Duration,
     forwards: Slots,
     tasks: TaskTracker,
@@ -89,12 +91,23 @@ const SENDING: usize = 4 << 20;
 struct Memory {
     /// Where callbacks have any: a token is the same for every message.
     signatures: Option<Arc<Signatures>>,
+    messages: Arc<Messages>,
+    /// What it was made for: a binding that is loaded again may differ.
+    key: Option<Digest>,
+    lifetime: Duration,
+}
+
+/// The part that stays when a binding is loaded again with another secret.
+struct Messages {
     ids: Ids,
     repeats: Repeats,
     deliveries: Semaphore,
     /// Bytes of answers that calls may take.
     sending: Semaphore,
 }
+
+/// Memories of bindings that are no longer loaded, which may be loaded again in a moment.
+const UNLOADED: usize = 64;
 
 /// Why a callback is not acknowledged.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +121,24 @@ pub enum CallbackError {
 }
 
 impl Input {
+    /// Initialises a binding and adds it, in place of the one of the same name; from then on the application is asked
+    /// about it. See [`Bindings::add`].
+    pub async fn add(&self, resource: BindingResource, proxies: &Proxies, policy: &Policy) -> Result<(), InitError> {
+        let binding = self.0.bindings.add(resource, proxies, policy).await?;
+        if let Some(app) = &self.0.app {
+            app.subscribe(&binding);
+        }
+        Ok(())
+    }
+
+    /// Takes a binding away; whoever is using it goes on.
+    pub fn remove(&self, name: &str) {
+        self.0.bindings.remove(name);
+        if let Some(app) = &self.0.app {
+            app.unsubscribe(name);
+        }
+    }
+
     /// Over `bindings`; events go to `app`, through `inbox` if there is one. DingTalk is answered within
     /// `callback_timeout`.
     pub fn new(bindings: Bindings, app: Option<App>, inbox: Option<Inbox>, callback_timeout: Duration) -> Self {
@@ -160,7 +191,7 @@ impl Input {
         let timestamp = timestamp.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).unwrap_or_default();
         let way = Way::Callback { arrived: callback.arrived.instant, deadline: Instant::now() + limit, timestamp };
         let reader = self.reader(name, trace, way);
-        Ok(self.0.bindings.receive(binding, callback, reader, limit).await?)
+        Ok(self.0.bindings.receive(&binding, callback, reader, limit).await?)
     }
 
     /// Ends deliveries: nothing new is begun, what runs has a moment to end.
@@ -289,7 +320,7 @@ impl Reader {
         };
         match self.inner.memory(&self.binding) {
             // The inbox knows copies by their identifier alone.
-            Some(memory) if !has_id => memory.repeats.once(message, stored).await,
+            Some(memory) if !has_id => memory.messages.repeats.once(message, stored).await,
             _ => stored.await,
         }
     }
@@ -314,7 +345,7 @@ impl Inner {
         let Some(memory) = self.memory(&event.binding) else { return Ok(message) };
         // Signatures first, so that nobody fills the memory of identifiers with the help of one of them.
         let allowed = memory.signatures.as_ref().is_none_or(|known| known.allow(timestamp, message, arrived))
-            && event.metadata("msgId").is_none_or(|id| memory.ids.allow(id, message));
+            && event.metadata("msgId").is_none_or(|id| memory.messages.ids.allow(id, message));
         if allowed { Ok(message) } else { Err(HandlerError::Reused) }
     }
 
@@ -322,7 +353,7 @@ impl Inner {
     async fn deliver_once(self: Arc<Self>, event: &Event, message: Digest) -> Result<Answer, Undelivered> {
         let Some(memory) = self.memory(&event.binding) else { return self.deliver(event).await };
         let delivery = async {
-            let _waits = memory.deliveries.try_acquire().map_err(|_| {
+            let _waits = memory.messages.deliveries.try_acquire().map_err(|_| {
                 Undelivered::Unreachable(format!("{DELIVERIES} messages of this binding are waiting for its answer"))
             })?;
             // Here, because nobody may be left to tell: DingTalk's patience can be over.
@@ -330,38 +361,55 @@ impl Inner {
                 tracing::warn!(binding = event.binding, msg_id = event.logged_id(), %error, "not delivered");
             })
         };
-        memory.repeats.once(message, delivery).await
+        memory.messages.repeats.once(message, delivery).await
     }
 
     /// That of the binding called `name`.
     fn memory(&self, name: &str) -> Option<Arc<Memory>> {
+        let binding = self.bindings.get(name)?;
+        let (key, lifetime) = (binding.key(), lifetime(binding.repeat_window()));
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(memory) = memories.get(name) {
+        let known = memories.get(name);
+        if let Some(memory) = known.filter(|memory| memory.key == key && memory.lifetime == lifetime) {
             return Some(Arc::clone(memory));
         }
-        let binding = self.bindings.get(name)?;
-        let lifetime = lifetime(binding.repeat_window());
-        let memory = Arc::new(Memory {
-            signatures: binding.key().map(|key| self.signatures(key)),
-            ids: Ids::new(lifetime),
-            repeats: Repeats::new(lifetime),
-            deliveries: Semaphore::new(DELIVERIES),
-            sending: Semaphore::new(SENDING),
+        // With another secret, the messages are the same ones. Those that were remembered for a shorter time would be
+        // forgotten while they can still be repeated.
+        let kept = known.filter(|memory| memory.lifetime >= lifetime).map(|memory| Arc::clone(&memory.messages));
+        let messages = kept.unwrap_or_else(|| {
+            Arc::new(Messages {
+                ids: Ids::new(lifetime),
+                repeats: Repeats::new(lifetime),
+                deliveries: Semaphore::new(DELIVERIES),
+                sending: Semaphore::new(SENDING),
+            })
         });
+        let signatures = key.map(|key| self.signatures(key));
+        let memory = Arc::new(Memory { signatures, messages, key, lifetime });
+        let loaded = self.bindings.all();
+        if memories.len() >= loaded.len() + UNLOADED {
+            memories.retain(|name, _| loaded.iter().any(|binding| binding.name() == name));
+        }
         memories.insert(name.to_owned(), Arc::clone(&memory));
         Some(memory)
     }
 
     /// Those by one key, remembered for as long as the binding with the widest window takes them.
     fn signatures(&self, key: Digest) -> Arc<Signatures> {
+        let bindings = self.bindings.all();
+        let sharing = bindings.iter().filter(|binding| binding.key() == Some(key));
+        let window = sharing.map(|binding| binding.repeat_window()).max().unwrap_or_default();
+        let lifetime = lifetime(window);
         let mut signatures = self.signatures.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = signatures.entry(key).or_insert_with(|| {
-            let bindings =
-                self.bindings.iter().map(|(_, binding)| binding).filter(|binding| binding.key() == Some(key));
-            let window = bindings.map(Binding::repeat_window).max().unwrap_or_default();
-            Arc::new(Signatures::new(lifetime(window)))
-        });
-        Arc::clone(known)
+        if let Some((_, known)) = signatures.get(&key).filter(|(known, _)| *known >= lifetime) {
+            return Arc::clone(known);
+        }
+        if signatures.len() >= bindings.len() + UNLOADED {
+            signatures.retain(|key, _| bindings.iter().any(|binding| binding.key() == Some(*key)));
+        }
+        let new = Arc::new(Signatures::new(lifetime));
+        signatures.insert(key, (lifetime, Arc::clone(&new)));
+        new
     }
 
     /// Hands an event to the application and does what the answer asks for. The reply, if there is one.
@@ -392,7 +440,7 @@ impl Inner {
     /// Sends data on in the background. Answers whose data waits are bounded: a robot that hangs keeps each of them
     /// for as long as a call may take.
     fn forward(self: &Arc<Self>, from: &str, forward: Forward) {
-        let owner = self.bindings.get(from).map_or(u64::MAX, Binding::tenant_id);
+        let owner = self.bindings.get(from).map_or(u64::MAX, |binding| binding.tenant_id());
         let slot = match self.forwards.try_take(owner) {
             Ok(slot) => slot,
             Err(_) => {
@@ -430,7 +478,7 @@ impl Inner {
         let memory = self.memory(from);
         let bytes = u32::try_from(data.len().min(SENDING)).unwrap_or(u32::MAX);
         let _share = match &memory {
-            Some(memory) => memory.sending.acquire_many(bytes).await.ok(),
+            Some(memory) => memory.messages.sending.acquire_many(bytes).await.ok(),
             None => None,
         };
         let sent = self.bindings.create(to, data).await;

@@ -12,7 +12,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use self::contract::{HandlerApp, HandlerAppPre, HandlerError};
 pub use self::load::LoadError;
 use self::load::Reason;
 use self::store::{FUEL, Limits, State};
-use crate::bindings::Bindings;
+use crate::bindings::{Binding, Bindings};
 use crate::egress::{Egress, Policy, Proxies};
 use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
 use crate::quiet::Quiet;
@@ -54,7 +54,7 @@ pub struct ComponentApp {
     name: String,
     handler: HandlerAppPre<State>,
     /// By name.
-    bindings: BTreeMap<String, Reads>,
+    bindings: RwLock<BTreeMap<String, Reads>>,
     limits: Limits,
     timeout: Duration,
     egress: Egress,
@@ -64,6 +64,7 @@ pub struct ComponentApp {
 }
 
 /// A binding that receives.
+#[derive(Clone)]
 struct Reads {
     /// The property.
     id: String,
@@ -88,16 +89,10 @@ impl ComponentApp {
         let path = config.file.clone();
         let handler = tokio::task::spawn_blocking(move || load::compile(&path)).await;
         let handler = handler.unwrap_or_else(|_| Err(Reason::Engine("compiling broke off".into()))).map_err(failed)?;
-        let reading = bindings.iter().filter(|(_, binding)| binding.direction().reads());
-        let reading = reading
-            .map(|(name, binding)| {
-                (name.to_owned(), Reads { id: binding.id().to_owned(), share: binding.share().clone() })
-            })
-            .collect();
         let app = Self {
             name: file.clone(),
             handler,
-            bindings: reading,
+            bindings: RwLock::default(),
             limits: Limits { memory: config.memory, fuel: FUEL },
             timeout: config.timeout,
             egress,
@@ -105,7 +100,26 @@ impl ComponentApp {
             quiet: Quiet::default(),
         };
         app.start_once(&bindings.share()).await.map_err(|reason| failed(Reason::Start(reason)))?;
+        for binding in bindings.all() {
+            app.subscribe(&binding);
+        }
         Ok(app)
+    }
+
+    /// From now on the application gets the events of this binding.
+    pub(crate) fn subscribe(&self, binding: &Binding) {
+        let mut bindings = self.bindings.write().unwrap_or_else(PoisonError::into_inner);
+        if binding.direction().reads() {
+            let reads = Reads { id: binding.id().to_owned(), share: binding.share().clone() };
+            bindings.insert(binding.name().to_owned(), reads);
+        } else {
+            bindings.remove(binding.name());
+        }
+    }
+
+    /// The application gets no more events of this binding.
+    pub(crate) fn unsubscribe(&self, binding: &str) {
+        self.bindings.write().unwrap_or_else(PoisonError::into_inner).remove(binding);
     }
 
     /// Whether an instance comes about at all: before the first message, and with the types of its functions checked.
@@ -132,7 +146,8 @@ impl ComponentApp {
     }
 
     async fn handle(&self, event: &Event) -> Result<Answer, Undelivered> {
-        let Some(Reads { id, share }) = self.bindings.get(&event.binding) else {
+        let reads = self.bindings.read().unwrap_or_else(PoisonError::into_inner).get(&event.binding).cloned();
+        let Some(Reads { id, share }) = &reads else {
             return Err(self.not_subscribed(event, "no such binding was loaded"));
         };
         let slot = self.slots.take(share.id(), self.timeout).await;

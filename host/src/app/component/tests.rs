@@ -19,7 +19,9 @@ fn app(component: &[u8]) -> ComponentApp {
     ComponentApp {
         name: "app.wasm".into(),
         handler: prepare(component).unwrap(),
-        bindings: [("team".to_owned(), reads("id-of-team")), ("other".to_owned(), reads("id-of-other"))].into(),
+        bindings: RwLock::new(
+            [("team".to_owned(), reads("id-of-team")), ("other".to_owned(), reads("id-of-other"))].into(),
+        ),
         limits: Limits { memory: 8 << 20, fuel: 50_000_000 },
         timeout: NEVER,
         egress: Egress::to_hosts("--handler", &[], &Proxies::none(), &Policy::default()).unwrap(),
@@ -205,7 +207,7 @@ async fn a_binding_that_hangs_leaves_slots_to_another() {
             tokio::spawn(async move { app.deliver(&event("x")).await })
         })
         .collect();
-    let share = app.bindings["team"].share.id();
+    let share = app.bindings.read().unwrap()["team"].share.id();
     let start = Instant::now();
     while app.slots.try_take(share).is_ok() {
         assert!(start.elapsed() < NEVER);
@@ -214,7 +216,7 @@ async fn a_binding_that_hangs_leaves_slots_to_another() {
     let impatient = app.slots.take(share, Duration::ZERO).await.err().unwrap();
     let error = app.overloaded(impatient).to_string();
     assert!(error.contains("16 calls of this binding are running"), "{error}");
-    assert!(app.slots.try_take(app.bindings["other"].share.id()).is_ok());
+    assert!(app.slots.try_take(app.bindings.read().unwrap()["other"].share.id()).is_ok());
     for task in hanging.drain(..) {
         task.abort();
         assert!(task.await.is_err());
