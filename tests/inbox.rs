@@ -452,6 +452,28 @@ fn what_was_acknowledged_before_is_printed_after_the_restart() {
     assert_eq!(printed(&host), Vec::<String>::new());
 }
 
+#[test]
+fn messages_of_a_binding_whose_file_goes_wait_and_are_delivered_when_it_is_back() {
+    let bench = Bench::new(App::absent());
+    let file = bench.resources.path().join("team.yaml");
+    let away = bench.dir.path().join("team.yaml");
+    let host = bench.serve(&[]);
+    for msg_id in ["m1", "m2"] {
+        acknowledged(&host, msg_id, "c");
+    }
+    std::fs::rename(&file, &away).unwrap();
+    host.wait_for_log("component removed");
+    assert_eq!(post(host.address(), &message("m3", "c")).status, 404);
+    bench.app.up();
+    host.wait_for_log("there is no such binding; bring its component file back");
+    assert_eq!((bench.app.given(), counts(&host)), (Vec::new(), (2, 0)));
+    std::fs::rename(&away, &file).unwrap();
+    until_counts(&host, 0, 0);
+    acknowledged(&host, "m3", "c");
+    until_counts(&host, 0, 0);
+    assert_eq!(bench.app.taken_ids(), ["m1", "m2", "m3"]);
+}
+
 // --- the operator
 
 #[test]

@@ -360,6 +360,11 @@ impl Host {
         signal(&self.child, "TERM");
     }
 
+    /// Asks the process to read its files again.
+    pub fn hang_up(&self) {
+        signal(&self.child, "HUP");
+    }
+
     /// Asks the process to end as a terminal would.
     pub fn interrupt(&self) {
         signal(&self.child, "INT");

@@ -28,7 +28,7 @@ pub(super) fn with_context<T>(app_id: &str, read: impl FnOnce(&Context<'_>) -> T
 /// Prepares the sandbox and initialises every binding, which may then connect to what `policy` allows. One that fails stops the start, unless it says
 /// `ignoreErrors`.
 pub(super) async fn bindings(resources: Resources, limits: Limits, policy: &Policy) -> Result<Bindings, StartError> {
-    let Resources { bindings, failures, warnings } = resources;
+    let Resources { bindings, failures, warnings, .. } = resources;
     for warning in warnings {
         tracing::warn!("{warning}");
     }

@@ -11,6 +11,7 @@ mod lines;
 mod load;
 mod logging;
 mod quantity;
+mod reload;
 mod serve;
 mod signals;
 pub mod simulate;

@@ -7,21 +7,23 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use dingtalk_binding::duration;
 use dingtalk_binding::secret::Secret;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::app::AppArgs;
 use super::egress::EgressArgs;
 use super::logging::{LogArgs, LogLevel};
-use super::signals::Ended;
+use super::reload::{self, Reload};
+use super::signals::{Ended, Hangup};
 use super::{Failure, descriptors, load, quantity};
 use crate::api::{Allowed, Api, Server, Surface};
 use crate::clock;
 use crate::egress::MAX_REQUEST_BODY;
 use crate::inbox::{self, Inbox};
 use crate::input::Input;
-use crate::resources;
+use crate::resources::Loader;
 use crate::sandbox::Limits;
 
 /// Serves Dapr's bindings API over HTTP, and hands what DingTalk sends to the application.
@@ -75,6 +77,13 @@ pub(super) struct ServeArgs {
     /// Origins (https://host:port) of web pages that may call the API without a token, separated by commas; * is any.
     #[arg(long, value_name = "ORIGINS", value_delimiter = ',')]
     allowed_origins: Vec<String>,
+    /// Take over what is changed, added or removed in component files and secrets files while running. SIGHUP has them
+    /// read again in any case.
+    #[arg(
+        long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+        default_value_t = true, default_missing_value = "true"
+    )]
+    enable_hot_reload: bool,
     #[command(flatten)]
     egress: EgressArgs,
     #[command(flatten)]
@@ -127,15 +136,18 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     args.log.start(LogLevel::Info);
     // Before anything is read or served, so that no signal is missed.
     let mut ended = Ended::new()?;
+    let hangup = Hangup::new()?;
     let grace = Duration::from_secs(args.dapr_graceful_shutdown_seconds.into());
     // Beside this task, which hears a signal even while a file, a disk or a name server lets the start wait.
-    let Serving { server, api, input } = tokio::select! {
+    let Serving { server, api, input, reload } = tokio::select! {
         started = tokio::spawn(start(args)) => started??,
         _ = ended.wait() => {
             tracing::info!("stopped before anything was served");
             return Ok(());
         }
     };
+    // Until the process is asked to end.
+    let reloading = AbortOnDropHandle::new(tokio::spawn(reload.run(input.clone(), hangup)));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = async {
         let stopped = async {
@@ -149,7 +161,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
         () = &mut serving => {}
         _ = ended.wait() => {}
     }
-    drop(stop);
+    drop((stop, reloading));
     tokio::select! {
         () = &mut serving => tracing::info!("stopped; every call that was accepted has been answered"),
         () = tokio::time::sleep(grace) => tracing::warn!(
@@ -169,13 +181,18 @@ struct Serving {
     server: Server,
     api: Arc<Api>,
     input: Input,
+    reload: Reload,
 }
 
 async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     let descriptors = descriptors::raise();
-    let resources = load::with_context(&args.app_id, |context| resources::load_dirs(&args.resources_path, context))?;
+    let mut loader = Loader::new(args.resources_path.clone());
+    let resources = load::with_context(&args.app_id, |context| loader.load(context))?;
     let policy = args.egress.policy();
+    let files = reload::Files::new(loader, args.resources_path, args.app_id.clone(), args.enable_hot_reload);
+    let mut reload = Reload::new(files, &resources, policy.clone());
     let bindings = load::bindings(resources, Limits::for_messages_of(args.max_body_size), &policy).await?;
+    reload.begin(&bindings);
     if bindings.all().is_empty() {
         tracing::warn!("there is no DingTalk binding in --resources-path; every call will fail");
     }
@@ -212,5 +229,5 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
             Surface::Callbacks => tracing::info!(%address, "listening for callbacks"),
         }
     }
-    Ok(Serving { server, api: Arc::new(api), input })
+    Ok(Serving { server, api: Arc::new(api), input, reload })
 }

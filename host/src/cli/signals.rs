@@ -1,4 +1,5 @@
-//! The signals that ask a process to end, SIGINT and SIGTERM, and one that must not end it.
+//! The signals that ask a process to end, SIGINT and SIGTERM, one that must not end it, and one that asks for something
+//! else.
 
 use std::io;
 
@@ -53,5 +54,34 @@ impl Ended {
     pub(super) async fn wait(&mut self) -> u8 {
         let _ = tokio::signal::ctrl_c().await;
         INTERRUPTED
+    }
+}
+
+/// SIGHUP, listened for from its creation on: who operates a service asks it so to read its files again.
+pub(super) struct Hangup {
+    #[cfg(unix)]
+    signal: tokio::signal::unix::Signal,
+}
+
+impl Hangup {
+    #[cfg(unix)]
+    pub(super) fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { signal: signal(SignalKind::hangup())? })
+    }
+
+    #[cfg(unix)]
+    pub(super) async fn wait(&mut self) {
+        self.signal.recv().await;
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    pub(super) async fn wait(&mut self) {
+        std::future::pending().await
     }
 }

@@ -191,6 +191,23 @@ impl Inbox {
         self.writer()?.queue(Some(bytes), move |store| store.insert(&event, now), then).await
     }
 
+    /// The events of this binding are tried at once, however long their pauses are: it is there again.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be changed.
+    pub async fn hasten(&self, binding: &str) -> Result<(), InboxError> {
+        let now = (self.inner.clock)();
+        loop {
+            let name = binding.to_owned();
+            if !self.writer()?.run(move |store| store.wake_binding(&name, now)).await? {
+                break;
+            }
+        }
+        self.inner.wake.notify_one();
+        Ok(())
+    }
+
     /// How many events wait, and how many are dead.
     ///
     /// # Errors

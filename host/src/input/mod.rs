@@ -128,6 +128,12 @@ impl Input {
         if let Some(app) = &self.0.app {
             app.subscribe(&binding);
         }
+        // What came while it was another one, or before it went, may wait for its turn.
+        if let Some(inbox) = &self.0.inbox
+            && let Err(error) = inbox.hasten(binding.name()).await
+        {
+            tracing::warn!(binding = binding.name(), %error, "events in the inbox wait up to 36 s longer than they must");
+        }
         Ok(())
     }
 
@@ -414,6 +420,14 @@ impl Inner {
 
     /// Hands an event to the application and does what the answer asks for. The reply, if there is one.
     async fn deliver(self: &Arc<Self>, event: &Event) -> Result<Answer, Undelivered> {
+        if self.bindings.get(&event.binding).is_none() {
+            return Err(Undelivered::NotSubscribed {
+                binding: event.binding.clone(),
+                reason:
+                    "there is no such binding; bring its component file back, or give the event up with `inbox drop`"
+                        .into(),
+            });
+        }
         let Some(app) = &self.app else {
             return Err(Undelivered::Unreachable("there is no application; set --app-port or --handler".into()));
         };

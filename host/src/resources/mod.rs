@@ -8,6 +8,8 @@ mod environment;
 mod schema;
 mod secrets;
 mod templates;
+mod uuids;
+pub(crate) mod watch;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -17,13 +19,15 @@ use std::time::Duration;
 
 use dingtalk_binding::duration;
 use dingtalk_binding::secret::Secret;
-use uuid::Uuid;
+use sha2::{Digest as _, Sha256};
 
+use crate::event::Digest;
 use crate::files;
 
 pub use environment::Environment;
 use schema::{Component, Head, Item};
 use secrets::{Store, StoreKind};
+use uuids::Uuids;
 
 /// Dapr's time for initialisation where none, or none that makes sense, is given.
 const DEFAULT_INIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,6 +52,8 @@ pub struct Resources {
     pub failures: Vec<BindingFailure>,
     /// What works, but probably not as meant. Each names its file.
     pub warnings: Vec<String>,
+    /// Where secrets files are, or would be: what else than the component files decides over the bindings.
+    pub secrets_files: Vec<PathBuf>,
 }
 
 /// A binding, ready to be initialised.
@@ -67,6 +73,25 @@ pub struct BindingResource {
     pub init_timeout: Duration,
     /// Where it stands.
     pub source: Source,
+}
+
+impl BindingResource {
+    /// What the binding that runs is known by: it is another one if its type, its version or a property is another.
+    /// Where the file is, and what is to happen if it fails, do not matter to it.
+    pub fn digest(&self) -> Digest {
+        let mut hash = Sha256::new();
+        let mut add = |text: &str| {
+            hash.update(text.len().to_le_bytes());
+            hash.update(text);
+        };
+        add(&self.component_type);
+        add(&self.version);
+        for (name, value) in &self.properties {
+            add(name);
+            add(value.expose());
+        }
+        hash.finalize().into()
+    }
 }
 
 /// A binding that cannot be started.
@@ -196,11 +221,58 @@ pub enum ResourceError {
 /// If a directory or file cannot be read, a document is no YAML or no Component, or two components that apply
 /// to this application have one name. What concerns one binding only is in [`Resources::failures`].
 pub fn load_dirs(paths: &[PathBuf], context: &Context<'_>) -> Result<Resources, LoadError> {
-    let mut files = Vec::new();
-    for dir in paths {
-        files.extend(yaml_files(dir)?);
+    Loader::new(paths.to_vec()).load(context)
+}
+
+/// Reads the same directories again and again. What a template `{uuid}` stands for stays.
+#[derive(Debug)]
+pub struct Loader {
+    dirs: Vec<PathBuf>,
+    uuids: Uuids,
+}
+
+impl Loader {
+    /// For these directories.
+    pub fn new(dirs: Vec<PathBuf>) -> Self {
+        Self { dirs, uuids: Uuids::default() }
     }
-    load(&files, context)
+
+    /// As [`load_dirs`].
+    ///
+    /// # Errors
+    ///
+    /// As [`load_dirs`].
+    pub fn load(&mut self, context: &Context<'_>) -> Result<Resources, LoadError> {
+        self.read(context, &mut Err)
+    }
+
+    /// As [`Loader::load`], for who has bindings already and wants to keep them: what cannot be read is left out, and
+    /// the reasons are returned beside what can. Of components with one name, none is taken.
+    pub fn reload(&mut self, context: &Context<'_>) -> (Resources, Vec<LoadError>) {
+        let mut errors = Vec::new();
+        let read = self.read(context, &mut |error| {
+            errors.push(error);
+            Ok(())
+        });
+        let mut resources = read.unwrap_or_default();
+        let is_twice = |name: &str| {
+            errors.iter().any(|error| matches!(error, LoadError::DuplicateName { name: twice, .. } if twice == name))
+        };
+        resources.bindings.retain(|binding| !is_twice(&binding.name));
+        resources.failures.retain(|failure| !is_twice(&failure.name));
+        (resources, errors)
+    }
+
+    fn read(&mut self, context: &Context<'_>, failed: Failed<'_>) -> Result<Resources, LoadError> {
+        let mut files = Vec::new();
+        for dir in &self.dirs {
+            match yaml_files(dir) {
+                Ok(found) => files.extend(found),
+                Err(error) => failed(error)?,
+            }
+        }
+        load(&files, context, &mut self.uuids, failed)
+    }
 }
 
 /// Loads the bindings of one file, whatever its name. Secret stores are looked for in that file and in the
@@ -215,7 +287,7 @@ pub fn load_file(path: &Path, stores: &[PathBuf], context: &Context<'_>) -> Resu
     for dir in stores {
         files.extend(yaml_files(dir)?.into_iter().filter(|file| file.canonicalize().ok() != itself));
     }
-    let mut resources = load(&files, context)?;
+    let mut resources = load(&files, context, &mut Uuids::default(), &mut Err)?;
     resources.bindings.retain(|binding| binding.source.file == path);
     resources.failures.retain(|failure| failure.source.file == path);
     Ok(resources)
@@ -252,64 +324,97 @@ struct Found {
 /// The secret stores by name. `Err` says why one cannot be used; it follows the store's name.
 type Stores = BTreeMap<String, Result<Store, String>>;
 
-fn load(files: &[PathBuf], context: &Context<'_>) -> Result<Resources, LoadError> {
+/// What becomes of a file that cannot be used: its error ends the load, or it is left out.
+type Failed<'a> = &'a mut dyn FnMut(LoadError) -> Result<(), LoadError>;
+
+/// What one file has for this application.
+#[derive(Default)]
+struct Contents {
+    bindings: Vec<Found>,
+    stores: Vec<(StoreKind, Found)>,
+    /// Stores of a kind that is not handled, and what is said of them.
+    others: Vec<(String, String)>,
+    warnings: Vec<String>,
+}
+
+fn load(
+    files: &[PathBuf],
+    context: &Context<'_>,
+    uuids: &mut Uuids,
+    failed: Failed<'_>,
+) -> Result<Resources, LoadError> {
     let mut resources = Resources::default();
-    let mut names: BTreeMap<String, Source> = BTreeMap::new();
-    let mut stores = Stores::new();
-    let mut bindings = Vec::new();
-    let mut found_stores = Vec::new();
+    let mut names = BTreeMap::new();
+    let mut all = Contents::default();
     for file in files {
-        let in_file = |mistake: yaml::Mistake| LoadError::Document {
-            file: file.clone(),
-            line: mistake.line,
-            column: mistake.column,
-            reason: mistake.reason,
-        };
-        let (text, _) = files::read(file).map_err(|reason| LoadError::Unreadable { path: file.clone(), reason })?;
-        for document in yaml::read(&text).map_err(in_file)? {
-            let Some(head) = Head::read(&document).map_err(in_file)? else {
-                tracing::debug!(file = %file.display(), line = document.line, "not a Component; left out");
-                continue;
-            };
-            let source = Source { file: file.clone(), line: head.line };
-            if let Some(reason) = applies_not(&head, context) {
-                tracing::debug!(component = head.name, %source, reason, "left out");
-                continue;
+        match contents(file, context, &mut names) {
+            Ok(Contents { bindings, stores, others, warnings }) => {
+                all.bindings.extend(bindings);
+                all.stores.extend(stores);
+                all.others.extend(others);
+                resources.warnings.extend(warnings);
             }
-            if let Some(first) = names.get(&head.name) {
-                return Err(LoadError::DuplicateName { name: head.name, first: first.clone(), second: source });
-            }
-            names.insert(head.name.clone(), source.clone());
-            let store = StoreKind::of(&head.component_type);
-            if store.is_none() && !is_binding(&head, &source, &mut resources.warnings) {
-                if head.component_type.to_ascii_lowercase().starts_with("secretstores.") {
-                    let reason = format!(
-                        "has the type {}, which is not handled by this host; use secretstores.local.file or secretstores.local.env",
-                        head.component_type
-                    );
-                    stores.insert(head.name, Err(reason));
-                }
-                continue;
-            }
-            let component = head.component().map_err(in_file)?;
-            let found = Found { name: head.name, component_type: head.component_type, source, component };
-            match store {
-                Some(kind) => found_stores.push((kind, found)),
-                None => bindings.push(found),
-            }
+            Err(error) => failed(error)?,
         }
     }
-    for (kind, found) in found_stores {
-        let opened = open(kind, &found, context, &mut resources.warnings);
+    let mut stores: Stores = all.others.into_iter().map(|(name, reason)| (name, Err(reason))).collect();
+    for (kind, found) in all.stores {
+        let opened = open(kind, &found, context, uuids, &mut resources);
         if let Err(reason) = &opened {
             resources.warnings.push(format!("{}: secret store {:?} {reason}", found.source, found.name));
         }
         stores.insert(found.name, opened);
     }
-    for found in bindings {
-        finish(found, &stores, context, &mut resources);
+    for found in all.bindings {
+        finish(found, &stores, context, uuids, &mut resources);
     }
+    uuids.forget_others();
     Ok(resources)
+}
+
+/// Reads one file. `names` has the components of this application so far.
+fn contents(file: &Path, context: &Context<'_>, names: &mut BTreeMap<String, Source>) -> Result<Contents, LoadError> {
+    let mut contents = Contents::default();
+    let in_file = |mistake: yaml::Mistake| LoadError::Document {
+        file: file.to_owned(),
+        line: mistake.line,
+        column: mistake.column,
+        reason: mistake.reason,
+    };
+    let (text, _) = files::read(file).map_err(|reason| LoadError::Unreadable { path: file.to_owned(), reason })?;
+    for document in yaml::read(&text).map_err(in_file)? {
+        let Some(head) = Head::read(&document).map_err(in_file)? else {
+            tracing::debug!(file = %file.display(), line = document.line, "not a Component; left out");
+            continue;
+        };
+        let source = Source { file: file.to_owned(), line: head.line };
+        if let Some(reason) = applies_not(&head, context) {
+            tracing::debug!(component = head.name, %source, reason, "left out");
+            continue;
+        }
+        if let Some(first) = names.get(&head.name) {
+            return Err(LoadError::DuplicateName { name: head.name, first: first.clone(), second: source });
+        }
+        names.insert(head.name.clone(), source.clone());
+        let store = StoreKind::of(&head.component_type);
+        if store.is_none() && !is_binding(&head, &source, &mut contents.warnings) {
+            if head.component_type.to_ascii_lowercase().starts_with("secretstores.") {
+                let reason = format!(
+                    "has the type {}, which is not handled by this host; use secretstores.local.file or secretstores.local.env",
+                    head.component_type
+                );
+                contents.others.push((head.name, reason));
+            }
+            continue;
+        }
+        let component = head.component().map_err(in_file)?;
+        let found = Found { name: head.name, component_type: head.component_type, source, component };
+        match store {
+            Some(kind) => contents.stores.push((kind, found)),
+            None => contents.bindings.push(found),
+        }
+    }
+    Ok(contents)
 }
 
 /// Why a component is not for this application, if so.
@@ -346,8 +451,14 @@ fn is_binding(head: &Head<'_, '_>, source: &Source, warnings: &mut Vec<String>) 
 }
 
 /// Opens a secret store. The error is meant to follow the store's name.
-fn open(kind: StoreKind, found: &Found, context: &Context<'_>, warnings: &mut Vec<String>) -> Result<Store, String> {
-    let Found { component, source, component_type, .. } = found;
+fn open(
+    kind: StoreKind,
+    found: &Found,
+    context: &Context<'_>,
+    uuids: &mut Uuids,
+    resources: &mut Resources,
+) -> Result<Store, String> {
+    let Found { name, component, source, component_type } = found;
     if !is_first_version(&component.version) {
         return Err(format!(
             "cannot be used: there is no {component_type}/{}; write \"version: v1\"",
@@ -355,19 +466,23 @@ fn open(kind: StoreKind, found: &Found, context: &Context<'_>, warnings: &mut Ve
         ));
     }
     let cannot = |error: &dyn fmt::Display| format!("cannot be used: {error}");
-    let properties = resolve(&component.items, None, None, context).map_err(|error| cannot(&error))?;
+    let mut uuid = uuids.of(name);
+    let properties = resolve(&component.items, None, None, context, &mut uuid).map_err(|error| cannot(&error))?;
     let beside = source.file.parent().unwrap_or(Path::new(""));
+    resources.secrets_files.extend(secrets::files(kind, &properties, beside));
     let mut remarks = Vec::new();
     let store = Store::open(kind, &properties, beside, &mut remarks).map_err(|error| cannot(&error));
-    warnings.extend(remarks.into_iter().map(|remark| format!("{source}: secret store {:?}: {remark}", found.name)));
+    let warnings = &mut resources.warnings;
+    warnings.extend(remarks.into_iter().map(|remark| format!("{source}: secret store {name:?}: {remark}")));
     store
 }
 
-fn finish(found: Found, stores: &Stores, context: &Context<'_>, resources: &mut Resources) {
+fn finish(found: Found, stores: &Stores, context: &Context<'_>, uuids: &mut Uuids, resources: &mut Resources) {
     let Found { name, component_type, source, component } = found;
     let Component { version, ignore_errors, .. } = component;
     let properties = if is_first_version(&version) {
-        resolve(&component.items, component.secret_store.as_deref(), Some(stores), context)
+        let store = component.secret_store.as_deref();
+        resolve(&component.items, store, Some(stores), context, &mut uuids.of(&name))
     } else {
         let (name, component_type, version) = (name.clone(), component_type.clone(), version.clone());
         Err(ResourceError::Version { name, component_type, version })
@@ -414,6 +529,7 @@ fn resolve(
     store: Option<&str>,
     stores: Option<&Stores>,
     context: &Context<'_>,
+    uuids: &mut uuids::Of<'_>,
 ) -> Result<Vec<(String, Secret)>, ResourceError> {
     let mut lines = BTreeMap::new();
     for item in items {
@@ -436,7 +552,7 @@ fn resolve(
             line: item.line,
             reason,
         })?;
-        let value = templates::expand(value.expose().to_owned(), values, Uuid::new_v4)
+        let value = templates::expand(value.expose().to_owned(), values, uuids.of_property(&item.name))
             .map_err(|templates::NoPodName| ResourceError::PodName { property: item.name.clone() })?;
         properties.push((item.name.clone(), Secret::new(value)));
     }

@@ -57,10 +57,7 @@ impl Store {
         beside: &Path,
         warnings: &mut Vec<String>,
     ) -> Result<Self, String> {
-        let property = |wanted: &str| {
-            let found = properties.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
-            found.map(|(_, value)| value.expose()).filter(|value| !value.is_empty())
-        };
+        let property = |wanted| property(properties, wanted);
         if kind == StoreKind::Env {
             return Ok(Self::Env { prefix: property("prefix").unwrap_or_default().to_owned() });
         }
@@ -124,6 +121,21 @@ impl Store {
             }
         }
     }
+}
+
+/// Where the file of a store is, or would be if it were there: see [`locate`].
+pub(super) fn files(kind: StoreKind, properties: &[(String, Secret)], beside: &Path) -> Vec<PathBuf> {
+    let Some(file) = property(properties, "secretsFile").filter(|_| kind == StoreKind::File) else { return Vec::new() };
+    // Joined to another path, an absolute one stays what it is.
+    let mut files = vec![PathBuf::from(file), beside.join(file)];
+    files.dedup();
+    files
+}
+
+/// The value of a property that is not empty, its name in any case.
+fn property<'a>(properties: &'a [(String, Secret)], wanted: &str) -> Option<&'a str> {
+    let found = properties.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+    found.map(|(_, value)| value.expose()).filter(|value| !value.is_empty())
 }
 
 /// A relative path counts from the working directory, as in Dapr; where nothing is there, from the component

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use std::ffi::OsString;
 
+use uuid::Uuid;
+
 use super::*;
 
 /// A directory of files, and what is loaded from it.
@@ -574,4 +576,73 @@ proptest! {
         let found = loaded(&binding("b", &format!("  - {{name: v, value: {quoted}}}\n")));
         prop_assert_eq!(properties(&found), [("v", value.as_str())]);
     }
+}
+
+/// What is loaded of these files by one that has loaded before.
+fn again(loader: &mut Loader) -> (Vec<String>, Vec<String>) {
+    let (resources, errors) = loader.reload(&Context { app_id: "shop", namespace: None, env: &|_| None });
+    let names = resources.bindings.into_iter().map(|binding| binding.name).collect();
+    (names, errors.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_file_that_cannot_be_read_again_hides_no_other() {
+    let good = |name| binding(name, "  - name: id\n    value: x\n");
+    let two = format!("{}---\n{}", good("b"), good("c"));
+    let dir = Dir::new(&[("1.yaml", &good("a")), ("2.yaml", &two), ("3.yaml", &good("d"))]);
+    let mut loader = Loader::new(vec![dir.0.path().to_owned(), dir.0.path().join("later")]);
+    let (names, errors) = again(&mut loader);
+    assert_eq!(names, ["a", "b", "c", "d"]);
+    assert!(errors.len() == 1 && errors[0].contains("later cannot be read as a directory"), "{errors:?}");
+    std::fs::create_dir(dir.0.path().join("later")).unwrap();
+    // Nothing of a file is taken that is not whole.
+    std::fs::write(dir.0.path().join("2.yaml"), format!("{}---\nS3CR3T: [", good("b"))).unwrap();
+    let (names, errors) = again(&mut loader);
+    assert_eq!(names, ["a", "d"]);
+    assert!(errors.len() == 1 && errors[0].contains("2.yaml:") && !errors[0].contains("S3CR3T"), "{errors:?}");
+    // Which of two is meant, nobody knows.
+    std::fs::write(dir.0.path().join("2.yaml"), good("a")).unwrap();
+    let (names, errors) = again(&mut loader);
+    assert_eq!(names, ["d"]);
+    assert!(errors.len() == 1 && errors[0].starts_with("duplicate component name \"a\""), "{errors:?}");
+}
+
+#[test]
+fn a_binding_is_the_same_until_what_it_is_made_of_changes() {
+    let digest = |text: &str| loaded(text).digest();
+    let items = "  - name: id\n    value: x\n  - name: url\n    value: y\n";
+    let first = digest(&binding("b", items));
+    let elsewhere =
+        format!("# moved\n\n{}scopes: [shop]\n", binding("b", items).replace("spec:", "spec:\n  ignoreErrors: true"));
+    assert_eq!(digest(&elsewhere), first);
+    for (from, to) in [
+        ("value: x", "value: xy"),
+        ("value: x", "value: \"\""),
+        ("name: url", "name: u"),
+        ("version: v1", "version: v0"),
+        ("bindings.d", "bindings.alicloud.d"),
+    ] {
+        assert_ne!(digest(&binding("b", items).replace(from, to)), first, "{to}");
+    }
+    // Where one text ends and the next begins matters.
+    let [one, other] = ["ab,c", "a,bc"].map(|text| {
+        let (name, value) = text.split_once(',').unwrap();
+        digest(&binding("b", &format!("  - name: {name}\n    value: {value}\n")))
+    });
+    assert_ne!(one, other);
+}
+
+#[test]
+fn a_template_stands_for_the_same_at_every_reading() {
+    let dir = Dir::new(&[("b.yaml", &binding("b", "  - name: id\n    value: \"{uuid}-{uuid}\"\n"))]);
+    let mut loader = Loader::new(vec![dir.0.path().to_owned()]);
+    let mut id = || {
+        let (resources, _) = loader.reload(&Context { app_id: "shop", namespace: None, env: &|_| None });
+        resources.bindings[0].properties[0].1.expose().to_owned()
+    };
+    let first = id();
+    assert_eq!(first.len(), 73);
+    assert_ne!(first[..36], first[37..]);
+    assert_eq!(id(), first);
+    assert_ne!(dir.load().unwrap().bindings[0].properties[0].1.expose(), first, "a process of its own");
 }

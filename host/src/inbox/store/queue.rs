@@ -426,6 +426,11 @@ impl Store {
         self.hasten_all(now, "suffers = 1")
     }
 
+    /// This binding is there again: all that it has is due. Returns whether there may be more.
+    pub(in crate::inbox) fn wake_binding(&self, binding: &str, now: u64) -> Result<bool, InboxError> {
+        Ok(self.hasten(binding, now, now, ANY)? == HASTENED_AT_ONCE)
+    }
+
     /// A new process: everything is due. Returns whether there may be more.
     pub(in crate::inbox) fn wake_all(&self, now: u64) -> Result<bool, InboxError> {
         self.hasten_all(now, ANY)

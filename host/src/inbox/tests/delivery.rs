@@ -486,3 +486,40 @@ async fn what_only_waited_for_the_application_is_due_when_that_is_back_and_nothi
     assert_eq!(due.heads.iter().map(|head| head.seq).collect::<Vec<_>>(), [waits]);
     assert_eq!(due.next, Some(now + 30_000));
 }
+
+/// Its pause may be the longest: whoever has brought the binding back does not wait for it.
+#[tokio::test]
+async fn a_binding_that_is_back_has_its_events_tried_at_once_and_no_other_has() {
+    let dir = TempDir::new().unwrap();
+    let (_, clock) = still();
+    let inbox = Inbox::open(dir.path(), clock, Limits::default()).unwrap();
+    let app = App::deciding(|data, times| {
+        if times == 1 {
+            Err(Undelivered::Failed("not yet".into()))
+        } else {
+            Ok(Some(Bytes::copy_from_slice(data.as_bytes())))
+        }
+    });
+    inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
+    inbox.accept(event("team's", "c")).await.unwrap();
+    inbox.accept(Event { binding: "other".into(), ..event("other's", "c") }).await.unwrap();
+    until("both have failed", || app.seen() == 2).await;
+    // Whose result is stored: nothing is due any more, and time stands still.
+    until_attempts(&inbox, &dir, [1, 1]).await;
+    inbox.hasten("team").await.unwrap();
+    until_counts(&inbox, 1, 0).await;
+    assert_eq!(app.taken(), ["team's"]);
+}
+
+async fn until_attempts(inbox: &Inbox, dir: &TempDir, expected: [u32; 2]) {
+    let operator = Operator::open(dir.path(), clock::system()).unwrap();
+    for _ in 0..2_000 {
+        let attempts: Vec<u32> = listed(&operator, &[State::Pending]).iter().map(|entry| entry.attempts).collect();
+        if attempts == expected {
+            return;
+        }
+        inbox.counts().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never {expected:?}");
+}
