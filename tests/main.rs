@@ -20,6 +20,8 @@ mod hosts;
 mod inbox;
 mod limits;
 mod messages;
+#[cfg(unix)]
+mod pluggable;
 mod reload;
 mod replays;
 mod serve;

@@ -79,6 +79,11 @@ impl<C: Failure> Failed<C> {
     pub fn new(error: C, has_uuid: bool) -> Self {
         Self { error, has_uuid }
     }
+
+    /// The failure itself.
+    pub fn error(&self) -> &C {
+        &self.error
+    }
 }
 
 impl<C: Failure> fmt::Display for Failed<C> {

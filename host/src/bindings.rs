@@ -62,6 +62,11 @@ impl Binding {
         &self.id
     }
 
+    /// What it can do, in its own order.
+    pub fn operations(&self) -> &[String] {
+        &self.operations
+    }
+
     /// Which sides the component file gives it.
     pub fn direction(&self) -> Direction {
         self.subscription.direction
@@ -116,6 +121,13 @@ pub struct InitError {
     component_type: String,
     version: String,
     reason: String,
+}
+
+impl InitError {
+    /// Why, without what the log of daprd puts before it.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
 }
 
 impl Bindings {

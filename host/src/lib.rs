@@ -29,6 +29,8 @@ pub(crate) mod files;
 pub mod inbox;
 pub(crate) mod ingress;
 pub mod input;
+#[cfg(unix)]
+pub mod pluggable;
 #[doc(hidden)]
 pub mod quiet;
 pub mod resources;

@@ -2,6 +2,8 @@
 
 pub mod app;
 pub mod bot;
+#[cfg(unix)]
+pub mod daprd;
 pub mod guest;
 pub mod held;
 pub mod inbox_app;
@@ -160,6 +162,9 @@ pub fn command(arguments: &[&str]) -> Command {
         "APP_ID",
         "CLICOLOR_FORCE",
         "DAPR_API_TOKEN",
+        "DAPR_COMPONENTS_SOCKETS_FOLDER",
+        "DAPR_COMPONENT_SOCKETS_FOLDER",
+        "DAPR_COMPONENT_SOCKET_FOLDER",
         "DAPR_ENV_KEYS",
         "DAPR_HTTP_PORT",
         "DAPR_LOG_LEVEL",
@@ -269,7 +274,20 @@ impl Host {
     }
 
     /// From a command that becomes one.
-    pub fn spawn(mut command: Command) -> Self {
+    pub fn spawn(command: Command) -> Self {
+        Self::when(command, listening)
+    }
+
+    /// From `dingtalk-host pluggable`, which listens on sockets: it has no address.
+    pub fn pluggable(command: Command) -> Self {
+        Self::when(command, |line| {
+            let is_last = line.contains("listening for daprd") && line.contains("alicloud");
+            is_last.then(|| SocketAddr::from(([0, 0, 0, 0], 0)))
+        })
+    }
+
+    /// Once a line of the log tells the address.
+    fn when(mut command: Command, listening: impl Fn(&str) -> Option<SocketAddr> + Send + 'static) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (found, address) = mpsc::channel();

@@ -17,7 +17,7 @@ use dingtalk_binding::secret::Secret;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 
-use crate::ingress::connection;
+use crate::ingress::connection::{self, Activity};
 pub use crate::ingress::port::Policy;
 use crate::input::Input;
 use crate::quiet::Quiet;
@@ -79,7 +79,7 @@ impl Api {
 /// A running call.
 struct Call<'a> {
     api: &'a Api,
-    _call: connection::Call<'a>,
+    _call: connection::Call<&'a Activity>,
 }
 
 impl Drop for Call<'_> {

@@ -1,10 +1,12 @@
-//! The ways to the application: over HTTP, as daprd takes events there, into a component, or onto standard output.
+//! The ways to the application: over HTTP, as daprd takes events there, into a component, through daprd itself, or onto
+//! standard output.
 //!
 //! What daprd does is kept where an application can see it: the request, the question whether it reads from a
 //! binding, the health check. Two things differ, because they lose events: daprd asks once and believes the answer
 //! until it is restarted, and it never asks again when nobody was listening yet.
 
 mod component;
+mod dapr;
 mod health;
 mod http;
 mod print;
@@ -15,6 +17,7 @@ mod subscription;
 mod tests;
 
 pub use self::component::{ComponentApp, ComponentConfig, LoadError};
+pub use self::dapr::DaprApp;
 pub use self::health::HealthConfig;
 pub use self::http::{ConfigError, HttpApp, HttpConfig};
 pub use self::print::PrintApp;
@@ -29,6 +32,8 @@ pub enum App {
     Http(HttpApp),
     /// To an application that is a component.
     Component(ComponentApp),
+    /// To daprd, which reads events.
+    Dapr(DaprApp),
     /// To standard output.
     Print(PrintApp),
 }
@@ -39,7 +44,7 @@ impl App {
         match self {
             Self::Http(app) => app.subscribe(binding.subscription().clone()),
             Self::Component(app) => app.subscribe(binding),
-            Self::Print(_) => {}
+            Self::Dapr(_) | Self::Print(_) => {}
         }
     }
 
@@ -48,7 +53,7 @@ impl App {
         match self {
             Self::Http(app) => app.unsubscribe(binding),
             Self::Component(app) => app.unsubscribe(binding),
-            Self::Print(_) => {}
+            Self::Dapr(_) | Self::Print(_) => {}
         }
     }
 }
@@ -58,6 +63,7 @@ impl Application for App {
         match self {
             Self::Http(app) => app.deliver(event),
             Self::Component(app) => app.deliver(event),
+            Self::Dapr(app) => app.deliver(event),
             Self::Print(app) => app.deliver(event),
         }
     }

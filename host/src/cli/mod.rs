@@ -10,9 +10,13 @@ mod invoke;
 mod lines;
 mod load;
 mod logging;
+#[cfg(unix)]
+mod pluggable;
 mod quantity;
+mod receiving;
 mod reload;
 mod serve;
+mod shutdown;
 mod signals;
 pub mod simulate;
 mod variables;
@@ -32,6 +36,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::ServeArgs),
+    #[cfg(unix)]
+    Pluggable(pluggable::PluggableArgs),
     Invoke(invoke::InvokeArgs),
     Component(component::ComponentArgs),
     Inbox(inbox::InboxArgs),
@@ -66,6 +72,8 @@ fn dispatch() -> Result<(), Failure> {
     let Cli { command } = Cli::parse();
     match command {
         Command::Serve(args) => run(Threads::Many, serve::run(args)),
+        #[cfg(unix)]
+        Command::Pluggable(args) => run(Threads::Many, pluggable::run(args)),
         Command::Invoke(args) => run(Threads::One, invoke::run(args)),
         Command::Component(args) => component::run(&args).map_err(Into::into),
         Command::Inbox(args) => inbox::run(&args),

@@ -3,25 +3,21 @@
 use std::env;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
-use dingtalk_binding::duration;
 use dingtalk_binding::secret::Secret;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::app::AppArgs;
 use super::egress::EgressArgs;
 use super::logging::{LogArgs, LogLevel};
+use super::receiving::{self, CallbackArgs, InboxArgs};
 use super::reload::{self, Reload};
 use super::signals::{Ended, Hangup};
-use super::{Failure, descriptors, load, quantity};
+use super::{Failure, descriptors, load, shutdown};
 use crate::api::{Allowed, Api, Server, Surface};
-use crate::clock;
-use crate::egress::MAX_REQUEST_BODY;
-use crate::inbox::{self, Inbox};
 use crate::input::Input;
 use crate::resources::Loader;
 use crate::sandbox::Limits;
@@ -31,6 +27,7 @@ use crate::sandbox::Limits;
 /// With the environment variable DAPR_API_TOKEN set, clients must send it as `dapr-api-token`; callbacks prove
 /// themselves by their signature.
 #[derive(Debug, Clone, Args)]
+#[command(mut_arg("inbox", |inbox| inbox.requires("application")))]
 pub(super) struct ServeArgs {
     /// Directory with component files. Repeatable.
     #[arg(long, value_name = "DIRECTORY", required = true, value_delimiter = ',')]
@@ -39,34 +36,18 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "PORT", default_value_t = 3500, env = "DAPR_HTTP_PORT")]
     dapr_http_port: u16,
     /// Addresses to listen on, separated by commas. Whoever reaches one can send as every robot.
-    #[arg(long, value_name = "ADDRESSES", default_value = "127.0.0.1", value_delimiter = ',', value_parser = parse_address)]
+    #[arg(long, value_name = "ADDRESSES", default_value = "127.0.0.1", value_delimiter = ',', value_parser = receiving::parse_address)]
     dapr_listen_addresses: Vec<IpAddr>,
     /// Name of the application: decides with `scopes`, fills in `{appID}`.
     #[arg(long, value_name = "ID", default_value = "dingtalk-host", env = "APP_ID")]
     app_id: String,
     /// Longest request body, at most 16Mi.
-    #[arg(long, value_name = "SIZE", default_value = "4Mi", value_parser = parse_body_size)]
+    #[arg(long, value_name = "SIZE", default_value = "4Mi", value_parser = receiving::parse_body_size)]
     max_body_size: usize,
-    /// Port for DingTalk's callbacks and health checks alone, to be reached from outside; 0 takes a free one.
-    /// The API's port takes callbacks too.
-    #[arg(long, value_name = "PORT")]
-    callback_port: Option<u16>,
-    /// Addresses of --callback-port, separated by commas.
-    #[arg(long, value_name = "ADDRESSES", default_value = "127.0.0.1", value_delimiter = ',', value_parser = parse_address)]
-    callback_listen_addresses: Vec<IpAddr>,
-    /// Time in which a callback is answered. DingTalk documents 2.5s for what it pushes.
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_callback_timeout)]
-    callback_timeout: Duration,
-    /// Directory in which messages are kept until the application has taken them. With it, a callback is
-    /// acknowledged once its message is on disk; a reply that takes longer goes to the message's session.
-    #[arg(long, value_name = "DIRECTORY", requires = "application")]
-    inbox: Option<PathBuf>,
-    /// How much the inbox may take on disk, at least 8Mi. Beyond it, messages are not acknowledged.
-    #[arg(long, value_name = "SIZE", default_value = "256Mi", value_parser = parse_inbox_size, requires = "inbox")]
-    inbox_max_size: u64,
-    /// How long the inbox tries to deliver a message. Then it is dead: see `inbox list`.
-    #[arg(long, value_name = "DURATION", default_value = "72h", value_parser = parse_inbox_age, requires = "inbox")]
-    inbox_max_age: Duration,
+    #[command(flatten)]
+    callbacks: CallbackArgs,
+    #[command(flatten)]
+    inbox: InboxArgs,
     /// Seconds that calls in progress have to end once the process has been asked to.
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     dapr_graceful_shutdown_seconds: u32,
@@ -92,46 +73,6 @@ pub(super) struct ServeArgs {
     app: AppArgs,
 }
 
-/// Above a minute, whoever waits has gone.
-fn parse_callback_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = duration::parse(text)?;
-    if timeout < Duration::from_millis(1) || timeout > Duration::from_secs(60) {
-        return Err(format!("{text} is not between 1ms and 1m"));
-    }
-    Ok(timeout)
-}
-
-fn parse_body_size(text: &str) -> Result<usize, String> {
-    let size = quantity::parse(text)?;
-    if size > MAX_REQUEST_BODY {
-        return Err(format!("no binding sends more than {}Mi", MAX_REQUEST_BODY >> 20));
-    }
-    Ok(size)
-}
-
-fn parse_inbox_size(text: &str) -> Result<u64, String> {
-    let size = quantity::parse(text)? as u64;
-    if size < inbox::Limits::LEAST_SIZE {
-        return Err(format!("an inbox needs {}Mi for itself", inbox::Limits::LEAST_SIZE >> 20));
-    }
-    Ok(size)
-}
-
-/// Below a minute, an application that restarts would lose messages to the list of dead ones.
-fn parse_inbox_age(text: &str) -> Result<Duration, String> {
-    let age = duration::parse(text)?;
-    if age < Duration::from_secs(60) {
-        return Err(format!("{text} is less than 1m"));
-    }
-    Ok(age)
-}
-
-/// As daprd takes them: IPv6 with or without brackets.
-fn parse_address(text: &str) -> Result<IpAddr, String> {
-    let bare = text.trim().trim_start_matches('[').trim_end_matches(']');
-    bare.parse().map_err(|_| format!("{text:?} is not an IP address; write for example 127.0.0.1 or [::1]"))
-}
-
 pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     args.log.start(LogLevel::Info);
     // Before anything is read or served, so that no signal is missed.
@@ -146,34 +87,14 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
             return Ok(());
         }
     };
-    // Until the process is asked to end.
-    let reloading = AbortOnDropHandle::new(tokio::spawn(reload.run(input.clone(), hangup)));
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let stop = CancellationToken::new();
+    // Files are followed until the process is asked to end.
+    tokio::spawn(stop.clone().run_until_cancelled_owned(reload.run(input.clone(), hangup)));
     let serving = async {
-        let stopped = async {
-            let _ = stopped.await;
-        };
-        server.run(Arc::clone(&api), stopped).await;
+        server.run(Arc::clone(&api), stop.cancelled()).await;
         input.stop().await;
     };
-    let mut serving = pin!(serving);
-    tokio::select! {
-        () = &mut serving => {}
-        _ = ended.wait() => {}
-    }
-    drop((stop, reloading));
-    tokio::select! {
-        () = &mut serving => tracing::info!("stopped; every call that was accepted has been answered"),
-        () = tokio::time::sleep(grace) => tracing::warn!(
-            calls = api.calls(),
-            "stopped after --dapr-graceful-shutdown-seconds; what calls in progress have sent may have arrived"
-        ),
-        status = ended.wait() => {
-            tracing::warn!(calls = api.calls(), "stopped by a second signal");
-            return Err(Failure::Signal(status));
-        }
-    }
-    Ok(())
+    shutdown::serve(serving, stop.clone(), ended, grace, || api.calls()).await
 }
 
 /// What has been started.
@@ -196,23 +117,20 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     if bindings.all().is_empty() {
         tracing::warn!("there is no DingTalk binding in --resources-path; every call will fail");
     }
-    let limits = inbox::Limits { max_size: args.inbox_max_size, max_age: args.inbox_max_age };
-    let inbox = args.inbox.map(|dir| Inbox::open(&dir, clock::system(), limits)).transpose()?;
+    let inbox = args.inbox.open()?;
     let app = args.app.start(&bindings, &policy).await?;
     if inbox.is_some() && app.is_none() {
         return Err(
             "--inbox: there is no application to deliver to; set --app-port, --handler or --print-events".into()
         );
     }
-    let input = Input::new(bindings, app, inbox, args.callback_timeout);
+    let input = Input::new(bindings, app, inbox, args.callbacks.callback_timeout);
     let api_token = env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new);
     let mut api = Api::new(input.clone(), args.app_id, api_token, args.max_body_size);
     api.allowed = Allowed { hosts: args.allowed_hosts, origins: args.allowed_origins };
-    let everything = args.dapr_listen_addresses.iter().map(|&ip| (ip, args.dapr_http_port, Surface::Everything));
-    let port = args.callback_port;
-    let callbacks = args.callback_listen_addresses.iter().filter_map(|&ip| Some((ip, port?, Surface::Callbacks)));
-    let addresses: Vec<(SocketAddr, Surface)> =
-        everything.chain(callbacks).map(|(ip, port, surface)| ((ip, port).into(), surface)).collect();
+    let port = args.dapr_http_port;
+    let everything = args.dapr_listen_addresses.iter().map(|&ip| ((ip, port).into(), Surface::Everything));
+    let addresses: Vec<(SocketAddr, Surface)> = everything.chain(args.callbacks.addresses()).collect();
     for (address, surface) in &addresses {
         // Before anybody can reach it.
         if *surface == Surface::Everything && !address.ip().to_canonical().is_loopback() && api.api_token.is_none() {

@@ -5,6 +5,7 @@
 //! to take an answer. That has one limit, counted from the last thing that the server did, so that nobody extends it
 //! by sending, or taking, a byte now and then.
 
+use std::ops::Deref;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -47,9 +48,8 @@ impl Activity {
     }
 
     /// A call begins, and ends when the value is dropped.
-    pub(crate) fn call(&self) -> Call<'_> {
-        self.state().calls += 1;
-        Call(self)
+    pub(crate) fn call(&self) -> Call<&Self> {
+        Call::begin(self)
     }
 
     /// For how long the client has been waited for; `None` while a call is running, or if the connection ends anyway.
@@ -86,9 +86,17 @@ impl Activity {
 }
 
 /// A running call.
-pub(crate) struct Call<'a>(&'a Activity);
+pub(crate) struct Call<A: Deref<Target = Activity>>(A);
 
-impl Drop for Call<'_> {
+impl<A: Deref<Target = Activity>> Call<A> {
+    /// One that keeps the connection's state as `activity` does.
+    pub(crate) fn begin(activity: A) -> Self {
+        activity.state().calls += 1;
+        Self(activity)
+    }
+}
+
+impl<A: Deref<Target = Activity>> Drop for Call<A> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.calls -= 1;

@@ -25,12 +25,13 @@ use crate::event::Digest;
 use crate::files;
 
 pub use environment::Environment;
+pub(crate) use schema::refuse_name;
 use schema::{Component, Head, Item};
 use secrets::{Store, StoreKind};
 use uuids::Uuids;
 
 /// Dapr's time for initialisation where none, or none that makes sense, is given.
-const DEFAULT_INIT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const DEFAULT_INIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the files are read for.
 #[derive(Clone, Copy)]

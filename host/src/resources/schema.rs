@@ -145,7 +145,7 @@ fn item(entry: &Node<'_>) -> Result<Item, Mistake> {
 }
 
 /// Why a name cannot be one: it is a segment of the API's paths. The rules are those of Kubernetes.
-fn refuse_name(name: &str) -> Option<&'static str> {
+pub(crate) fn refuse_name(name: &str) -> Option<&'static str> {
     match name {
         "" => Some("is missing; give the component a name"),
         "." | ".." => Some("may not be \".\" or \"..\"; choose another name"),

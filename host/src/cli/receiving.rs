@@ -1,0 +1,99 @@
+//! Flags for what comes in: callbacks and the inbox. What `serve` and `pluggable` share.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use dingtalk_binding::duration;
+
+use super::quantity;
+use crate::api::Surface;
+use crate::clock;
+use crate::egress::MAX_REQUEST_BODY;
+use crate::inbox::{self, Inbox, InboxError};
+
+/// Where DingTalk's callbacks come in.
+#[derive(Debug, Clone, Args)]
+pub(super) struct CallbackArgs {
+    /// Port for DingTalk's callbacks and health checks alone, to be reached from outside; 0 takes a free one.
+    #[arg(long, value_name = "PORT")]
+    callback_port: Option<u16>,
+    /// Addresses of --callback-port, separated by commas.
+    #[arg(long, value_name = "ADDRESSES", default_value = "127.0.0.1", value_delimiter = ',', value_parser = parse_address)]
+    callback_listen_addresses: Vec<IpAddr>,
+    /// Time in which a callback is answered. DingTalk documents 2.5s for what it pushes.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_callback_timeout)]
+    pub(super) callback_timeout: Duration,
+}
+
+impl CallbackArgs {
+    /// What to listen on, if anything.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (SocketAddr, Surface)> {
+        let port = self.callback_port;
+        self.callback_listen_addresses.iter().filter_map(move |&ip| Some(((ip, port?).into(), Surface::Callbacks)))
+    }
+}
+
+/// Where messages wait.
+#[derive(Debug, Clone, Args)]
+pub(super) struct InboxArgs {
+    /// Directory in which messages are kept until the application has taken them. With it, a callback is
+    /// acknowledged once its message is on disk; a reply that takes longer goes to the message's session.
+    #[arg(long, value_name = "DIRECTORY")]
+    inbox: Option<PathBuf>,
+    /// How much the inbox may take on disk, at least 8Mi. Beyond it, messages are not acknowledged.
+    #[arg(long, value_name = "SIZE", default_value = "256Mi", value_parser = parse_inbox_size, requires = "inbox")]
+    inbox_max_size: u64,
+    /// How long the inbox tries to deliver a message. Then it is dead: see `inbox list`.
+    #[arg(long, value_name = "DURATION", default_value = "72h", value_parser = parse_inbox_age, requires = "inbox")]
+    inbox_max_age: Duration,
+}
+
+impl InboxArgs {
+    /// The inbox, if there is to be one.
+    pub(super) fn open(&self) -> Result<Option<Inbox>, InboxError> {
+        let limits = inbox::Limits { max_size: self.inbox_max_size, max_age: self.inbox_max_age };
+        self.inbox.as_ref().map(|dir| Inbox::open(dir, clock::system(), limits)).transpose()
+    }
+}
+
+/// Above a minute, whoever waits has gone.
+fn parse_callback_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration::parse(text)?;
+    if timeout < Duration::from_millis(1) || timeout > Duration::from_secs(60) {
+        return Err(format!("{text} is not between 1ms and 1m"));
+    }
+    Ok(timeout)
+}
+
+pub(super) fn parse_body_size(text: &str) -> Result<usize, String> {
+    let size = quantity::parse(text)?;
+    if size > MAX_REQUEST_BODY {
+        return Err(format!("no binding sends more than {}Mi", MAX_REQUEST_BODY >> 20));
+    }
+    Ok(size)
+}
+
+fn parse_inbox_size(text: &str) -> Result<u64, String> {
+    let size = quantity::parse(text)? as u64;
+    if size < inbox::Limits::LEAST_SIZE {
+        return Err(format!("an inbox needs {}Mi for itself", inbox::Limits::LEAST_SIZE >> 20));
+    }
+    Ok(size)
+}
+
+/// Below a minute, an application that restarts would lose messages to the list of dead ones.
+fn parse_inbox_age(text: &str) -> Result<Duration, String> {
+    let age = duration::parse(text)?;
+    if age < Duration::from_secs(60) {
+        return Err(format!("{text} is less than 1m"));
+    }
+    Ok(age)
+}
+
+/// As daprd takes them: IPv6 with or without brackets.
+pub(super) fn parse_address(text: &str) -> Result<IpAddr, String> {
+    let bare = text.trim().trim_start_matches('[').trim_end_matches(']');
+    bare.parse().map_err(|_| format!("{text:?} is not an IP address; write for example 127.0.0.1 or [::1]"))
+}

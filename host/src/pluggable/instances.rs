@@ -1,0 +1,152 @@
+//! The component instances that daprd has initialised, by the name that comes with every call: one binding each, for the
+//! input and the output side together.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dingtalk_binding::secret::Secret;
+use sha2::{Digest as _, Sha256};
+
+use crate::bindings::Binding;
+use crate::egress::{Policy, Proxies};
+use crate::event::Digest;
+use crate::input::Input;
+use crate::resources::{BindingResource, DEFAULT_INIT_TIMEOUT, Source, refuse_name};
+
+/// Instances of all daprds. Nothing says when one is no longer used: daprd has no call for that.
+const MAX_INSTANCES: usize = 1_024;
+
+/// The longest name that a resource can have in Kubernetes.
+const MAX_NAME: usize = 253;
+
+/// Properties of an instance, and bytes of their names and values. A binding knows a handful, and a secret is short.
+const MAX_PROPERTIES: usize = 256;
+const MAX_BYTES: usize = 64 << 10;
+
+/// Whoever names no instance means this one.
+pub(super) const DEFAULT: &str = "default";
+
+/// Why an instance cannot be initialised. The texts contain no value of a property.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// More than there may be.
+    TooMuch(String),
+    /// What was given cannot be used.
+    Wrong(String),
+}
+
+/// What is known of the instances.
+pub(super) struct Instances {
+    input: Input,
+    proxies: Proxies,
+    policy: Policy,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+/// What an instance was initialised with. The lock is held meanwhile: both sides are initialised at once, with the same.
+type Known = Arc<tokio::sync::Mutex<Option<Digest>>>;
+
+impl Instances {
+    /// None yet. They may connect to what `policy` allows.
+    pub(super) fn new(input: Input, proxies: Proxies, policy: Policy) -> Self {
+        Self { input, proxies, policy, known: Mutex::default() }
+    }
+
+    /// The binding of an instance that has been initialised.
+    pub(super) fn get(&self, name: &str) -> Option<Arc<Binding>> {
+        self.input.bindings().get(name)
+    }
+
+    /// Initialises an instance of `component_type`, in place of the one of this name. With the properties that it has
+    /// already, nothing is done; if it fails, the one before stays.
+    pub(super) async fn init(
+        &self,
+        name: &str,
+        component_type: &str,
+        properties: BTreeMap<String, String>,
+    ) -> Result<(), Refused> {
+        check(name, &properties)?;
+        let known = self.known(name)?;
+        let mut current = known.lock().await;
+        let digest = digest(component_type, &properties);
+        if *current == Some(digest) {
+            return Ok(());
+        }
+        let resource = BindingResource {
+            name: name.to_owned(),
+            component_type: component_type.to_owned(),
+            version: String::new(),
+            properties: properties.into_iter().map(|(name, value)| (name, Secret::new(value))).collect(),
+            ignore_errors: false,
+            init_timeout: DEFAULT_INIT_TIMEOUT,
+            source: Source { file: PathBuf::from(component_type), line: 0 },
+        };
+        let added = self.input.add(resource, &self.proxies, &self.policy).await;
+        added.map_err(|error| Refused::Wrong(error.reason().to_owned()))?;
+        let is_new = current.replace(digest).is_none();
+        tracing::info!(binding = name, "component instance {}", if is_new { "initialised" } else { "replaced" });
+        Ok(())
+    }
+
+    /// What is known of an instance, which may be nothing.
+    fn known(&self, name: &str) -> Result<Known, Refused> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known.get(name) {
+            return Ok(Arc::clone(found));
+        }
+        if known.len() >= MAX_INSTANCES {
+            // Those that failed, and are not tried again at this moment.
+            known.retain(|_, one| Arc::strong_count(one) > 1 || one.try_lock().is_ok_and(|digest| digest.is_some()));
+        }
+        if known.len() >= MAX_INSTANCES {
+            return Err(Refused::TooMuch(format!(
+                "there are {MAX_INSTANCES} component instances already; restart this program, so that those no longer \
+                 used are forgotten"
+            )));
+        }
+        let new = Known::default();
+        known.insert(name.to_owned(), Arc::clone(&new));
+        Ok(new)
+    }
+}
+
+/// A name is a segment of a callback's path, and stands in log lines.
+pub(super) fn check_name(name: &str) -> Result<(), Refused> {
+    if name.len() > MAX_NAME {
+        return Err(Refused::TooMuch(format!("the name of the component instance is longer than {MAX_NAME} bytes")));
+    }
+    match refuse_name(name) {
+        Some(reason) => Err(Refused::Wrong(format!("the name of the component instance {reason}"))),
+        None => Ok(()),
+    }
+}
+
+fn check(name: &str, properties: &BTreeMap<String, String>) -> Result<(), Refused> {
+    check_name(name)?;
+    if properties.len() > MAX_PROPERTIES {
+        return Err(Refused::TooMuch(format!("there are more than {MAX_PROPERTIES} properties")));
+    }
+    if properties.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MAX_BYTES {
+        return Err(Refused::TooMuch(format!("the properties have more than {} KiB together", MAX_BYTES >> 10)));
+    }
+    let mut names: Vec<String> = properties.keys().map(|name| name.to_lowercase()).collect();
+    names.sort_unstable();
+    match names.windows(2).find_map(|pair| if let [one, other] = pair { (one == other).then_some(one) } else { None }) {
+        // Its own text for it.
+        Some(twice) => Err(Refused::Wrong(format!("key {twice} is duplicate in the metadata"))),
+        None => Ok(()),
+    }
+}
+
+/// Of type and properties: what need not be kept to be compared.
+fn digest(component_type: &str, properties: &BTreeMap<String, String>) -> Digest {
+    let mut digest = Sha256::new();
+    let items = properties.iter().flat_map(|(name, value)| [name.as_str(), value]);
+    for text in std::iter::once(component_type).chain(items) {
+        // With its length, so that no two lists read alike.
+        digest.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes());
+        digest.update(text);
+    }
+    digest.finalize().into()
+}
