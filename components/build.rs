@@ -86,20 +86,21 @@ fn build() -> Result<()> {
     builder.write("dingtalk-gateway.wasm", &gateway)?;
     builder.write("dingtalk-gateway-open.wasm", &open)?;
     builder.write("dingtalk-delivery.wasm", &delivery)?;
-    let remember = builder.component(&REMEMBER)?;
-    let remembering = "Remembers messages, and posts to an application what has not come before";
-    let remembering = composed(&builder, "dingtalk-remembering", remembering, &remember, &[&delivery])?;
-    let gateway = composed(
-        &builder,
-        "dingtalk-gateway-remember",
-        "Dapr's HTTP API and DingTalk's callbacks in front of the binding; messages are remembered in the runtime's \
-         key-value store and posted to an application",
-        &open,
-        &[&remembering],
-    )?;
-    builder.write("dingtalk-gateway-remember.wasm", &gateway)?;
-    builder.write("dingtalk-remember.wasm", &remember)?;
-    builder.write("dingtalk-remember-spin.wasm", &builder.component(&REMEMBER_SPIN)?)?;
+    for (suffix, guest, store) in
+        [("", REMEMBER, "the runtime's key-value store"), ("-spin", REMEMBER_SPIN, "Spin's key-value store")]
+    {
+        let remember = builder.component(&guest)?;
+        let remembering = "Remembers messages, and posts to an application what has not come before";
+        let remembering = composed(&builder, "dingtalk-remembering", remembering, &remember, &[&delivery])?;
+        let name = format!("dingtalk-gateway-remember{suffix}");
+        let description = format!(
+            "Dapr's HTTP API and DingTalk's callbacks in front of the binding; messages are remembered in {store} and \
+             posted to an application"
+        );
+        let gateway = composed(&builder, &name, &description, &open, &[&remembering])?;
+        builder.write(&format!("{name}.wasm"), &gateway)?;
+        builder.write(&format!("dingtalk-remember{suffix}.wasm"), &remember)?;
+    }
     // As in wit/wkg.toml.
     let interfaces = builder.interfaces("Interfaces between applications, DingTalk group robot bindings, and hosts")?;
     builder.write("dingtalk-binding.wit", interfaces.text)?;

@@ -29,6 +29,10 @@ pub const DELIVERY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-d
 /// [`GATEWAY`] with [`REMEMBER`] in front of its handler.
 pub const GATEWAY_REMEMBER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-gateway-remember.wasm"));
 
+/// [`GATEWAY`] with [`REMEMBER_SPIN`] in front of its handler.
+pub const GATEWAY_REMEMBER_SPIN: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-gateway-remember-spin.wasm"));
+
 /// What remembers messages in the runtime's key-value store: a handler in front of another one. Of world
 /// `dingtalk:component/remember@0.2.0`.
 pub const REMEMBER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-remember.wasm"));

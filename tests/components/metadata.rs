@@ -1,8 +1,8 @@
 //! What each published component says of itself, read as registries and scanners read it.
 
 use dingtalk_components::{
-    BINDING, DELIVERY, GATEWAY, GATEWAY_OPEN, GATEWAY_REMEMBER, NO_HANDLER, OUTPUT, Origin, REMEMBER, REMEMBER_SPIN,
-    published,
+    BINDING, DELIVERY, GATEWAY, GATEWAY_OPEN, GATEWAY_REMEMBER, GATEWAY_REMEMBER_SPIN, NO_HANDLER, OUTPUT, Origin,
+    REMEMBER, REMEMBER_SPIN, published,
 };
 use wasm_metadata::Payload;
 
@@ -20,6 +20,7 @@ fn each_says_its_name_version_and_licence() {
         ("dingtalk-delivery", DELIVERY),
         ("dingtalk-gateway", GATEWAY),
         ("dingtalk-gateway-remember", GATEWAY_REMEMBER),
+        ("dingtalk-gateway-remember-spin", GATEWAY_REMEMBER_SPIN),
         ("dingtalk-remember", REMEMBER),
         ("dingtalk-remember", REMEMBER_SPIN),
         ("dingtalk-gateway-open", GATEWAY_OPEN),
