@@ -9,7 +9,7 @@ use core::fmt;
 use core::time::Duration;
 
 use crate::answer::{self, Accepted, Answer};
-use crate::contract::{self, InvokeRequest};
+use crate::contract::{self, Event, InvokeRequest};
 use crate::endpoint::{Endpoint, SentSignature};
 use crate::error::{HandlerError, InvokeCause, Rejection};
 use crate::json;
@@ -20,6 +20,9 @@ use crate::settings::Settings;
 
 /// The operations: the specification's in its order, then the additions.
 pub const OPERATIONS: [&str; 3] = ["create", "get", "reply"];
+
+/// The name in an event's metadata that says which operation it comes from. No callback has it.
+const OPERATION: &str = "operation";
 
 /// One HTTP request to DingTalk, complete. Its `Debug` output shows neither target nor body.
 pub struct Post<'a> {
@@ -115,6 +118,20 @@ pub fn conclude(settings: &Settings, post: &Post<'_>, answer: &Answer) -> Result
     Ok(metadata.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec())
 }
 
+/// What "get" hands to the handler. Its caller may give any metadata, a `msgId` too; one item more says that it is a caller's
+/// word, and the caller can neither leave it out nor replace it. It is the first: whatever hands on only so much hands on that.
+pub fn event(settings: &Settings, request: InvokeRequest) -> Event {
+    let InvokeRequest { operation, data, mut metadata } = request;
+    metadata.retain(|(name, _)| !name.eq_ignore_ascii_case(OPERATION));
+    metadata.insert(0, (OPERATION.to_owned(), operation));
+    Event { id: settings.id.clone(), data, metadata }
+}
+
+/// Whether an operation's caller, and not DingTalk, says what is in `event`.
+pub fn is_called(event: &Event) -> bool {
+    event.metadata.iter().any(|(name, _)| name == OPERATION)
+}
+
 /// What the handler's answer to "get" means: the operation's output, or the error.
 pub fn handed_on(
     settings: &Settings,
@@ -193,6 +210,16 @@ mod tests {
         );
         let stopped = answer(r#"{"errcode":400102,"errmsg":"session 不存在"}"#);
         assert!(matches!(conclude(&settings, &reply, &stopped), Err(InvokeCause::Rejected(_))));
+    }
+
+    #[test]
+    fn what_get_hands_on_says_so_whatever_its_caller_says() {
+        let get = request("get", &[("msgId", "1"), ("Operation", "callback"), ("operation", ""), ("x", "y")]);
+        let event = event(&settings(""), get);
+        assert_eq!((event.id.as_str(), event.data.as_slice()), ("team", &b"{}"[..]));
+        let metadata: Vec<_> = contract::pairs(&event.metadata).collect();
+        assert_eq!(metadata, [("operation", "get"), ("msgId", "1"), ("x", "y")]);
+        assert!(is_called(&event));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use dingtalk_components::{GATEWAY, GATEWAY_REMEMBER, GATEWAY_REMEMBER_SPIN};
 use serde_json::json;
 
+use crate::both::callbacks::get_takes_no_message_s_place;
 use crate::output::functions;
 use crate::runtime::{FAULT, Fault, Gateway, KeyValue};
 use crate::support::app::{Act, App};
@@ -35,6 +36,7 @@ tests! {
     another_message_under_a_known_identifier_is_refused
     what_was_not_taken_is_delivered_again
     what_has_no_identifier_is_delivered_each_time
+    what_a_caller_of_get_says_is_no_message
     a_message_that_cannot_be_looked_up_is_not_taken
     what_cannot_be_kept_is_taken_and_may_be_delivered_again
     a_store_that_is_not_there_is_named_to_whoever_runs_it_and_nothing_is_lost
@@ -112,6 +114,14 @@ fn what_has_no_identifier_is_delivered_each_time(store: KeyValue) {
     }
     assert_eq!(setup.app.events().len(), 4);
     assert!(setup.gateway.keys().lock().unwrap().entries.is_empty());
+}
+
+fn what_a_caller_of_get_says_is_no_message(store: KeyValue) {
+    let setup = start(store, &[]);
+    get_takes_no_message_s_place(&setup.gateway, &setup.app);
+    assert_eq!(setup.gateway.keys().lock().unwrap().entries.len(), 1);
+    assert_eq!(setup.callback("team", &text("m1")).status, 200);
+    assert_eq!(setup.app.events().len(), 5, "the message was forgotten");
 }
 
 fn a_message_that_cannot_be_looked_up_is_not_taken(store: KeyValue) {

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use dingtalk_binding::contract::{self, CallError, Callback, Event, InvokeRequest, InvokeResponse, Metadata, Reply};
+use dingtalk_binding::contract::{self, CallError, Callback, InvokeRequest, InvokeResponse, Metadata, Reply};
 use dingtalk_binding::error::{InvokeCause, InvokeError, PropertyError, ReadError, ReceiveError};
 use dingtalk_binding::operation::{self, OPERATIONS};
 use dingtalk_binding::receive;
@@ -81,8 +81,7 @@ impl invoke::Guest for Component {
                 Ok(InvokeResponse { data: None, metadata: operation::conclude(&settings, &post, &answer)? })
             }
             None => {
-                let event = Event { id: settings.id.clone(), data: request.data, metadata: request.metadata };
-                let answer = handler::handle(event).await;
+                let answer = handler::handle(operation::event(&settings, request)).await;
                 Ok(InvokeResponse { data: operation::handed_on(&settings, answer)?, metadata: Vec::new() })
             }
         }
