@@ -148,6 +148,8 @@ pub fn handed_on(
 mod tests {
     use super::*;
     use crate::error::RejectionClass;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
 
     const NOW: u64 = 1_700_000_000_000;
     const OK: &str = r#"{"errcode":0,"errmsg":"ok"}"#;
@@ -278,12 +280,13 @@ mod tests {
         let settings = settings("S3CR3T");
         let post = post(&settings, "create", &[]);
         let signature = crate::signature::sign("S3CR3T", NOW);
-        let echo = format!("bad request {} S3CR3T {signature} T0K3N+ T0K3N%2B", post.target);
+        let base64 = STANDARD.encode(&post.target);
+        let echo = format!("bad request {} S3CR3T {signature} T0K3N+ T0K3N%2B {base64}", post.target);
         for errcode in [0, 310_000] {
             let body = serde_json::json!({"errcode": errcode, "errmsg": echo}).to_string();
             let text = format!("{:?}", conclude(&settings, &post, &answer(&body)));
             let encoded = signature.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
-            for secret in ["S3CR3T", "T0K3N", signature.as_str(), encoded.as_str()] {
+            for secret in ["S3CR3T", "T0K3N", signature.as_str(), encoded.as_str(), &base64[4..40]] {
                 assert!(!text.contains(secret), "{text}");
             }
         }
