@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::both::Server as _;
 use crate::runtime::Gateway;
 use crate::support::app::{Act, App};
 use crate::support::receiving::{
