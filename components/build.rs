@@ -21,7 +21,7 @@ const FRONT: Guest<'static> = Guest {
     std: true,
     stack_bytes: Some(256 * 1024),
     rustflags: &[],
-    sources: &["src", "api", "components/front", "components/wasi"],
+    sources: &["src", "api", "components/core", "components/front", "components/wasi"],
 };
 
 /// The handler that posts to an application.
@@ -31,7 +31,21 @@ const DELIVERY: Guest<'static> = Guest {
     std: true,
     stack_bytes: Some(256 * 1024),
     rustflags: &[],
-    sources: &["src", "api", "components/delivery", "components/wasi"],
+    sources: &["src", "api", "components/core", "components/delivery", "components/wasi"],
+};
+
+/// HTTP in front of the binding for WASI 0.3.
+const FRONT_P3: Guest<'static> = Guest {
+    package: "dingtalk-front-p3",
+    sources: &["src", "api", "components/core", "components/front-p3", "components/wasi-p3"],
+    ..FRONT
+};
+
+/// The handler of that gateway.
+const DELIVERY_P3: Guest<'static> = Guest {
+    package: "dingtalk-delivery-p3",
+    sources: &["src", "api", "components/core", "components/delivery-p3", "components/wasi-p3"],
+    ..DELIVERY
 };
 
 /// What remembers messages before the next handler.
@@ -64,7 +78,8 @@ fn build() -> Result<()> {
     )?;
     builder.write("dingtalk-binding.wasm", &binding)?;
     builder.write("dingtalk-no-handler.wasm", &no_handler)?;
-    builder.write("dingtalk-binding-p3.wasm", &builder.component(&BINDING_P3)?)?;
+    let binding_p3 = builder.component(&BINDING_P3)?;
+    builder.write("dingtalk-binding-p3.wasm", &binding_p3)?;
     builder.write("dingtalk-output.wasm", &output)?;
     let front = builder.component(&FRONT)?;
     let delivery = builder.component(&DELIVERY)?;
@@ -101,6 +116,18 @@ fn build() -> Result<()> {
         builder.write(&format!("{name}.wasm"), &gateway)?;
         builder.write(&format!("dingtalk-remember{suffix}.wasm"), &remember)?;
     }
+    let (front, delivery) = (builder.component(&FRONT_P3)?, builder.component(&DELIVERY_P3)?);
+    let open = "Dapr's HTTP API and DingTalk's callbacks in front of the binding for WASI 0.3";
+    let open = composed(&builder, "dingtalk-gateway-open-p3", open, &front, &[&binding_p3])?;
+    let gateway = composed(
+        &builder,
+        "dingtalk-gateway-p3",
+        "Dapr's HTTP API and DingTalk's callbacks in front of the binding for WASI 0.3; messages are posted to an \
+         application",
+        &open,
+        &[&delivery],
+    )?;
+    builder.write("dingtalk-gateway-p3.wasm", &gateway)?;
     // As in wit/wkg.toml.
     let interfaces = builder.interfaces("Interfaces between applications, DingTalk group robot bindings, and hosts")?;
     builder.write("dingtalk-binding.wit", interfaces.text)?;

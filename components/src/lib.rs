@@ -10,6 +10,10 @@ pub const BINDING: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-bi
 /// The binding for WASI 0.3, of world `dingtalk:component-p3/binding@0.2.0`.
 pub const BINDING_P3: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-binding-p3.wasm"));
 
+/// HTTP in front of that binding, and a handler that posts to an application: of world
+/// `dingtalk:component-p3/gateway@0.2.0`, for every runtime that gives requests to `wasi:http/handler`.
+pub const GATEWAY_P3: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-gateway-p3.wasm"));
+
 /// A handler that takes no message, of world `dingtalk:binding/handler-app@0.2.0`.
 pub const NO_HANDLER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dingtalk-no-handler.wasm"));
 

@@ -3,17 +3,18 @@
 use wasm_metadata::{AddMetadata, AddMetadataField, Revision};
 
 use crate::{
-    BINDING, BINDING_P3, DELIVERY, GATEWAY, GATEWAY_OPEN, GATEWAY_REMEMBER, GATEWAY_REMEMBER_SPIN, INTERFACES,
-    INTERFACES_TEXT, NO_HANDLER, OUTPUT, REMEMBER, REMEMBER_SPIN,
+    BINDING, BINDING_P3, DELIVERY, GATEWAY, GATEWAY_OPEN, GATEWAY_P3, GATEWAY_REMEMBER, GATEWAY_REMEMBER_SPIN,
+    INTERFACES, INTERFACES_TEXT, NO_HANDLER, OUTPUT, REMEMBER, REMEMBER_SPIN,
 };
 
 /// What carries metadata.
-const WASM: [(&str, &[u8]); 12] = [
+const WASM: [(&str, &[u8]); 13] = [
     ("dingtalk-binding.wasm", BINDING),
     ("dingtalk-binding-p3.wasm", BINDING_P3),
     ("dingtalk-delivery.wasm", DELIVERY),
     ("dingtalk-gateway.wasm", GATEWAY),
     ("dingtalk-gateway-open.wasm", GATEWAY_OPEN),
+    ("dingtalk-gateway-p3.wasm", GATEWAY_P3),
     ("dingtalk-gateway-remember.wasm", GATEWAY_REMEMBER),
     ("dingtalk-gateway-remember-spin.wasm", GATEWAY_REMEMBER_SPIN),
     ("dingtalk-no-handler.wasm", NO_HANDLER),

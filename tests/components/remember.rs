@@ -4,6 +4,7 @@
 use dingtalk_components::{GATEWAY, GATEWAY_REMEMBER, GATEWAY_REMEMBER_SPIN};
 use serde_json::json;
 
+use crate::both::Server as _;
 use crate::both::callbacks::get_takes_no_message_s_place;
 use crate::output::functions;
 use crate::runtime::{FAULT, Fault, Gateway, KeyValue};

@@ -6,12 +6,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceTable};
@@ -21,34 +19,9 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
-
-/// The way out: a connection of its own for each request, as wasmtime's default has it.
-struct Out;
-
-impl WasiHttpHooks for Out {
-    fn send_request(
-        &mut self,
-        request: hyper::Request<WasiBody>,
-        options: Option<RequestOptions>,
-        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
-    ) -> Box<dyn Future<Output = Result<(hyper::Response<WasiBody>, Done), Error>> + Send> {
-        Box::new(async move {
-            let limit = options.and_then(|options| options.first_byte_timeout).unwrap_or(crate::support::PATIENCE);
-            let client = Client::builder(TokioExecutor::new()).build_http();
-            let answer = tokio::time::timeout(limit, client.request(request)).await;
-            let answer = answer.map_err(|_| Error::ConnectionReadTimeout)?;
-            let answer = answer.map_err(|error| match error.is_connect() {
-                true => Error::ConnectionRefused,
-                false => Error::HttpProtocolError,
-            })?;
-            let done: Done = Box::new(std::future::ready(Ok(())));
-            Ok((answer.map(|body| body.map_err(Error::from).boxed_unsync()), done))
-        })
-    }
-}
+use crate::gateways::way_out::Out;
 
 /// What a runtime keeps for the components that it runs, by bucket and key.
 #[derive(Default)]
@@ -218,14 +191,23 @@ pub struct Gateway {
     _runtime: Runtime,
 }
 
-impl Gateway {
-    /// With these environment variables.
-    pub fn start(environment: &[(&str, &str)]) -> Self {
+impl crate::gateways::Gateway for Gateway {
+    fn start(environment: &[(&str, &str)]) -> Self {
         static COMPILED: OnceLock<ProxyPre<State>> = OnceLock::new();
         let nothing = |_: &mut Linker<State>| Ok(());
         Self::of(COMPILED.get_or_init(|| compiled(dingtalk_components::GATEWAY, nothing)).clone(), environment)
     }
 
+    fn reached(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn written(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+}
+
+impl Gateway {
     /// The one that remembers, in a runtime that has this version of the store and no other.
     pub fn remembering(store: KeyValue, environment: &[(&str, &str)]) -> Self {
         static WASMCLOUD: OnceLock<ProxyPre<State>> = OnceLock::new();
@@ -270,18 +252,9 @@ impl Gateway {
         Self { address, keys, log, _runtime: runtime }
     }
 
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// What it keeps.
     pub fn keys(&self) -> Keys {
         Arc::clone(&self.keys)
-    }
-
-    /// What the gateway has written to its standard error.
-    pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
     }
 }
 
