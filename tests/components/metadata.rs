@@ -1,8 +1,8 @@
 //! What each published component says of itself, read as registries and scanners read it.
 
 use dingtalk_components::{
-    BINDING, DELIVERY, GATEWAY, GATEWAY_OPEN, GATEWAY_REMEMBER, GATEWAY_REMEMBER_SPIN, NO_HANDLER, OUTPUT, Origin,
-    REMEMBER, REMEMBER_SPIN, published,
+    BINDING, BINDING_P3, DELIVERY, GATEWAY, GATEWAY_OPEN, GATEWAY_P3, GATEWAY_REMEMBER, GATEWAY_REMEMBER_SPIN,
+    NO_HANDLER, OUTPUT, Origin, REMEMBER, REMEMBER_SPIN, published,
 };
 use wasm_metadata::Payload;
 
@@ -17,8 +17,10 @@ fn dependencies(component: &[u8]) -> Vec<(String, String)> {
 fn each_says_its_name_version_and_licence() {
     for (name, component) in [
         ("dingtalk-binding", BINDING),
+        ("dingtalk-binding-p3", BINDING_P3),
         ("dingtalk-delivery", DELIVERY),
         ("dingtalk-gateway", GATEWAY),
+        ("dingtalk-gateway-p3", GATEWAY_P3),
         ("dingtalk-gateway-remember", GATEWAY_REMEMBER),
         ("dingtalk-gateway-remember-spin", GATEWAY_REMEMBER_SPIN),
         ("dingtalk-remember", REMEMBER),
@@ -48,6 +50,7 @@ fn each_lists_what_it_was_compiled_from_and_nothing_else() {
         (NO_HANDLER, &["dingtalk-no-handler", "talc", "wit-bindgen"]),
         (OUTPUT, &["dingtalk-binding", "dingtalk-no-handler", "dingtalk-output", "hmac"]),
         (GATEWAY, &["dingtalk-binding", "dingtalk-front", "dingtalk-delivery", "dingtalk-api", "hmac", "http"]),
+        (GATEWAY_P3, &["dingtalk-binding-p3", "dingtalk-front-p3", "dingtalk-delivery-p3", "dingtalk-gateway-core"]),
     ] {
         let listed = dependencies(component);
         for (name, version) in &listed {

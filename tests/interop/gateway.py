@@ -14,6 +14,8 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,7 +43,7 @@ runtime, repository, *compositions = sys.argv[1:]
 examples = Path(repository) / "examples"
 TOKEN = "token-of-the-application"
 GATEWAY = COMPONENTS / "dingtalk-gateway.wasm"
-# The same for WASI 0.3, which both programs know by what a component exports.
+# The same for WASI 0.3: both programs see by its exports what a component is for.
 GATEWAY_P3 = COMPONENTS / "dingtalk-gateway-p3.wasm"
 SETTINGS = {
     "DINGTALK_BINDINGS": "team",
@@ -134,9 +136,9 @@ def application():
         server.server_close()
 
 
-def invoke(base, body, token=TOKEN):
+def invoke(base, body, token=TOKEN, name="team"):
     headers = {"Content-Type": "application/json", **({"dapr-api-token": token} if token else {})}
-    return request("POST", f"{base}/v1.0/bindings/team", body, headers)
+    return request("POST", f"{base}/v1.0/bindings/{name}", body, headers)
 
 
 def problem(answer):
@@ -216,6 +218,17 @@ def with_a_memory(table, serve):
         table.row("another message of its name", "403", str(status))
 
 
+def with_two_robots_at_once(table, serve, component):
+    """One signs with a secret that is not the group's. Where requests share an instance, neither may go by the other's."""
+    other = {"DINGTALK_BINDINGS": "team,other", "DINGTALK_OTHER__URL": URL, "DINGTALK_OTHER__SECRET": "SECwrong"}
+    with serve({**SETTINGS, **other}, component) as base, ThreadPoolExecutor(32) as pool:
+        names = ["team", "other"] * 100
+        answers = pool.map(lambda name: invoke(base, CREATE, name=name)[1].get("metadata.errcode"), names)
+        came = Counter(zip(names, answers))
+        shown = ", ".join(f"{name} {code} {count}" for (name, code), count in sorted(came.items(), key=str))
+        table.row("two robots, 32 at once", "other 310000 100, team 0 100", shown)
+
+
 def once(table):
     """No server at all: one call of the component for who only sends."""
 
@@ -243,6 +256,8 @@ for component, called in {GATEWAY: program, GATEWAY_P3: f"{program}, WASI 0.3"}.
     with_a_wrong_setting(table, serve, component)
     if runtime == "wash":
         with_another_destination(table, serve, component)
+    else:
+        with_two_robots_at_once(table, serve, component)
 if runtime == "wash":
     with_a_memory(Table(program, version()), serve)
 else:

@@ -59,7 +59,7 @@ fn messages_that_wait_for_the_application_hold_up_nothing_else() {
             .collect();
         app.wait_for_events(20);
         assert_eq!(gateway.post("team", CREATE).status, 200);
-        drop(gate);
+        gate.open();
         for waiting in waiting {
             assert_answer(&waiting.join().unwrap(), PONG);
         }
