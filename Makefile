@@ -38,6 +38,7 @@ lint: toolchain
 	    cargo clippy --locked --package dingtalk-no-handler --package dingtalk-binding-p3 \
 	        --target wasm32-unknown-unknown -- -D warnings && \
 	    cargo clippy --locked --package dingtalk-front --package dingtalk-delivery --package dingtalk-remember \
+	        --package dingtalk-front-p3 --package dingtalk-delivery-p3 \
 	        --target wasm32-unknown-unknown -- -D warnings && \
 	    cargo clippy --locked --package dingtalk-remember --features spin \
 	        --target wasm32-unknown-unknown -- -D warnings; \
@@ -50,7 +51,7 @@ lint: toolchain
 bench: toolchain
 	cargo bench --locked
 
-# The component for WASI 0.3: that it does what the one for WASI 0.2 does, and that calls overlap in one instance. Not part
+# The components for WASI 0.3: that they do what those for WASI 0.2 do, and that calls overlap in one instance. Not part
 # of `make test`: wasmtime with its features for WASI 0.3 is another build, which takes some 4 minutes on 2 cores.
 p3: toolchain
 	cargo test --locked --package dingtalk-bench

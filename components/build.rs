@@ -21,7 +21,7 @@ const FRONT: Guest<'static> = Guest {
     std: true,
     stack_bytes: Some(256 * 1024),
     rustflags: &[],
-    sources: &["src", "api", "components/front", "components/wasi"],
+    sources: &["src", "api", "components/core", "components/front", "components/wasi"],
 };
 
 /// The handler that posts to an application.
@@ -31,7 +31,21 @@ const DELIVERY: Guest<'static> = Guest {
     std: true,
     stack_bytes: Some(256 * 1024),
     rustflags: &[],
-    sources: &["src", "api", "components/delivery", "components/wasi"],
+    sources: &["src", "api", "components/core", "components/delivery", "components/wasi"],
+};
+
+/// HTTP in front of the binding for WASI 0.3.
+const FRONT_P3: Guest<'static> = Guest {
+    package: "dingtalk-front-p3",
+    sources: &["src", "api", "components/core", "components/front-p3", "components/wasi-p3"],
+    ..FRONT
+};
+
+/// The handler of that gateway.
+const DELIVERY_P3: Guest<'static> = Guest {
+    package: "dingtalk-delivery-p3",
+    sources: &["src", "api", "components/core", "components/delivery-p3", "components/wasi-p3"],
+    ..DELIVERY
 };
 
 /// What remembers messages before the next handler.
@@ -64,7 +78,8 @@ fn build() -> Result<()> {
     )?;
     builder.write("dingtalk-binding.wasm", &binding)?;
     builder.write("dingtalk-no-handler.wasm", &no_handler)?;
-    builder.write("dingtalk-binding-p3.wasm", &builder.component(&BINDING_P3)?)?;
+    let binding_p3 = builder.component(&BINDING_P3)?;
+    builder.write("dingtalk-binding-p3.wasm", &binding_p3)?;
     builder.write("dingtalk-output.wasm", &output)?;
     let front = builder.component(&FRONT)?;
     let delivery = builder.component(&DELIVERY)?;
@@ -86,20 +101,33 @@ fn build() -> Result<()> {
     builder.write("dingtalk-gateway.wasm", &gateway)?;
     builder.write("dingtalk-gateway-open.wasm", &open)?;
     builder.write("dingtalk-delivery.wasm", &delivery)?;
-    let remember = builder.component(&REMEMBER)?;
-    let remembering = "Remembers messages, and posts to an application what has not come before";
-    let remembering = composed(&builder, "dingtalk-remembering", remembering, &remember, &[&delivery])?;
+    for (suffix, guest, store) in
+        [("", REMEMBER, "the runtime's key-value store"), ("-spin", REMEMBER_SPIN, "Spin's key-value store")]
+    {
+        let remember = builder.component(&guest)?;
+        let remembering = "Remembers messages, and posts to an application what has not come before";
+        let remembering = composed(&builder, "dingtalk-remembering", remembering, &remember, &[&delivery])?;
+        let name = format!("dingtalk-gateway-remember{suffix}");
+        let description = format!(
+            "Dapr's HTTP API and DingTalk's callbacks in front of the binding; messages are remembered in {store} and \
+             posted to an application"
+        );
+        let gateway = composed(&builder, &name, &description, &open, &[&remembering])?;
+        builder.write(&format!("{name}.wasm"), &gateway)?;
+        builder.write(&format!("dingtalk-remember{suffix}.wasm"), &remember)?;
+    }
+    let (front, delivery) = (builder.component(&FRONT_P3)?, builder.component(&DELIVERY_P3)?);
+    let open = "Dapr's HTTP API and DingTalk's callbacks in front of the binding for WASI 0.3";
+    let open = composed(&builder, "dingtalk-gateway-open-p3", open, &front, &[&binding_p3])?;
     let gateway = composed(
         &builder,
-        "dingtalk-gateway-remember",
-        "Dapr's HTTP API and DingTalk's callbacks in front of the binding; messages are remembered in the runtime's \
-         key-value store and posted to an application",
+        "dingtalk-gateway-p3",
+        "Dapr's HTTP API and DingTalk's callbacks in front of the binding for WASI 0.3; messages are posted to an \
+         application",
         &open,
-        &[&remembering],
+        &[&delivery],
     )?;
-    builder.write("dingtalk-gateway-remember.wasm", &gateway)?;
-    builder.write("dingtalk-remember.wasm", &remember)?;
-    builder.write("dingtalk-remember-spin.wasm", &builder.component(&REMEMBER_SPIN)?)?;
+    builder.write("dingtalk-gateway-p3.wasm", &gateway)?;
     // As in wit/wkg.toml.
     let interfaces = builder.interfaces("Interfaces between applications, DingTalk group robot bindings, and hosts")?;
     builder.write("dingtalk-binding.wit", interfaces.text)?;

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use spin::Mutex;
 
-use crate::contract::{self, CallError, Callback, Event, InvokeRequest, InvokeResponse, Metadata, Reply};
+use crate::contract::{self, CallError, Callback, InvokeRequest, InvokeResponse, Metadata, Reply};
 use crate::error::{InvokeCause, InvokeError, PropertyError, ReadError, ReceiveError};
 use crate::operation::{self, OPERATIONS};
 use crate::receive;
@@ -83,8 +83,7 @@ impl invoke::Guest for Component {
                 Ok(InvokeResponse { data: None, metadata: operation::conclude(settings, &post, &answer)? })
             }
             None => {
-                let answer =
-                    handler::handle(&Event { id: settings.id.clone(), data: request.data, metadata: request.metadata });
+                let answer = handler::handle(&operation::event(settings, request));
                 Ok(InvokeResponse { data: operation::handed_on(settings, answer)?, metadata: Vec::new() })
             }
         }

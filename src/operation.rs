@@ -9,7 +9,7 @@ use core::fmt;
 use core::time::Duration;
 
 use crate::answer::{self, Accepted, Answer};
-use crate::contract::{self, InvokeRequest};
+use crate::contract::{self, Event, InvokeRequest};
 use crate::endpoint::{Endpoint, SentSignature};
 use crate::error::{HandlerError, InvokeCause, Rejection};
 use crate::json;
@@ -20,6 +20,9 @@ use crate::settings::Settings;
 
 /// The operations: the specification's in its order, then the additions.
 pub const OPERATIONS: [&str; 3] = ["create", "get", "reply"];
+
+/// The name in an event's metadata that says which operation it comes from. No callback has it.
+const OPERATION: &str = "operation";
 
 /// One HTTP request to DingTalk, complete. Its `Debug` output shows neither target nor body.
 pub struct Post<'a> {
@@ -115,6 +118,20 @@ pub fn conclude(settings: &Settings, post: &Post<'_>, answer: &Answer) -> Result
     Ok(metadata.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec())
 }
 
+/// What "get" hands to the handler. Its caller may give any metadata, a `msgId` too; one item more says that it is a caller's
+/// word, and the caller can neither leave it out nor replace it. It is the first: whatever hands on only so much hands on that.
+pub fn event(settings: &Settings, request: InvokeRequest) -> Event {
+    let InvokeRequest { operation, data, mut metadata } = request;
+    metadata.retain(|(name, _)| !name.eq_ignore_ascii_case(OPERATION));
+    metadata.insert(0, (OPERATION.to_owned(), operation));
+    Event { id: settings.id.clone(), data, metadata }
+}
+
+/// Whether an operation's caller, and not DingTalk, says what is in `event`.
+pub fn is_called(event: &Event) -> bool {
+    event.metadata.iter().any(|(name, _)| name == OPERATION)
+}
+
 /// What the handler's answer to "get" means: the operation's output, or the error.
 pub fn handed_on(
     settings: &Settings,
@@ -131,6 +148,8 @@ pub fn handed_on(
 mod tests {
     use super::*;
     use crate::error::RejectionClass;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
 
     const NOW: u64 = 1_700_000_000_000;
     const OK: &str = r#"{"errcode":0,"errmsg":"ok"}"#;
@@ -196,6 +215,16 @@ mod tests {
     }
 
     #[test]
+    fn what_get_hands_on_says_so_whatever_its_caller_says() {
+        let get = request("get", &[("msgId", "1"), ("Operation", "callback"), ("operation", ""), ("x", "y")]);
+        let event = event(&settings(""), get);
+        assert_eq!((event.id.as_str(), event.data.as_slice()), ("team", &b"{}"[..]));
+        let metadata: Vec<_> = contract::pairs(&event.metadata).collect();
+        assert_eq!(metadata, [("operation", "get"), ("msgId", "1"), ("x", "y")]);
+        assert!(is_called(&event));
+    }
+
+    #[test]
     fn a_uuid_is_found_in_metadata_and_message() {
         const NONE: [(&str, &str); 0] = [];
         for (data, metadata, has) in [
@@ -251,12 +280,13 @@ mod tests {
         let settings = settings("S3CR3T");
         let post = post(&settings, "create", &[]);
         let signature = crate::signature::sign("S3CR3T", NOW);
-        let echo = format!("bad request {} S3CR3T {signature} T0K3N+ T0K3N%2B", post.target);
+        let base64 = STANDARD.encode(&post.target);
+        let echo = format!("bad request {} S3CR3T {signature} T0K3N+ T0K3N%2B {base64}", post.target);
         for errcode in [0, 310_000] {
             let body = serde_json::json!({"errcode": errcode, "errmsg": echo}).to_string();
             let text = format!("{:?}", conclude(&settings, &post, &answer(&body)));
             let encoded = signature.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
-            for secret in ["S3CR3T", "T0K3N", signature.as_str(), encoded.as_str()] {
+            for secret in ["S3CR3T", "T0K3N", signature.as_str(), encoded.as_str(), &base64[4..40]] {
                 assert!(!text.contains(secret), "{text}");
             }
         }

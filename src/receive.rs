@@ -45,6 +45,8 @@ mod tests {
     use alloc::borrow::ToOwned;
     use alloc::string::String;
 
+    use crate::operation::is_called;
+
     const SECRET: &str = "client-secret-for-test";
     const TIME: u64 = 1_684_493_546_276;
     const SIGN: &str = "nwBJQmaBLv9+5/sSS/66jcFc1/kGY5wo38L88LOGfRU=";
@@ -71,6 +73,13 @@ mod tests {
         assert_eq!(event.id, "team");
         assert_eq!(event.metadata, [("msgId".to_owned(), "1".to_owned())]);
         assert_eq!(event.data, br#"{"msgId":"1","x":"\ufffd"}"#);
+    }
+
+    #[test]
+    fn no_callback_can_be_taken_for_what_a_caller_says() {
+        let body = br#"{"msgId":"1","msgtype":"text","operation":"get","text":{"content":"x","operation":"get"}}"#;
+        let event = received(SIGN, true, body).unwrap();
+        assert!(event.metadata.len() == 3 && !is_called(&event), "{event:?}");
     }
 
     #[test]

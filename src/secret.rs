@@ -40,8 +40,8 @@ const MAX_FOREIGN_CHARS: usize = 512;
 const SHORTEST: usize = 4;
 
 /// Makes a text that came from outside fit for an error: a proxy or a test server may echo the URL with the
-/// token and signature, so every one of `secrets` is blanked out, however it is escaped; characters that nobody
-/// sees become spaces; and what is very long is cut.
+/// token and signature, so every one of `secrets` is blanked out, however it is escaped, and in base64; characters that
+/// nobody sees become spaces; and what is very long is cut.
 pub fn redact<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
     blank(text, &secrets.into_iter().collect::<Vec<_>>())
 }
@@ -60,7 +60,7 @@ fn blank(text: &str, secrets: &[&str]) -> String {
         // Inside a blank too: of two values that overlap, the end of the second must not remain.
         for secret in secrets {
             if secret.len() >= SHORTEST
-                && let Some(after) = strip(rest, secret.as_bytes())
+                && let Some(after) = strip(rest, secret.as_bytes()).or_else(|| encoded(rest, secret.as_bytes()))
             {
                 blank_until = blank_until.max(text.len().saturating_sub(after.len()));
             }
@@ -87,7 +87,42 @@ fn strip<'t>(text: &'t [u8], secret: &[u8]) -> Option<&'t [u8]> {
     Some(left)
 }
 
-/// The first byte that a text means, and what follows: escaped as in a URL, any number of times, or in JSON.
+/// What follows `secret` at the beginning of `text`, which is base64, of either alphabet, of more than the secret: that begins at
+/// the first, second or third of three bytes, and so after none, two or four bits of a character.
+fn encoded<'t>(text: &'t [u8], secret: &[u8]) -> Option<&'t [u8]> {
+    [6, 4, 2].into_iter().find_map(|first| {
+        let (digit, mut left) = sextet(text)?;
+        let (mut bits, mut count) = (digit, first);
+        for byte in secret {
+            while count < 8 {
+                let (digit, after) = sextet(left)?;
+                (bits, count, left) = (bits << 6 | digit, count + 6, after);
+            }
+            count -= 8;
+            // Older bits are in front of these eight.
+            if (bits >> count) & 0xff != u32::from(*byte) {
+                return None;
+            }
+        }
+        Some(left)
+    })
+}
+
+/// The first digit of a base64 text, and what follows.
+fn sextet(text: &[u8]) -> Option<(u32, &[u8])> {
+    let (byte, rest) = unescaped(text)?;
+    let digit = match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' | b'-' => 62,
+        b'/' | b'_' => 63,
+        _ => return None,
+    };
+    Some((digit.into(), rest))
+}
+
+/// The first byte that a text means, and what follows: escaped as in a URL or in HTML, any number of times, or in JSON.
 fn unescaped(text: &[u8]) -> Option<(u8, &[u8])> {
     let (mut byte, mut rest) = match text {
         // Only the end of the text is an end: what begins like an escape and is none stands for itself.
@@ -98,12 +133,36 @@ fn unescaped(text: &[u8]) -> Option<(u8, &[u8])> {
         [byte, rest @ ..] => (*byte, rest),
         [] => return None,
     };
-    while let (b'%', [high, low, after @ ..]) = (byte, rest)
-        && let Some(decoded) = hex(*high, *low)
-    {
-        (byte, rest) = (decoded, after);
+    loop {
+        let decoded = match (byte, rest) {
+            (b'%', [high, low, after @ ..]) => hex(*high, *low).map(|decoded| (decoded, after)),
+            (b'&', _) => entity(rest),
+            _ => None,
+        };
+        let Some(decoded) = decoded else { return Some((byte, rest)) };
+        (byte, rest) = decoded;
     }
-    Some((byte, rest))
+}
+
+/// What `&` and the beginning of `text` mean in HTML, and what follows.
+fn entity(text: &[u8]) -> Option<(u8, &[u8])> {
+    const NAMES: [(&str, u8); 5] = [("amp;", b'&'), ("lt;", b'<'), ("gt;", b'>'), ("quot;", b'"'), ("apos;", b'\'')];
+    let (radix, mut left) = match text {
+        [b'#', b'x' | b'X', digits @ ..] => (16, digits),
+        [b'#', digits @ ..] => (10, digits),
+        _ => return NAMES.iter().find_map(|(name, byte)| Some((*byte, text.strip_prefix(name.as_bytes())?))),
+    };
+    let mut value = None;
+    loop {
+        match left {
+            [b';', rest @ ..] => return Some((u8::try_from(value?).ok()?, rest)),
+            [digit, rest @ ..] if value < Some(0x80) => {
+                let digit = char::from(*digit).to_digit(radix)?;
+                (value, left) = (Some(value.unwrap_or(0) * radix + digit), rest);
+            }
+            _ => return None,
+        }
+    }
 }
 
 fn hex(high: u8, low: u8) -> Option<u8> {
@@ -140,6 +199,8 @@ pub fn credential(word: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use proptest::prelude::*;
 
     #[test]
@@ -185,14 +246,45 @@ mod tests {
                 r#"t0k\/en+=\""#,
                 r"\u0074\u0030k\u002fen\u002B\u003d\u0022",
                 r"t0k\u00252Fen+%3D\u002522",
+                "t0k&#x2F;en&#43;&#061;&quot;",
+                "t0k&amp;amp;#x2f;en+%3D&amp;quot;",
+                "t0k&#47;en+=&#34;",
             ] {
                 assert_eq!(redact(&format!("<{text}>"), [secret]), "<[redacted]>", "{secret} in {text}");
             }
         }
         // What ends like the beginning of an escape is found before what would complete it.
-        for secret in [r"t0k\", "t0k%", "t0k%2", r"t0k\u00"] {
-            assert_eq!(redact(&format!("{secret}41n"), [secret]), "[redacted]41n", "{secret}");
+        for secret in [r"t0k\", "t0k%", "t0k%2", r"t0k\u00", "t0k&", "t0k&#", "t0k&#x"] {
+            assert_eq!(redact(&format!("{secret}41;n"), [secret]), "[redacted]41;n", "{secret}");
         }
+        // What looks like an escape in HTML and is none.
+        for text in ["t0k&#;en", "t0k&#x100;en", "t0k&#300;en", "t0k&sol;en", "t0k&#4", "t0k&#zz;en"] {
+            assert_eq!(redact(text, ["t0k/en"]), text);
+        }
+    }
+
+    #[test]
+    fn a_value_is_known_in_base64_wherever_it_begins() {
+        // Both alphabets differ in each of these.
+        let secret = "S3C~~R3T??>>\u{ff}";
+        for before in ["", "a", "ab", "user:", "access_token="] {
+            for after in ["", "b", "bc", ":x"] {
+                let plain = format!("{before}{secret}{after}");
+                let standard = STANDARD.encode(&plain);
+                let url_safe = standard.replace('+', "-").replace('/', "_");
+                for text in [&standard, &url_safe, &standard.replace('/', r"\/"), &standard.replace('+', "%2B")] {
+                    let clean = redact(&format!("Basic {text}, no"), [secret]);
+                    assert!(clean.starts_with("Basic ") && clean.ends_with(", no"), "{clean}");
+                    // What is left is the neighbours', a character at each side.
+                    let left = clean.strip_prefix("Basic ").unwrap().strip_suffix(", no").unwrap();
+                    let (left, right) = left.split_once("[redacted]").unwrap_or_else(|| panic!("{plain:?} {text}"));
+                    assert!(left.len() * 3 <= before.len() * 4 && right.len() * 3 <= (after.len() + 2) * 4, "{clean}");
+                }
+            }
+        }
+        // Another one is another text.
+        let other = STANDARD.encode("S3C~~R3T??>!");
+        assert_eq!(redact(&other, [secret]), other);
     }
 
     #[test]
@@ -241,7 +333,7 @@ mod tests {
         }
 
         #[test]
-        fn a_secret_made_of_escapes_is_found(text in "[a%2\\\\u0]{0,40}", secret in "[a%2\\\\u0]{4,8}", before in ".{0,5}") {
+        fn a_secret_made_of_escapes_is_found(text in "[a%2\\\\u0&#;]{0,40}", secret in "[a%2\\\\u0&#;]{4,8}", before in ".{0,5}") {
             let _ = redact(&text, [secret.as_str()]);
             let clean = redact(&format!("{before}{secret}{text}"), [secret.as_str()]);
             prop_assert!(!clean.contains(&secret), "{clean}");

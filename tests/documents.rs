@@ -228,7 +228,7 @@ fn every_variable_of_the_gateway_is_documented_and_every_documented_one_is_read(
     let documented = names(rows(section(&read("docs/gateway.md"), "\n## Settings\n", "\n## ")));
     let mut code = Names::new();
     for file in
-        ["components/front/src/settings.rs", "api/src/delivery/application.rs", "components/remember/src/component.rs"]
+        ["components/core/src/settings.rs", "api/src/delivery/application.rs", "components/remember/src/component.rs"]
     {
         let text = read(file);
         let sources = text.split("#[cfg(test)]").next().unwrap();

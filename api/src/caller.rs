@@ -51,6 +51,12 @@ fn authority(host: &HeaderValue) -> Option<Authority> {
 }
 
 impl Allowed {
+    /// As [`Self::check`], where nobody knows by which name we were called: a page that has pointed a name of its own at us
+    /// looks like a program.
+    pub fn check_nameless(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Stranger> {
+        if is_any(&self.hosts) { self.check(uri, headers, None) } else { Err(Stranger::Nameless) }
+    }
+
     /// Whether a request that reached the address `ours`, where that is known, may be a program's.
     pub fn check(&self, uri: &Uri, headers: &HeaderMap, ours: Option<IpAddr>) -> Result<(), Stranger> {
         // Where both are there, both have to be right.
@@ -113,6 +119,8 @@ fn is_any(list: &[String]) -> bool {
 pub enum Stranger {
     /// It is for a host of this name, which is none of ours.
     Host(String),
+    /// For which host it is cannot be known.
+    Nameless,
     /// It comes from a page of another origin.
     Origin,
 }
@@ -125,6 +133,10 @@ impl Stranger {
         match self {
             Self::Host(name) => format!(
                 "the request is for the host {name:?}, by which this one is not known: {otherwise}add the name to {hosts}"
+            ),
+            Self::Nameless => format!(
+                "this runtime does not say for which host a request is, so that it could be from any page in a browser: \
+                 {otherwise}add \"*\" to {hosts}"
             ),
             Self::Origin => {
                 format!("the request comes from a page of another origin: {otherwise}add the origin to {origins}")
@@ -233,6 +245,18 @@ mod tests {
             assert_eq!(check(&allowed, &page), Ok(()));
             assert!(check(&allowed, &[("host", "evil.example")]).is_err(), "an origin is no host");
         }
+    }
+
+    #[test]
+    fn without_a_name_nobody_may_call_unless_any_name_will_do() {
+        let uri = Uri::from_static("/v1.0/metadata");
+        let any = Allowed { hosts: vec!["*".into()], ..Allowed::default() };
+        let check = |allowed: &Allowed, pairs| allowed.check_nameless(&uri, &headers(pairs));
+        assert_eq!(check(&Allowed::default(), &[]), Err(Stranger::Nameless));
+        assert_eq!(check(&any, &[]), Ok(()));
+        assert_eq!(check(&any, &[("origin", "https://evil.example")]), Err(Stranger::Origin));
+        let said = Stranger::Nameless.explained("set X, or ", &FLAGS);
+        assert!(said.ends_with(r#": set X, or add "*" to --allowed-hosts"#), "{said}");
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Entrance {
     pub address: Option<IpAddr>,
     /// Only callbacks and health checks come in here.
     pub callbacks_only: bool,
+    /// By which name we were called is not known here.
+    pub nameless: bool,
 }
 
 /// Who may ask.
@@ -53,7 +55,9 @@ impl Access<'_> {
     /// What `request` is for; or the answer, if there is nothing more to it.
     pub fn route<B>(&self, request: &Request<B>, entrance: Entrance) -> Result<Route, Answer> {
         let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-        if let Err(what) = caller::host(request.version(), uri, headers) {
+        if !entrance.nameless
+            && let Err(what) = caller::host(request.version(), uri, headers)
+        {
             return Err(answer::text(StatusCode::BAD_REQUEST, what));
         }
         let path = clean(uri.path());
@@ -79,7 +83,11 @@ impl Access<'_> {
             }
             // Whoever knows the token is no page in somebody's browser.
             None => {
-                if let Err(stranger) = self.allowed.check(uri, headers, entrance.address) {
+                let checked = match entrance.nameless {
+                    true => self.allowed.check_nameless(uri, headers),
+                    false => self.allowed.check(uri, headers, entrance.address),
+                };
+                if let Err(stranger) = checked {
                     let what = stranger.explained("set DAPR_API_TOKEN, or ", self.names);
                     return Err(answer::error(StatusCode::FORBIDDEN, "ERR_CALLER_REFUSED", &what, &[]));
                 }

@@ -2,25 +2,7 @@
 
 use wasm_metadata::{AddMetadata, AddMetadataField, Revision};
 
-use crate::{
-    BINDING, BINDING_P3, DELIVERY, GATEWAY, GATEWAY_OPEN, GATEWAY_REMEMBER, INTERFACES, INTERFACES_TEXT, NO_HANDLER,
-    OUTPUT, REMEMBER, REMEMBER_SPIN,
-};
-
-/// What carries metadata.
-const WASM: [(&str, &[u8]); 11] = [
-    ("dingtalk-binding.wasm", BINDING),
-    ("dingtalk-binding-p3.wasm", BINDING_P3),
-    ("dingtalk-delivery.wasm", DELIVERY),
-    ("dingtalk-gateway.wasm", GATEWAY),
-    ("dingtalk-gateway-open.wasm", GATEWAY_OPEN),
-    ("dingtalk-gateway-remember.wasm", GATEWAY_REMEMBER),
-    ("dingtalk-no-handler.wasm", NO_HANDLER),
-    ("dingtalk-output.wasm", OUTPUT),
-    ("dingtalk-remember.wasm", REMEMBER),
-    ("dingtalk-remember-spin.wasm", REMEMBER_SPIN),
-    ("dingtalk-binding.wit.wasm", INTERFACES),
-];
+use crate::{COMPONENTS, INTERFACES, INTERFACES_TEXT};
 
 /// Where published files come from. Said when they are written and not when they are compiled, so that no commit has
 /// everything built again.
@@ -37,9 +19,11 @@ pub struct Origin {
 /// # Errors
 ///
 /// If `origin` has a source that is no URL.
-pub fn published(origin: &Origin) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
-    let wasm = WASM.into_iter().map(|(name, bytes)| Ok((name, from(origin, bytes)?)));
-    wasm.chain([Ok(("dingtalk-binding.wit", INTERFACES_TEXT.into()))]).collect()
+pub fn published(origin: &Origin) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let interfaces = ("dingtalk-binding.wit", INTERFACES);
+    let wasm = COMPONENTS.iter().copied().chain([interfaces]);
+    let wasm = wasm.map(|(name, bytes)| Ok((format!("{name}.wasm"), from(origin, bytes)?)));
+    wasm.chain([Ok(("dingtalk-binding.wit".to_owned(), INTERFACES_TEXT.into()))]).collect()
 }
 
 fn from(origin: &Origin, component: &[u8]) -> Result<Vec<u8>, String> {

@@ -50,7 +50,7 @@ pub fn a_genuine_callback_reaches_the_application_byte_for_byte_and_its_answer_c
     {
         assert_eq!(event.header(name), [value], "{event:?}");
     }
-    for name in ["timestamp", "sign"] {
+    for name in ["timestamp", "sign", "operation"] {
         assert!(event.header(name).is_empty(), "{event:?}");
     }
     // An answer that is no message is none to the group.
@@ -126,12 +126,45 @@ pub fn get_brings_the_application_s_answer<S: Server>() {
     assert_eq!((reply.status, reply.body.as_str()), (200, "anything"), "{reply:?}");
     let event = setup.app.wait_for_events(1);
     assert_eq!(event.header(trace.0), [trace.1], "{event:?}");
+    assert_eq!(event.header("operation"), ["get"], "{event:?}");
     let data: serde_json::Value = serde_json::from_slice(&event.body).unwrap();
     assert_eq!(data, json!({"message": "Hi"}));
     setup.app.stop();
     let reply = setup.server.post("team", GET);
     assert_eq!((reply.status, reply.metadata("error")), (500, Some("handler-failed")), "{reply:?}");
     assert_eq!(setup.robot.stats().requests, 0);
+}
+
+pub fn what_a_caller_of_get_says_is_no_message_of_dingtalk_s<S: Server>() {
+    let setup = Setup::<S>::start(&[]);
+    get_takes_no_message_s_place(&setup.server, &setup.app);
+}
+
+/// A caller of "get" who knows or guesses the identifier of a message neither keeps that from being delivered, nor is taken
+/// for a copy of it. No message has come before.
+pub fn get_takes_no_message_s_place(server: &impl Server, app: &App) {
+    let get = |metadata: serde_json::Value| {
+        server.post("team", &json!({"operation": "get", "data": "hers", "metadata": metadata}).to_string())
+    };
+    app.answer(Act::ok("to a caller"));
+    // Of so much, an application over HTTP gets only the beginning.
+    let much = "x".repeat(4_000);
+    for metadata in [
+        json!({"msgId": "m1"}),
+        json!({"msgId": "m1", "operation": "callback", "Operation": ""}),
+        json!({"msgId": "m1", "a": much, "b": much, "c": much, "d": much}),
+    ] {
+        assert_eq!(get(metadata).body, "to a caller");
+        assert_eq!(app.events().last().unwrap().header("operation"), ["get"]);
+    }
+    app.answer(Act::ok(PONG));
+    // It has another body, and is delivered.
+    assert_answer(&post(server.address(), "team", &signed(SECRET), text("m1").as_bytes()), PONG);
+    assert_eq!(app.events().len(), 4, "a caller's message was taken for it");
+    // It is what is remembered, where anything is; whoever calls "get" is not answered with that.
+    app.answer(Act::ok("to a caller"));
+    assert_eq!(get(json!({"msgId": "m1"})).body, "to a caller");
+    assert_eq!(app.events().len(), 5);
 }
 
 pub fn what_is_no_callback_is_refused_as_documented<S: Server>() {

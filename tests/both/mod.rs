@@ -65,6 +65,7 @@ macro_rules! tests {
             forgeries_are_refused_alike_and_the_application_sees_none
             what_the_application_does_not_take_is_not_acknowledged
             get_brings_the_application_s_answer
+            what_a_caller_of_get_says_is_no_message_of_dingtalk_s
             what_is_no_callback_is_refused_as_documented
             nothing_secret_is_answered_or_logged
         );

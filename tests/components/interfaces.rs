@@ -2,9 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use dingtalk_components::{INTERFACES, INTERFACES_TEXT};
+use dingtalk_components::{INTERFACES, INTERFACES_TEXT, Origin};
+use wasmtime::component::{Component, Linker, Val};
+use wasmtime::{Engine, Store};
 use wit_component::{DecodedWasm, StringEncoding, WitPrinter};
 use wit_parser::{ManglingAndAbi, PackageId, Resolve};
+
+use crate::output::functions;
+use crate::support::bot;
+use crate::support::plain::pairs;
 
 fn wit() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit")
@@ -53,6 +59,61 @@ fn an_application_can_be_made_from_the_text_alone() {
     let (package, _) = resolve.push_dir(wit()).unwrap();
     let world = resolve.select_world(&[package], Some("handler-app")).unwrap();
     wit_component::targets(&resolve, world, &application, false).unwrap();
+}
+
+/// A folder with the bot of examples/bots/rust, and in the place of the repository's wit/ the one file that is published.
+fn consumer() -> PathBuf {
+    let example = wit().join("../examples/bots/rust");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("consumer");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(folder.join("src")).unwrap();
+    let altered = |file: &str, from: &str, to: &str| {
+        let text = std::fs::read_to_string(example.join(file)).unwrap();
+        assert_eq!(text.matches(from).count(), 1, "{from:?} in {file}");
+        std::fs::write(folder.join(file), text.replace(from, to)).unwrap();
+    };
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        altered(file, "name = \"bot\"", "name = \"consumer\"");
+    }
+    altered("src/lib.rs", "path: \"../../../wit\"", "path: \"dingtalk-binding.wit\"");
+    let published = dingtalk_components::published(&Origin::default()).unwrap();
+    let (name, text) = published.iter().find(|(name, _)| name.ends_with(".wit")).unwrap();
+    std::fs::write(folder.join(name), text).unwrap();
+    folder
+}
+
+#[test]
+fn a_bot_in_rust_needs_the_published_text_and_no_package_of_wasi() {
+    let folder = consumer();
+    let component = bot::built(&folder, "consumer");
+    let DecodedWasm::Component(resolve, world) = wit_component::decode(&component).unwrap() else {
+        panic!("not a component")
+    };
+    let packages: Vec<_> = resolve.packages.iter().map(|(_, package)| package.name.to_string()).collect();
+    assert!(packages.iter().all(|package| !package.starts_with("wasi:")), "{packages:?}");
+    let [imports, exports] = functions(&component);
+    assert_eq!((imports, exports), (vec![], vec!["dingtalk:binding/handler@0.2.0".to_owned()]), "{world:?}");
+    // A runtime that offers nothing at all can run it.
+    let engine = Engine::default();
+    let component = Component::from_binary(&engine, &component).unwrap();
+    let mut store = Store::new(&engine, ());
+    let instance = Linker::new(&engine).instantiate(&mut store, &component).unwrap();
+    let handler = instance.get_export_index(&mut store, None, "dingtalk:binding/handler@0.2.0").unwrap();
+    let handle = instance.get_export_index(&mut store, Some(&handler), "handle").unwrap();
+    let handle = instance.get_func(&mut store, handle).unwrap();
+    let event = Val::Record(vec![
+        ("id".into(), Val::String("team".into())),
+        ("data".into(), Val::List(vec![])),
+        ("metadata".into(), pairs(&[("text", "ping")])),
+    ]);
+    let mut results = [Val::Bool(false)];
+    handle.call(&mut store, &[event], &mut results).unwrap();
+    let [Val::Result(Ok(Some(answer)))] = &results else { panic!("{results:?}") };
+    let Val::Option(Some(answer)) = &**answer else { panic!("{answer:?}") };
+    let Val::List(answer) = &**answer else { panic!("{answer:?}") };
+    let answer: Vec<u8> = answer.iter().map(|byte| if let Val::U8(byte) = byte { *byte } else { 0 }).collect();
+    let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(answer, serde_json::json!({"msgtype": "text", "text": {"content": "pong"}}));
 }
 
 #[test]

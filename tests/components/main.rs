@@ -7,6 +7,8 @@
 #[path = "../both/mod.rs"]
 mod both;
 mod gateway;
+#[path = "../gateways/mod.rs"]
+mod gateways;
 mod interfaces;
 mod metadata;
 mod output;

@@ -1,9 +1,8 @@
 //! What each published component says of itself, read as registries and scanners read it.
 
-use dingtalk_components::{
-    BINDING, DELIVERY, GATEWAY, GATEWAY_OPEN, GATEWAY_REMEMBER, NO_HANDLER, OUTPUT, Origin, REMEMBER, REMEMBER_SPIN,
-    published,
-};
+use std::collections::BTreeSet;
+
+use dingtalk_components::{BINDING, COMPONENTS, GATEWAY, GATEWAY_P3, NO_HANDLER, OUTPUT, Origin, published};
 use wasm_metadata::Payload;
 
 /// Name and version of every package that it lists.
@@ -15,20 +14,12 @@ fn dependencies(component: &[u8]) -> Vec<(String, String)> {
 
 #[test]
 fn each_says_its_name_version_and_licence() {
-    for (name, component) in [
-        ("dingtalk-binding", BINDING),
-        ("dingtalk-delivery", DELIVERY),
-        ("dingtalk-gateway", GATEWAY),
-        ("dingtalk-gateway-remember", GATEWAY_REMEMBER),
-        ("dingtalk-remember", REMEMBER),
-        ("dingtalk-remember", REMEMBER_SPIN),
-        ("dingtalk-gateway-open", GATEWAY_OPEN),
-        ("dingtalk-no-handler", NO_HANDLER),
-        ("dingtalk-output", OUTPUT),
-    ] {
+    for (name, component) in COMPONENTS {
+        // The same package, compiled for another store.
+        let package = if *name == "dingtalk-remember-spin" { "dingtalk-remember" } else { name };
         let payload = Payload::from_binary(component).unwrap();
         let said = payload.metadata();
-        assert_eq!(said.name.as_deref(), Some(name));
+        assert_eq!(said.name.as_deref(), Some(package));
         assert_eq!(said.version.as_ref().unwrap().to_string(), env!("CARGO_PKG_VERSION"), "{name}");
         assert_eq!(said.licenses.as_ref().unwrap().to_string(), env!("CARGO_PKG_LICENSE"), "{name}");
         assert!(said.description.as_ref().unwrap().to_string().len() > 20, "{name}");
@@ -47,6 +38,7 @@ fn each_lists_what_it_was_compiled_from_and_nothing_else() {
         (NO_HANDLER, &["dingtalk-no-handler", "talc", "wit-bindgen"]),
         (OUTPUT, &["dingtalk-binding", "dingtalk-no-handler", "dingtalk-output", "hmac"]),
         (GATEWAY, &["dingtalk-binding", "dingtalk-front", "dingtalk-delivery", "dingtalk-api", "hmac", "http"]),
+        (GATEWAY_P3, &["dingtalk-binding-p3", "dingtalk-front-p3", "dingtalk-delivery-p3", "dingtalk-gateway-core"]),
     ] {
         let listed = dependencies(component);
         for (name, version) in &listed {
@@ -67,11 +59,21 @@ fn each_lists_what_it_was_compiled_from_and_nothing_else() {
 }
 
 #[test]
+fn every_published_file_is_documented_and_every_documented_one_is_published() {
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/hosts.md")).unwrap();
+    let table = document.split_once("\n| file | what |\n").unwrap().1.split_once("\n\n").unwrap().0;
+    let first = table.lines().skip(1).map(|row| row.split('|').nth(1).unwrap());
+    let documented: BTreeSet<_> = first.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let published = published(&Origin::default()).unwrap();
+    assert_eq!(documented, published.iter().map(|(name, _)| name.as_str()).collect());
+}
+
+#[test]
 fn a_published_file_says_where_it_comes_from() {
     let (source, revision) = ("https://example.com/dingtalk", "0123456789abcdef0123456789abcdef01234567");
     let origin = Origin { source: Some(source.into()), revision: Some(revision.into()) };
     let (published, plain) = (published(&origin).unwrap(), published(&Origin::default()).unwrap());
-    assert!(published.len() >= 7);
+    assert_eq!(published.len(), COMPONENTS.len() + 2);
     for ((name, published), (_, plain)) in published.iter().zip(&plain) {
         if name.ends_with(".wasm") {
             let payload = Payload::from_binary(published).unwrap();

@@ -6,12 +6,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceTable};
@@ -21,37 +19,28 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
-
-/// The way out: a connection of its own for each request, as wasmtime's default has it.
-struct Out;
-
-impl WasiHttpHooks for Out {
-    fn send_request(
-        &mut self,
-        request: hyper::Request<WasiBody>,
-        options: Option<RequestOptions>,
-        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
-    ) -> Box<dyn Future<Output = Result<(hyper::Response<WasiBody>, Done), Error>> + Send> {
-        Box::new(async move {
-            let limit = options.and_then(|options| options.first_byte_timeout).unwrap_or(crate::support::PATIENCE);
-            let client = Client::builder(TokioExecutor::new()).build_http();
-            let answer = tokio::time::timeout(limit, client.request(request)).await;
-            let answer = answer.map_err(|_| Error::ConnectionReadTimeout)?;
-            let answer = answer.map_err(|error| match error.is_connect() {
-                true => Error::ConnectionRefused,
-                false => Error::HttpProtocolError,
-            })?;
-            let done: Done = Box::new(std::future::ready(Ok(())));
-            Ok((answer.map(|body| body.map_err(Error::from).boxed_unsync()), done))
-        })
-    }
-}
+use crate::gateways::way_out::Out;
 
 /// What a runtime keeps for the components that it runs, by bucket and key.
-pub type Keys = Arc<Mutex<HashMap<(String, String), Vec<u8>>>>;
+#[derive(Default)]
+pub struct Kept {
+    pub entries: HashMap<(String, String), Vec<u8>>,
+    /// What of the store does not work.
+    pub fault: Option<Fault>,
+}
+
+pub type Keys = Arc<Mutex<Kept>>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Read,
+    Write,
+}
+
+/// What a store says when it fails, which is nobody's business but the runtime's.
+pub const FAULT: &str = "disk of store-7.internal is full";
 
 struct State {
     table: ResourceTable,
@@ -61,48 +50,125 @@ struct State {
     keys: Keys,
 }
 
-wasmtime::component::bindgen!({
-    path: ["../wit", "../wit/component"],
-    world: "dingtalk:component/remember",
-    with: { "wasi:keyvalue/store.bucket": Bucket },
-});
+/// wasi:keyvalue as wasmCloud has it.
+mod draft {
+    wasmtime::component::bindgen!({
+        path: ["../wit", "../wit/component"],
+        world: "dingtalk:component/remember",
+        with: { "wasi:keyvalue/store.bucket": super::Bucket },
+    });
+    pub use wasi::keyvalue0_2_0_draft::store;
+}
 
-use wasi::keyvalue0_2_0_draft::store;
+/// The same as Spin has it, all of it.
+mod draft2 {
+    wasmtime::component::bindgen!({
+        path: "../tests/interop/spin/keyvalue-draft2.wit",
+        world: "wasi:keyvalue/host",
+        with: { "wasi:keyvalue/store.bucket": super::Bucket },
+    });
+    pub use wasi::keyvalue::store;
+}
 
 /// An open bucket: its name.
 pub struct Bucket(String);
-
-/// There is one bucket, "default", as in runtimes that are not configured.
-impl store::Host for State {
-    fn open(&mut self, name: String) -> Result<Resource<Bucket>, store::Error> {
-        if name != "default" {
-            return Err(store::Error::NoSuchStore);
-        }
-        Ok(self.table.push(Bucket(name)).unwrap())
-    }
-}
 
 impl State {
     fn place(&self, bucket: &Resource<Bucket>, key: String) -> (String, String) {
         (self.table.get(bucket).unwrap().0.clone(), key)
     }
+
+    fn read(&self, bucket: &Resource<Bucket>, key: String) -> Option<Option<Vec<u8>>> {
+        let (place, kept) = (self.place(bucket, key), self.keys.lock().unwrap());
+        (kept.fault != Some(Fault::Read)).then(|| kept.entries.get(&place).cloned())
+    }
+
+    fn write(&self, bucket: &Resource<Bucket>, key: String, value: Option<Vec<u8>>) -> Option<()> {
+        let (place, mut kept) = (self.place(bucket, key), self.keys.lock().unwrap());
+        if kept.fault == Some(Fault::Write) {
+            return None;
+        }
+        match value {
+            Some(value) => drop(kept.entries.insert(place, value)),
+            None => drop(kept.entries.remove(&place)),
+        }
+        Some(())
+    }
 }
 
-impl store::HostBucket for State {
-    fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Option<Vec<u8>>, store::Error> {
-        Ok(self.keys.lock().unwrap().get(&self.place(&bucket, key)).cloned())
+/// One store, "default", spoken to in a version of the interface. Another name is `$unknown`.
+macro_rules! store {
+    ($version:ident, $unknown:ident, { $($more:item)* }) => {
+        impl $version::store::Host for State {
+            fn open(&mut self, name: String) -> Result<Resource<Bucket>, $version::store::Error> {
+                if name != "default" {
+                    return Err($version::store::Error::$unknown);
+                }
+                Ok(self.table.push(Bucket(name)).unwrap())
+            }
+        }
+
+        impl $version::store::HostBucket for State {
+            fn get(
+                &mut self,
+                bucket: Resource<Bucket>,
+                key: String,
+            ) -> Result<Option<Vec<u8>>, $version::store::Error> {
+                self.read(&bucket, key).ok_or_else(|| $version::store::Error::Other(FAULT.into()))
+            }
+
+            fn set(
+                &mut self,
+                bucket: Resource<Bucket>,
+                key: String,
+                value: Vec<u8>,
+            ) -> Result<(), $version::store::Error> {
+                self.write(&bucket, key, Some(value)).ok_or_else(|| $version::store::Error::Other(FAULT.into()))
+            }
+
+            fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
+                self.table.delete(bucket)?;
+                Ok(())
+            }
+
+            $($more)*
+        }
+    };
+}
+
+store!(draft, NoSuchStore, {});
+
+// Spin asks the manifest's `key_value_stores` first: a name that is not there is denied, whether there is such a store or
+// not. It has no pages of keys.
+store!(draft2, AccessDenied, {
+    fn delete(&mut self, bucket: Resource<Bucket>, key: String) -> Result<(), draft2::store::Error> {
+        self.write(&bucket, key, None).ok_or_else(|| draft2::store::Error::Other(FAULT.into()))
     }
 
-    fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Result<(), store::Error> {
-        let place = self.place(&bucket, key);
-        self.keys.lock().unwrap().insert(place, value);
-        Ok(())
+    fn exists(&mut self, bucket: Resource<Bucket>, key: String) -> Result<bool, draft2::store::Error> {
+        let found = self.read(&bucket, key).ok_or_else(|| draft2::store::Error::Other(FAULT.into()))?;
+        Ok(found.is_some())
     }
 
-    fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
-        self.table.delete(bucket)?;
-        Ok(())
+    fn list_keys(
+        &mut self,
+        bucket: Resource<Bucket>,
+        cursor: Option<String>,
+    ) -> Result<draft2::store::KeyResponse, draft2::store::Error> {
+        if cursor.is_some() {
+            return Err(draft2::store::Error::Other("list_keys: cursor not supported".into()));
+        }
+        let (bucket, kept) = (self.place(&bucket, String::new()).0, self.keys.lock().unwrap());
+        let keys = kept.entries.keys().filter(|(name, _)| *name == bucket).map(|(_, key)| key.clone()).collect();
+        Ok(draft2::store::KeyResponse { keys, cursor: None })
     }
+});
+
+/// Whose version of the store a runtime has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyValue {
+    WasmCloud,
+    Spin,
 }
 
 impl WasiView for State {
@@ -125,17 +191,40 @@ pub struct Gateway {
     _runtime: Runtime,
 }
 
-impl Gateway {
-    /// With these environment variables.
-    pub fn start(environment: &[(&str, &str)]) -> Self {
+impl crate::gateways::Gateway for Gateway {
+    fn start(environment: &[(&str, &str)]) -> Self {
         static COMPILED: OnceLock<ProxyPre<State>> = OnceLock::new();
-        Self::of(COMPILED.get_or_init(|| compiled(dingtalk_components::GATEWAY)).clone(), environment)
+        let nothing = |_: &mut Linker<State>| Ok(());
+        Self::of(COMPILED.get_or_init(|| compiled(dingtalk_components::GATEWAY, nothing)).clone(), environment)
     }
 
-    /// The one that remembers.
-    pub fn remembering(environment: &[(&str, &str)]) -> Self {
-        static COMPILED: OnceLock<ProxyPre<State>> = OnceLock::new();
-        Self::of(COMPILED.get_or_init(|| compiled(dingtalk_components::GATEWAY_REMEMBER)).clone(), environment)
+    fn reached(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn written(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+}
+
+impl Gateway {
+    /// The one that remembers, in a runtime that has this version of the store and no other.
+    pub fn remembering(store: KeyValue, environment: &[(&str, &str)]) -> Self {
+        static WASMCLOUD: OnceLock<ProxyPre<State>> = OnceLock::new();
+        static SPIN: OnceLock<ProxyPre<State>> = OnceLock::new();
+        let pre = match store {
+            KeyValue::WasmCloud => WASMCLOUD.get_or_init(|| {
+                compiled(dingtalk_components::GATEWAY_REMEMBER, |linker| {
+                    draft::store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+                })
+            }),
+            KeyValue::Spin => SPIN.get_or_init(|| {
+                compiled(dingtalk_components::GATEWAY_REMEMBER_SPIN, |linker| {
+                    draft2::store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+                })
+            }),
+        };
+        Self::of(pre.clone(), environment)
     }
 
     fn of(pre: ProxyPre<State>, environment: &[(&str, &str)]) -> Self {
@@ -163,27 +252,18 @@ impl Gateway {
         Self { address, keys, log, _runtime: runtime }
     }
 
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// What it keeps.
     pub fn keys(&self) -> Keys {
         Arc::clone(&self.keys)
     }
-
-    /// What the gateway has written to its standard error.
-    pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
-    }
 }
 
-fn compiled(component: &[u8]) -> ProxyPre<State> {
+fn compiled(component: &[u8], more: impl FnOnce(&mut Linker<State>) -> wasmtime::Result<()>) -> ProxyPre<State> {
     let engine = Engine::default();
     let mut linker = Linker::new(&engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).unwrap();
-    store::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state).unwrap();
+    more(&mut linker).unwrap();
     let component = Component::from_binary(&engine, component).unwrap();
     ProxyPre::new(linker.instantiate_pre(&component).unwrap()).unwrap()
 }

@@ -14,6 +14,8 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,6 +43,8 @@ runtime, repository, *compositions = sys.argv[1:]
 examples = Path(repository) / "examples"
 TOKEN = "token-of-the-application"
 GATEWAY = COMPONENTS / "dingtalk-gateway.wasm"
+# The same for WASI 0.3: both programs see by its exports what a component is for.
+GATEWAY_P3 = COMPONENTS / "dingtalk-gateway-p3.wasm"
 SETTINGS = {
     "DINGTALK_BINDINGS": "team",
     "DINGTALK_TEAM__URL": URL,
@@ -132,9 +136,9 @@ def application():
         server.server_close()
 
 
-def invoke(base, body, token=TOKEN):
+def invoke(base, body, token=TOKEN, name="team"):
     headers = {"Content-Type": "application/json", **({"dapr-api-token": token} if token else {})}
-    return request("POST", f"{base}/v1.0/bindings/team", body, headers)
+    return request("POST", f"{base}/v1.0/bindings/{name}", body, headers)
 
 
 def problem(answer):
@@ -157,8 +161,8 @@ def gets(table, base, asked, expected):
     table.row("get", f"200 {expected}", f"{status} {content(body)}")
 
 
-def without_an_application(table, serve):
-    with serve({**SETTINGS}) as base:
+def without_an_application(table, serve, component=GATEWAY):
+    with serve({**SETTINGS}, component) as base:
         creates(table, base)
         table.row("get, nothing reads", "500 not-reading", problem(invoke(base, GET)))
         table.row("create without the token", "401", str(invoke(base, CREATE, token=None)[0]))
@@ -169,8 +173,8 @@ def without_an_application(table, serve):
         table.row("callback, nothing reads", "503", str(status))
 
 
-def with_an_application(table, serve):
-    with application() as url, serve({**SETTINGS, "DINGTALK_APP_URL": url}) as base:
+def with_an_application(table, serve, component=GATEWAY):
+    with application() as url, serve({**SETTINGS, "DINGTALK_APP_URL": url}, component) as base:
         gets(table, base, GET, "Hi")
         before = len(Application.taken)
         callbacks(table, f"{base}/v1.0/bindings/team/callback")
@@ -179,18 +183,18 @@ def with_an_application(table, serve):
         table.row("the application got", "/team /team", paths)
 
 
-def with_a_wrong_setting(table, serve):
+def with_a_wrong_setting(table, serve, component=GATEWAY):
     for name, value in {"DINGTALK_TEAM__URL": "ftp://never.shown/", "DINGTALK_TEAM__SECRET": "never shown\n"}.items():
-        with serve({**SETTINGS, name: value}) as base:
+        with serve({**SETTINGS, name: value}, component) as base:
             status, _, body = invoke(base, CREATE)
             body = body.decode(errors="replace")
             named = name if name in body and "never" not in body else body
             table.row(f"create with a wrong {name}", f"500 {name}", f"{status} {named}")
 
 
-def with_another_destination(table, serve):
+def with_another_destination(table, serve, component=GATEWAY):
     """The example's own list, which the simulator is not on."""
-    with serve(SETTINGS, allowed="https://oapi.dingtalk.com") as base:
+    with serve(SETTINGS, component, allowed="https://oapi.dingtalk.com") as base:
         before = get("/stats")["connections"]
         answer = invoke(base, CREATE)
         # The connections that asked for the two counts are counted, too.
@@ -214,6 +218,17 @@ def with_a_memory(table, serve):
         table.row("another message of its name", "403", str(status))
 
 
+def with_two_robots_at_once(table, serve, component):
+    """One signs with a secret that is not the group's. Where requests share an instance, neither may go by the other's."""
+    other = {"DINGTALK_BINDINGS": "team,other", "DINGTALK_OTHER__URL": URL, "DINGTALK_OTHER__SECRET": "SECwrong"}
+    with serve({**SETTINGS, **other}, component) as base, ThreadPoolExecutor(32) as pool:
+        names = ["team", "other"] * 100
+        answers = pool.map(lambda name: invoke(base, CREATE, name=name)[1].get("metadata.errcode"), names)
+        came = Counter(zip(names, answers))
+        shown = ", ".join(f"{name} {code} {count}" for (name, code), count in sorted(came.items(), key=str))
+        table.row("two robots, 32 at once", "other 310000 100, team 0 100", shown)
+
+
 def once(table):
     """No server at all: one call of the component for who only sends."""
 
@@ -233,13 +248,18 @@ def once(table):
 
 
 serve = {"wasmtime": wasmtime, "wash": wash}[runtime]
-table = Table({"wasmtime": "wasmtime serve", "wash": "wash dev"}[runtime], version())
-without_an_application(table, serve)
-with_an_application(table, serve)
-with_a_wrong_setting(table, serve)
+program = {"wasmtime": "wasmtime serve", "wash": "wash dev"}[runtime]
+for component, called in {GATEWAY: program, GATEWAY_P3: f"{program}, WASI 0.3"}.items():
+    table = Table(called, version())
+    without_an_application(table, serve, component)
+    with_an_application(table, serve, component)
+    with_a_wrong_setting(table, serve, component)
+    if runtime == "wash":
+        with_another_destination(table, serve, component)
+    else:
+        with_two_robots_at_once(table, serve, component)
 if runtime == "wash":
-    with_another_destination(table, serve)
-    with_a_memory(table, serve)
+    with_a_memory(Table(program, version()), serve)
 else:
     once(Table("wasmtime run", version()))
 for composition in map(Path, compositions):

@@ -88,6 +88,8 @@ shutil.copy(own / "world.wit", world)
 shutil.copy(own / "variables.wit", world / "deps")
 for file in (repository / "wit/component/deps").glob("*.wit"):
     (world / "deps" / file.name).write_text(older(file.read_text(), 6))
+# In the place of what is used of it.
+shutil.copy(own / "keyvalue-draft2.wit", world / "deps")
 
 
 def linked(file):
@@ -98,7 +100,10 @@ def linked(file):
 
 functions = re.findall(r"^ *[a-z-]+: func\(", (repository / "wit/types.wit").read_text(), re.MULTILINE)
 table.row("functions in dingtalk:binding/types", [], functions)
-table.row("dingtalk-gateway can be linked", "yes", linked(COMPONENTS / "dingtalk-gateway.wasm"))
+for name in ["dingtalk-gateway", "dingtalk-gateway-remember-spin"]:
+    table.row(f"{name} can be linked", "yes", linked(COMPONENTS / f"{name}.wasm"))
+# No two drafts of the store link with each other.
+table.row("dingtalk-gateway-remember can be linked", "no", linked(COMPONENTS / "dingtalk-gateway-remember.wasm")[:2])
 # It has no handler for HTTP, and wants somebody who takes what it receives.
 table.row("dingtalk-binding can be linked", "no", linked(COMPONENTS / "dingtalk-binding.wasm")[:2])
 if not componentize:

@@ -73,13 +73,21 @@ declared = re.search(r"^world binding \{\n.*?^\}", (component / "world.wit").rea
 printed = tool("component", "wit", binding)[1]
 table.row("component wit dingtalk-binding", listed("export", declared), listed("export", printed))
 
-world = folder(
-    "world", {"": component.glob("*.wit"), "deps": component.glob("deps/*.wit"), "deps/binding": wit.glob("*.wit")}
-)
 targets = ["component", "targets", "--semver-compatible", "-w"]
-for name in ["binding", "gateway", "delivery", "remember", "remember-spin"]:
-    own = verdict(*targets, f"dingtalk:component/{name}", world, COMPONENTS / f"dingtalk-{name}.wasm")
-    table.row(f"dingtalk-{name} has its world", "yes", own)
+
+
+def worlds(package, sources, suffix, names):
+    """Whether each component has the world of its name; the folder that the worlds are in."""
+    deps = {"deps": sources.glob("deps/*.wit"), "deps/binding": wit.glob("*.wit")}
+    made = folder(package, {"": sources.glob("*.wit"), **deps})
+    for name in names:
+        file = COMPONENTS / f"dingtalk-{name}{suffix}.wasm"
+        table.row(f"{file.stem} has its world", "yes", verdict(*targets, f"dingtalk:{package}/{name}", made, file))
+    return made
+
+
+world = worlds("component", component, "", ["binding", "gateway", "delivery", "remember", "remember-spin"])
+worlds("component-p3", component / "p3", "-p3", ["binding", "gateway"])
 for handler in map(Path, handlers):
     # What a language brings along (componentize-py: all of WASI) is no part of the contract.
     exports = [name for name in listed("export", tool("component", "wit", handler)[1]).split() if "dingtalk" in name]

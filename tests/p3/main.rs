@@ -1,13 +1,22 @@
-//! The component for WASI 0.3 keeps the promises of the one for WASI 0.2, and that its calls overlap. `make p3` runs
+//! The components for WASI 0.3 keep the promises of those for WASI 0.2, and that their calls overlap. `make p3` runs
 //! these: wasmtime's features for WASI 0.3 are another build of it, which `make test` does not wait for.
 
 // A test reports by panicking, and so do its helpers; and nothing of a test is reachable from outside.
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "../both/mod.rs"]
+mod both;
 mod callbacks;
+mod gateway;
+#[path = "../gateways/mod.rs"]
+mod gateways;
 mod overlap;
 mod rules;
+mod runtime;
 mod same;
+#[allow(dead_code, reason = "the host's tests need the rest")]
+#[path = "../support/mod.rs"]
+mod support;
 mod way_out;
 
 use std::sync::{Arc, LazyLock};

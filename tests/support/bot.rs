@@ -11,16 +11,21 @@ const TARGET: &str = "wasm32-unknown-unknown";
 /// The component, built once for all tests.
 pub fn component() -> &'static [u8] {
     static BUILT: OnceLock<Vec<u8>> = OnceLock::new();
-    BUILT.get_or_init(build)
+    BUILT.get_or_init(|| built(&root().join("examples/bots/rust"), "bot"))
 }
 
-fn build() -> Vec<u8> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let target = root.join("target/bots");
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The component of the package `name` in `folder`, which is in no workspace.
+pub fn built(folder: &Path, name: &str) -> Vec<u8> {
+    // With each other's dependencies.
+    let target = root().join("target/bots");
     let mut cargo = toolchain();
     cargo.args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"]).arg(&target);
-    cargo.current_dir(root.join("examples/bots/rust"));
-    // Of the cargo that runs this test, nothing is meant for the bot.
+    cargo.current_dir(folder);
+    // Of the cargo that runs this test, nothing is meant for this one.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let of_others = ["CARGO", "RUST", "CLIPPY"].iter().any(|prefix| text.starts_with(prefix));
@@ -31,8 +36,8 @@ fn build() -> Vec<u8> {
         }
     }
     let output = cargo.output().unwrap();
-    assert!(output.status.success(), "the bot does not compile:\n{}", String::from_utf8_lossy(&output.stderr));
-    let module = std::fs::read(target.join(TARGET).join("release/bot.wasm")).unwrap();
+    assert!(output.status.success(), "{name} does not compile:\n{}", String::from_utf8_lossy(&output.stderr));
+    let module = std::fs::read(target.join(TARGET).join(format!("release/{name}.wasm"))).unwrap();
     // What `wasm-tools component new` does.
     ComponentEncoder::default().validate(true).module(&module).unwrap().encode().unwrap()
 }

@@ -83,6 +83,12 @@ impl Application {
         Ok(Some(Self { scheme, authority, path: path.trim_end_matches('/').to_owned(), token, timeout }))
     }
 
+    /// The one that takes messages; the error is for the binding.
+    pub fn taking(environment: &[(String, String)]) -> Result<Self, HandlerError> {
+        let wrong = |(variable, reason)| HandlerError::Failed(format!("environment variable {variable}: {reason}"));
+        Self::of(environment).map_err(wrong)?.ok_or(HandlerError::NotReading)
+    }
+
     /// Path of a message of the binding `id`.
     pub fn path(&self, id: &str) -> String {
         format!("{}{}", self.path, target(id))
@@ -137,6 +143,31 @@ impl Application {
             Trouble::Broken => delivery::closed(authority),
         })
     }
+}
+
+/// An `error-code` of wasi:http as a [`Trouble`]. A macro, because each version of WASI has a type of its own for the same
+/// cases.
+#[macro_export]
+macro_rules! trouble_of {
+    ($codes:ident, $code:expr) => {
+        match $code {
+            $codes::HttpRequestDenied | $codes::DestinationIpProhibited => {
+                $crate::delivery::application::Trouble::Denied
+            }
+            $codes::ConnectionRefused
+            | $codes::DestinationNotFound
+            | $codes::DestinationUnavailable
+            | $codes::DestinationIpUnroutable
+            | $codes::DnsTimeout
+            | $codes::DnsError(_)
+            | $codes::ConnectionTimeout => $crate::delivery::application::Trouble::NoConnection,
+            $codes::TlsCertificateError | $codes::TlsProtocolError => {
+                $crate::delivery::application::Trouble::NotTrusted
+            }
+            $codes::HttpResponseTimeout | $codes::ConnectionReadTimeout => $crate::delivery::application::Trouble::Slow,
+            _ => $crate::delivery::application::Trouble::Broken,
+        }
+    };
 }
 
 /// Why there is no answer.

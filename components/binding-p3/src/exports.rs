@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use dingtalk_binding::contract::{self, CallError, Callback, Event, InvokeRequest, InvokeResponse, Metadata, Reply};
+use dingtalk_binding::contract::{self, CallError, Callback, InvokeRequest, InvokeResponse, Metadata, Reply};
 use dingtalk_binding::error::{InvokeCause, InvokeError, PropertyError, ReadError, ReceiveError};
 use dingtalk_binding::operation::{self, OPERATIONS};
 use dingtalk_binding::receive;
@@ -37,7 +37,7 @@ pub(crate) mod bindings {
 
 use bindings::dingtalk::component_p3::handler;
 use bindings::exports::dingtalk::binding::init;
-use bindings::exports::dingtalk::component_p3::{call, invoke, read};
+use bindings::exports::dingtalk::component_p3::{call, invoke, read, shared};
 
 struct Component;
 
@@ -74,18 +74,7 @@ impl invoke::Guest for Component {
 
     async fn invoke(request: InvokeRequest) -> Result<InvokeResponse, InvokeError> {
         let (settings, reading) = binding().ok_or(InvokeCause::NotInitialized)?;
-        let start = transport::now();
-        match operation::prepare(&settings, reading, &request, start)? {
-            Some(post) => {
-                let answer = transport::post(&post, start).await?;
-                Ok(InvokeResponse { data: None, metadata: operation::conclude(&settings, &post, &answer)? })
-            }
-            None => {
-                let event = Event { id: settings.id.clone(), data: request.data, metadata: request.metadata };
-                let answer = handler::handle(event).await;
-                Ok(InvokeResponse { data: operation::handed_on(&settings, answer)?, metadata: Vec::new() })
-            }
-        }
+        perform(&settings, reading, request).await
     }
 }
 
@@ -111,9 +100,42 @@ impl read::Guest for Component {
 
     async fn receive(callback: Callback) -> Result<Reply, ReceiveError> {
         let (settings, reading) = binding().ok_or(ReceiveError::NotInitialized)?;
-        let Callback { headers, body } = callback;
-        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-        let event = receive::receive(&settings, reading, headers, body, transport::now())?;
-        receive::answer(&settings, handler::handle(event).await)
+        answer(&settings, reading, callback).await
     }
+}
+
+/// Without the instance's variable.
+impl shared::Guest for Component {
+    async fn invoke(properties: Metadata, request: InvokeRequest) -> Result<InvokeResponse, CallError> {
+        let settings = Settings::parse(contract::pairs(&properties)).map_err(CallError::Init)?;
+        perform(&settings, true, request).await.map_err(CallError::Invoke)
+    }
+
+    async fn receive(properties: Metadata, callback: Callback) -> Result<Reply, shared::CallbackError> {
+        let settings = Settings::parse(contract::pairs(&properties)).map_err(shared::CallbackError::Init)?;
+        answer(&settings, true, callback).await.map_err(shared::CallbackError::Receive)
+    }
+}
+
+/// One operation, from its beginning to its end by `settings`.
+async fn perform(settings: &Settings, reading: bool, request: InvokeRequest) -> Result<InvokeResponse, InvokeError> {
+    let start = transport::now();
+    match operation::prepare(settings, reading, &request, start)? {
+        Some(post) => {
+            let answer = transport::post(&post, start).await?;
+            Ok(InvokeResponse { data: None, metadata: operation::conclude(settings, &post, &answer)? })
+        }
+        None => {
+            let answer = handler::handle(operation::event(settings, request)).await;
+            Ok(InvokeResponse { data: operation::handed_on(settings, answer)?, metadata: Vec::new() })
+        }
+    }
+}
+
+/// One callback, from its beginning to its end by `settings`.
+async fn answer(settings: &Settings, reading: bool, callback: Callback) -> Result<Reply, ReceiveError> {
+    let Callback { headers, body } = callback;
+    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+    let event = receive::receive(settings, reading, headers, body, transport::now())?;
+    receive::answer(settings, handler::handle(event).await)
 }

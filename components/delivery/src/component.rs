@@ -2,6 +2,7 @@
 
 use dingtalk_api::delivery::MAX_ANSWER;
 use dingtalk_api::delivery::application::{Application, Trouble};
+use dingtalk_api::trouble_of;
 use dingtalk_api::unread::Unread;
 use dingtalk_binding::contract::Event;
 use dingtalk_binding::error::HandlerError;
@@ -46,12 +47,8 @@ struct Component;
 
 impl handler::Guest for Component {
     fn handle(event: Event) -> Result<Option<Vec<u8>>, HandlerError> {
-        let application = Application::of(&environment());
-        let wrong = |(variable, reason)| HandlerError::Failed(format!("environment variable {variable}: {reason}"));
-        let Some(application) = application.map_err(wrong)? else {
-            return Err(HandlerError::NotReading);
-        };
-        let unreachable = |code: ErrorCode| application.unreachable(trouble(&code));
+        let application = Application::taking(&environment())?;
+        let unreachable = |code: ErrorCode| application.unreachable(trouble_of!(ErrorCode, code));
         let end = deadline(application.timeout);
         let broken = || application.unreachable(Trouble::Broken);
         let request = request(&application, &event).ok_or_else(|| application.unreachable(Trouble::Refused))?;
@@ -91,20 +88,4 @@ fn answer(response: &IncomingResponse, end: u64) -> Result<Vec<u8>, Unread> {
     let body = response.consume().map_err(|()| Unread::Incomplete)?;
     let stream = body.stream().map_err(|()| Unread::Incomplete)?;
     read(&stream, MAX_ANSWER, 0, end)
-}
-
-fn trouble(code: &ErrorCode) -> Trouble {
-    match code {
-        ErrorCode::HttpRequestDenied | ErrorCode::DestinationIpProhibited => Trouble::Denied,
-        ErrorCode::ConnectionRefused
-        | ErrorCode::DestinationNotFound
-        | ErrorCode::DestinationUnavailable
-        | ErrorCode::DestinationIpUnroutable
-        | ErrorCode::DnsTimeout
-        | ErrorCode::DnsError(_)
-        | ErrorCode::ConnectionTimeout => Trouble::NoConnection,
-        ErrorCode::TlsCertificateError | ErrorCode::TlsProtocolError => Trouble::NotTrusted,
-        ErrorCode::HttpResponseTimeout | ErrorCode::ConnectionReadTimeout => Trouble::Slow,
-        _ => Trouble::Broken,
-    }
 }

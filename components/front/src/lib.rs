@@ -1,8 +1,7 @@
-//! Dapr's HTTP API for bindings and DingTalk's callbacks, for runtimes that give each request to `incoming-handler`: the
-//! routes and answers of `dingtalk-host serve`, over one binding whose properties come from the environment.
+//! The gateway's edges for WASI 0.2: each request that a runtime gives to `incoming-handler`.
 //!
-//! A runtime may start a fresh instance for each request, so nothing is remembered from one to the next.
+//! Nothing is here but on WebAssembly: only there is it a component.
 
-#[cfg(target_family = "wasm")]
+#![cfg(target_family = "wasm")]
+
 mod component;
-pub mod settings;

@@ -4,6 +4,7 @@
 //! leads to, and takes it from an older one. Whoever sends millions of messages makes us forget, never grow.
 
 use dingtalk_binding::contract::Event;
+use dingtalk_binding::operation::is_called;
 use sha2::{Digest, Sha256};
 
 /// Keys of one binding. At one message a second, the message before a repetition an hour later is forgotten in one of
@@ -39,8 +40,12 @@ pub enum Known {
 }
 
 impl Message {
-    /// One with an identifier: without, a message cannot be told from another one that says the same.
+    /// One of DingTalk's with an identifier: without, a message cannot be told from another one that says the same. What the
+    /// caller of "get" names is no message of DingTalk's, and must not take the place of one.
     pub fn of(event: &Event) -> Option<Self> {
+        if is_called(event) {
+            return None;
+        }
         let (_, id) = event.metadata.iter().find(|(name, value)| name == "msgId" && !value.trim().is_empty())?;
         let id: [u8; HASH] = Sha256::digest(id.as_bytes()).into();
         let [a, b, c, d, ..] = id;

@@ -4,15 +4,13 @@
 use std::time::Duration;
 
 use dingtalk_api::unread::Unread;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use dingtalk_gateway_core::wire;
+use http::HeaderMap;
 use wasi::cli::{environment, stderr};
 use wasi::clocks::{monotonic_clock, wall_clock};
 use wasi::http::types::Fields;
 use wasi::io::poll::{self, Pollable};
 use wasi::io::streams::{InputStream, OutputStream, StreamError};
-
-/// The longest line of the log. Everything in it that somebody else chose is bounded already; this is the last resort.
-const MAX_LINE: usize = 2_048;
 
 /// Nobody who reads the log keeps an answer from its client.
 const LOG_TIMEOUT: Duration = Duration::from_secs(1);
@@ -98,20 +96,12 @@ pub fn wait(pollable: &Pollable, deadline: u64) -> bool {
 
 /// The fields as headers; what cannot be one is left out.
 pub fn headers(fields: &Fields) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in fields.entries() {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            headers.append(name, value);
-        }
-    }
-    headers
+    wire::headers(fields.entries())
 }
 
-/// Headers as fields, with the length of the body: without it the body would be sent in chunks.
+/// Headers as fields, with the length of the body.
 pub fn fields(headers: &HeaderMap, length: Option<usize>) -> Fields {
-    let mut entries: Vec<(String, Vec<u8>)> =
-        headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
-    entries.extend(length.map(|length| ("content-length".to_owned(), length.to_string().into_bytes())));
+    let entries = wire::fields(headers, length);
     // A host that forbids one of them gets those that it allows.
     Fields::from_list(&entries).unwrap_or_else(|_| {
         let fields = Fields::new();
@@ -138,11 +128,7 @@ pub fn now() -> u64 {
     now.seconds.saturating_mul(1_000).saturating_add(u64::from(now.nanoseconds) / 1_000_000)
 }
 
-/// Writes one line for whoever runs the guest. What could begin another line, or speak to a terminal, is blanked out.
+/// Writes one line for whoever runs the guest.
 pub fn log(line: &str) {
-    let end = line.floor_char_boundary(MAX_LINE);
-    let mut line: String =
-        line.get(..end).unwrap_or_default().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    line.push('\n');
-    write(&stderr::get_stderr(), line.as_bytes(), deadline(LOG_TIMEOUT));
+    write(&stderr::get_stderr(), wire::line(line).as_bytes(), deadline(LOG_TIMEOUT));
 }

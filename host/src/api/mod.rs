@@ -64,7 +64,11 @@ impl Api {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, seat: &Seat) -> Answer {
         let Self { app_id, allowed, .. } = &*self;
         let access = Access { app_id, token: self.api_token.as_ref(), allowed, names: &FLAGS };
-        let entrance = Entrance { address: Some(seat.address), callbacks_only: seat.surface == Surface::Callbacks };
+        let entrance = Entrance {
+            address: Some(seat.address),
+            callbacks_only: seat.surface == Surface::Callbacks,
+            nameless: false,
+        };
         match access.route(&request, entrance) {
             Ok(Route::Health | Route::OutboundHealth) => answer::empty(StatusCode::NO_CONTENT),
             Ok(Route::Callback(name)) => self.callback(&name, request, seat).await,

@@ -87,6 +87,7 @@ fn value<'e>(environment: &'e [(String, String)], name: &str) -> Option<&'e str>
 pub struct Robots<'e>(BTreeMap<&'e str, Robot<'e>>);
 
 /// One robot: the properties of one binding.
+#[derive(Clone)]
 pub struct Robot<'e> {
     name: &'e str,
     properties: Vec<(&'static str, &'e str)>,
@@ -173,6 +174,11 @@ impl<'e> Robots<'e> {
 }
 
 impl Robot<'_> {
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        self.name
+    }
+
     /// The properties as the binding will read them.
     pub fn settings(&self) -> Result<Settings, PropertyError> {
         Settings::parse(self.properties.iter().copied())
