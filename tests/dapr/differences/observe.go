@@ -79,22 +79,47 @@ func exchange(s *sidecar, method, target string, header [][2]string, body []byte
 			}
 			found[name] = s.normal(text)
 		}
+	} else if strings.HasSuffix(target, "/v1.0/metadata") && json.Unmarshal(text, &members) == nil {
+		s.inventory(members, found)
+		found["line break"] = fmt.Sprint(bytes.HasSuffix(text, []byte("\n")))
 	} else {
 		found["body"] = s.normal(string(text))
 	}
 	return found, nil
 }
 
+// What a sidecar says of itself: each member, and each component.
+func (s *sidecar) inventory(members map[string]json.RawMessage, found seen) {
+	for name, value := range members {
+		if name != "components" {
+			found["member "+name] = s.normal(string(value))
+			continue
+		}
+		var components []json.RawMessage
+		json.Unmarshal(value, &components)
+		for _, component := range components {
+			var named struct{ Name, Type string }
+			json.Unmarshal(component, &named)
+			kind, _, _ := strings.Cut(named.Type, ".")
+			found[kind+" "+named.Name] = string(component)
+		}
+	}
+}
+
 // Adds what came to the robot and to the application.
-func (s *sidecar) arrivals(place, secret string, found seen) {
+func (s *sidecar) arrivals(place, secret string, later bool, found seen) {
 	posts := s.robot.take(place)
+	for waited := 0; later && len(posts) == 0 && waited < 30; waited++ {
+		time.Sleep(100 * time.Millisecond)
+		posts = s.robot.take(place)
+	}
 	found["posts"] = fmt.Sprint(len(posts))
 	for i, post := range posts {
 		s.arrival(fmt.Sprintf("post %d ", i+1), post, secret, found)
 	}
 	if elsewhere := s.other.take(place); len(elsewhere) > 0 {
 		found["posts elsewhere"] = fmt.Sprint(len(elsewhere))
-		s.arrival("post elsewhere ", elsewhere[0], secret, found)
+		s.arrival("elsewhere 1 ", elsewhere[0], secret, found)
 	}
 	if s.app == nil {
 		return
@@ -172,6 +197,7 @@ func compare(theirs, ours seen) []difference {
 	}
 	uncounted := map[string]bool{
 		"post": theirs["posts"] != ours["posts"], "delivery": theirs["deliveries"] != ours["deliveries"],
+		"elsewhere": theirs["posts elsewhere"] != ours["posts elsewhere"],
 	}
 	names := map[string]bool{}
 	for _, seen := range []seen{theirs, ours} {

@@ -48,14 +48,19 @@ func daprd(path string) program {
 	}}
 }
 
-func ours(path string) program {
-	return program{"ours", false, func(resources, http, _, _, app string) []string {
+func ours(path string) (program, error) {
+	help, err := exec.Command(path, "serve", "--help").Output()
+	grpc := bytes.Contains(help, []byte("--dapr-grpc-port"))
+	return program{"ours", grpc, func(resources, http, port, _, app string) []string {
 		command := []string{path, "serve", "--app-id", "differences", "--resources-path", resources, "--dapr-http-port", http}
+		if grpc {
+			command = append(command, "--dapr-grpc-port", port)
+		}
 		if app != "" {
 			command = append(command, "--app-port", app)
 		}
 		return command
-	}}
+	}}, err
 }
 
 // As many ports as are asked for, free a moment ago.

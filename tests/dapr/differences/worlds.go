@@ -52,6 +52,8 @@ func robot(place string) string { return to("http://ROBOT/" + place + "/send?acc
 
 var signed = fmt.Sprintf("name: secret, value: %q", secret)
 
+const variables = `{apiVersion: dapr.io/v1alpha1, kind: Component, metadata: {name: variables}, spec: {type: secretstores.local.env, version: v1}}`
+
 func files(texts map[string]string) map[string]string {
 	files := map[string]string{}
 	for name, text := range texts {
@@ -181,12 +183,10 @@ func robots() map[string]http.HandlerFunc {
 
 func withApplication() map[string]string {
 	texts := map[string]string{
-		// Two of one id, of which one can read.
-		"double1": component("double1", `name: id, value: "double_id"`, robot("double1"), `name: direction, value: "output"`),
-		"routed":  component("routed", id("routed"), robot("routed"), `name: route, value: "other/../way"`),
-		"sender":  component("sender", id("sender"), robot("sender"), `name: direction, value: "output"`),
-		"both":    component("both", id("both"), robot("both"), `name: direction, value: "input, output"`),
-		"fresh":   component("fresh", `name: id, value: "{uuid}"`, robot("fresh")),
+		"routed": component("routed", id("routed"), robot("routed"), `name: route, value: "other/../way"`),
+		"sender": component("sender", id("sender"), robot("sender"), `name: direction, value: "output"`),
+		"both":   component("both", id("both"), robot("both"), `name: direction, value: "input, output"`),
+		"fresh":  component("fresh", `name: id, value: "{uuid}"`, robot("fresh")),
 	}
 	for name := range applications() {
 		if name != "" && name != "way" {
