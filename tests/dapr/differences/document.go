@@ -103,7 +103,9 @@ func (d *document) judge(row row) {
 			}
 			continue
 		}
-		d.shown[name] = d.shown[name] || written
+		if written {
+			d.shown[name] = true
+		}
 		lines = append(lines, "    dapr: "+short(found.theirs), "    ours: "+short(found.ours))
 	}
 	for _, what := range sorted(expected) {
