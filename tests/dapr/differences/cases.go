@@ -163,27 +163,27 @@ func messages() []test {
 // What a robot, or what stands in its place, answers.
 func answers() []test {
 	answered := func(name, place string) test { return create("answer: "+name, place, text) }
-	hanging := answered("none", "hanging").differs("Connections", "message")
+	hanging := answered("none", "hanging").differs("Connections", "message, behind its beginning")
 	hanging.slow = true
 	return []test{
 		answered("a keyword is missing", "keywords").differs("Refusals", "message, continued"),
 		answered("too many messages", "limited").differs("Refusals", "message, continued"),
 		answered("busy", "busy").differs("Refusals", "message, continued"),
 		answered("no errmsg", "speechless").differs("Refusals", "message, continued"),
-		answered("errmsg is long", "verbose").differs("Long texts", "message"),
-		answered("errmsg repeats the query", "echo").differs("Secrets in texts", "message"),
+		answered("errmsg is long", "verbose").differs("Long texts", "message, behind its beginning"),
+		answered("errmsg repeats the query", "echo").differs("Secrets in texts", "message, behind its beginning"),
 		answered("errcode is \"0\"", "quoted").differs("Quoted codes", "answer"),
 		answered("errcode is \"310000\"", "quotedfault").differs("Quoted codes", "message"),
-		answered("errcode is 0.5", "fraction").differs("No result", "message"),
+		answered("errcode is 0.5", "fraction").differs("No result", "message, behind its beginning"),
 		answered("errcode is spelt otherwise", "capitalcode").differs("Strictness", "message"),
 		answered("more behind the result", "trailing").differs("Strictness", "answer"),
 		answered("{}", "nocode").differs("No errcode", "answer"),
 		answered("null", "null").differs("No errcode", "answer"),
 		answered("the throttle page", "throttled").differs("No errcode", "answer"),
-		answered("an empty body", "nothing").differs("No result", "message"),
-		answered("HTML", "page").differs("No result", "message"),
-		answered("a list", "list").differs("No result", "message"),
-		answered("cut short", "cut").differs("No result", "message"),
+		answered("an empty body", "nothing").differs("No result", "message, behind its beginning"),
+		answered("HTML", "page").differs("No result", "message, behind its beginning"),
+		answered("a list", "list").differs("No result", "message, behind its beginning"),
+		answered("cut short", "cut").differs("No result", "message, behind its beginning"),
 		answered("100 KB", "large").differs("Long answers", "answer"),
 		answered("201", "created").differs("Outcome", "message, continued"),
 		answered("204", "nocontent").differs("Outcome", "message, continued"),
@@ -192,8 +192,8 @@ func answers() []test {
 		answered("404", "teapot"),
 		answered("500", "broken").differs("Outcome", "message, continued"),
 		answered("503", "unavailable").differs("Outcome", "message, continued"),
-		answered("the connection is closed", "closed").differs("Connections", "message"),
-		answered("nobody listens", "nobody").differs("Connections", "message"),
+		answered("the connection is closed", "closed").differs("Connections", "message, behind its beginning"),
+		answered("nobody listens", "nobody").differs("Connections", "message, behind its beginning"),
 		hanging,
 	}
 }
@@ -208,7 +208,7 @@ func properties() []test {
 		has("url in blanks", "spaced").differs("Characters in URLs", "answer", "posts"),
 		has("url with Chinese and a blank", "chinese").differs("Characters in URLs", "answer", "posts"),
 		has("url without a scheme", "noscheme").differs("URLs", "message"),
-		has("url that is a word", "nourl").differs("URLs", "message"),
+		has("url that is a word", "nourl").differs("URLs", "message, behind its beginning"),
 		has("url that is a path", "path").differs("URLs", "message"),
 		has("url with ftp", "ftp").differs("URLs", "message"),
 		has("no id", "noid"),

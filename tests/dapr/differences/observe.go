@@ -220,6 +220,8 @@ func compare(theirs, ours seen) []difference {
 		// The beginning is what alerts look for.
 		case what == "message" && strings.HasPrefix(ours[what], theirs[what]):
 			found = append(found, difference{"message, continued", theirs[what], ours[what]})
+		case what == "message" && strings.Contains(shared(theirs[what], ours[what]), "failed. "):
+			found = append(found, difference{"message, behind its beginning", theirs[what], ours[what]})
 		case strings.HasSuffix(what, " target") && strings.Replace(ours[what], "timestamp=…&sign=…", "sign=…&timestamp=…", 1) == theirs[what]:
 			found = append(found, difference{what + ", order", theirs[what], ours[what]})
 		case strings.HasSuffix(what, " body") && rewritten(ours[what]) == theirs[what]:
@@ -229,6 +231,15 @@ func compare(theirs, ours seen) []difference {
 		}
 	}
 	return found
+}
+
+// How both begin.
+func shared(one, other string) string {
+	end := 0
+	for end < min(len(one), len(other)) && one[end] == other[end] {
+		end++
+	}
+	return one[:end]
 }
 
 // JSON as Go writes it again.
