@@ -1,7 +1,7 @@
 # Each target does all the set-up it needs, so that a fresh clone starts with the one command that is wanted.
 # After the first, plain `cargo run`, `cargo test` and `cargo bench` work too.
 
-.PHONY: demo test peers interop lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
+.PHONY: demo test peers interop daprd dapr-differences lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
 
 # Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
 # whom the application in examples/ answers, and shows the group.
@@ -26,6 +26,17 @@ peers: toolchain
 interop: toolchain component
 	cargo build --locked --package dingtalk-host --bins --examples
 	tests/interop/run target/debug/dingtalk-host target/component
+
+# Dapr's sidecar, the real one, from its Go module, without its own DingTalk binding and with it. Needs Go and the network;
+# the first time takes some 4 minutes on 2 cores.
+daprd:
+	tests/dapr/build
+
+# Asks Dapr's own binding, in the real sidecar, and the host the same things. Fails where docs/dapr.md does not say what
+# differs, or says what does not; tests/dapr/README.md explains the table.
+dapr-differences: toolchain daprd
+	cargo build --locked
+	target/daprd/differences target/daprd/daprd-builtin target/debug/dingtalk-host docs/dapr.md target/daprd/worlds
 
 # Formatting, lints on every target (the component's own target included), documentation.
 lint: toolchain

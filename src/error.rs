@@ -188,7 +188,7 @@ impl fmt::Display for InvokeCause {
             Self::ExpiredSessionWebhook => {
                 f.write_str("the session of this message has expired; send with \"create\" instead")
             }
-            Self::Unreachable(reason) => f.write_str(reason),
+            Self::Unreachable(reason) => write!(f, "post failed. {reason}"),
             Self::UnexpectedAnswer(answer) => answer.fmt(f),
             Self::Rejected(rejection) => rejection.fmt(f),
             Self::NotReading(id) => not_reading(f, id),
@@ -270,11 +270,11 @@ impl fmt::Display for AnswerError {
             ),
             Self::Status(status) => write!(f, "post failed. status:{status}"),
             Self::Html => f.write_str(
-                "the answer is an HTML page, not a result: a proxy or gateway answered, or DingTalk throttles this address",
+                "unmarshal body failed. the answer is an HTML page, not a result: a proxy or gateway answered, or DingTalk throttles this address",
             ),
-            Self::Truncated => f.write_str("the answer ended before it was complete"),
+            Self::Truncated => f.write_str("unmarshal body failed. the answer ended before it was complete"),
             Self::Oversized(cap) => write!(f, "the answer is longer than {cap} bytes, which no result is"),
-            Self::Malformed(what) => write!(f, "the answer is not a result: {what}"),
+            Self::Malformed(what) => write!(f, "unmarshal body failed. the answer is not a result: {what}"),
             Self::MissingErrcode => {
                 f.write_str("the answer has no errcode; check that the property \"url\" is a robot's webhook")
             }
@@ -368,6 +368,24 @@ mod tests {
         for (name, _) in documented {
             let others = ["missing-operation", "not-found", "overloaded", "stopped", "configuration"];
             assert!(all().iter().any(|error| error.cause.name() == name) || others.contains(&name.as_str()), "{name}");
+        }
+    }
+
+    // Alerts look for these.
+    #[test]
+    fn what_dapr_fails_with_too_begins_as_dapr_says_it() {
+        let answer = |answer| InvokeCause::UnexpectedAnswer(answer);
+        for (cause, beginning) in [
+            (InvokeCause::Unreachable("x".into()), "post failed. x"),
+            (answer(AnswerError::Status(302)), "post failed. status:302"),
+            (answer(AnswerError::Status(500)), "post failed. status:500"),
+            (answer(AnswerError::Html), "unmarshal body failed. the"),
+            (answer(AnswerError::Truncated), "unmarshal body failed. the"),
+            (answer(AnswerError::Malformed("x".into())), "unmarshal body failed. the"),
+            (InvokeCause::NotReading("7".into()), "invalid component metadata.id 7"),
+        ] {
+            let text = InvokeError::from(cause).to_string();
+            assert!(text.starts_with(&["dingtalk webhook error: ", beginning].concat()), "{text}");
         }
     }
 

@@ -343,6 +343,44 @@ fn the_programs_of_make_interop_are_documented_at_their_versions() {
     same("tests/interop/README.md", "programs", &documented, &pins());
 }
 
+/// The names of the rows of docs/dapr.md that `make dapr-differences` refers to.
+fn differences() -> Names {
+    let document = read("docs/dapr.md");
+    names(document.lines().filter_map(|line| line.strip_prefix("| **")?.split_once(".** ")).map(|(name, _)| name))
+}
+
+// That each difference is there, and no other, is for `make dapr-differences` to say, which needs Go.
+#[test]
+fn every_difference_from_dapr_that_is_named_has_a_row_and_every_named_row_is_referred_to() {
+    let folder = root().join("tests/dapr/differences");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap());
+    let code: String = files.collect();
+    let named = differences();
+    assert!(named.len() > 40, "{named:?}");
+    for name in &named {
+        assert!(code.contains(&format!("\"{name}\"")), "no case of tests/dapr/differences shows {name:?}");
+    }
+    let referred: Names = names(code.split(".differs(\"").skip(1).filter_map(|rest| rest.split('"').next()));
+    assert!(referred.len() > 30, "{referred:?}");
+    assert!(referred.is_subset(&named), "not in docs/dapr.md: {:?}", referred.difference(&named));
+}
+
+#[test]
+fn the_dapr_that_is_compared_with_is_the_one_that_the_documents_name() {
+    let pins = read("tests/dapr/go.mod");
+    for document in ["docs/dapr.md", "tests/dapr/README.md"] {
+        let text = read(document).replace('\n', " ");
+        let version = |program: &str| {
+            let found = text.split(program).nth(1).unwrap_or_else(|| panic!("{document} names no {program}"));
+            found.split(|c: char| c != '.' && !c.is_ascii_digit()).next().unwrap().trim_end_matches('.').to_owned()
+        };
+        for (program, module) in [("daprd ", "dapr/dapr"), ("components-contrib ", "dapr/components-contrib")] {
+            let pin = format!("github.com/{module} v{}\n", version(program));
+            assert!(pins.contains(&pin), "{document} names {pin:?}, which tests/dapr/go.mod has not");
+        }
+    }
+}
+
 #[test]
 fn the_readme_can_be_read_in_one_go() {
     let lines = read("README.md").lines().count();
@@ -360,7 +398,7 @@ fn documents() -> Vec<String> {
         "examples/wasmcloud",
         "examples/wasmtime-serve",
     ];
-    for folder in ["", "docs", "fuzz", "tests/peers", "tests/interop"].into_iter().chain(EXAMPLES) {
+    for folder in ["", "docs", "fuzz", "tests/dapr", "tests/peers", "tests/interop"].into_iter().chain(EXAMPLES) {
         for entry in std::fs::read_dir(root().join(folder)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             if name.ends_with(".md") {

@@ -507,6 +507,9 @@ fn a_failed_invoke_from_the_shell_ends_with_1_and_the_same_metadata() {
     let output = support::run(&arguments);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(support::stdout(&output), "");
-    assert!(support::stderr(&output).contains("error: dingtalk webhook error: the answer is an HTML page"));
+    assert!(
+        support::stderr(&output)
+            .contains("error: dingtalk webhook error: unmarshal body failed. the answer is an HTML page")
+    );
     assert_eq!(support::run(&arguments).status.code(), Some(0));
 }
