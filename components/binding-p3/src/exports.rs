@@ -2,11 +2,9 @@
 //! asked. As src/exports.rs, but that a call may begin while others wait.
 
 use alloc::borrow::ToOwned;
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::pin::Pin;
 
 use dingtalk_binding::contract::{self, CallError, Callback, Event, InvokeRequest, InvokeResponse, Metadata, Reply};
 use dingtalk_binding::error::{InvokeCause, InvokeError, PropertyError, ReadError, ReceiveError};
@@ -119,37 +117,26 @@ impl shared::Guest for Component {
     }
 }
 
-/// What becomes of a call: boxed, so that there is one copy of it for all exports that make such calls.
-type Call<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
-
 /// One operation, from its beginning to its end by `settings`.
-fn perform(
-    settings: &Settings,
-    reading: bool,
-    request: InvokeRequest,
-) -> Call<'_, Result<InvokeResponse, InvokeError>> {
-    Box::pin(async move {
-        let start = transport::now();
-        match operation::prepare(settings, reading, &request, start)? {
-            Some(post) => {
-                let answer = transport::post(&post, start).await?;
-                Ok(InvokeResponse { data: None, metadata: operation::conclude(settings, &post, &answer)? })
-            }
-            None => {
-                let event = Event { id: settings.id.clone(), data: request.data, metadata: request.metadata };
-                let answer = handler::handle(event).await;
-                Ok(InvokeResponse { data: operation::handed_on(settings, answer)?, metadata: Vec::new() })
-            }
+async fn perform(settings: &Settings, reading: bool, request: InvokeRequest) -> Result<InvokeResponse, InvokeError> {
+    let start = transport::now();
+    match operation::prepare(settings, reading, &request, start)? {
+        Some(post) => {
+            let answer = transport::post(&post, start).await?;
+            Ok(InvokeResponse { data: None, metadata: operation::conclude(settings, &post, &answer)? })
         }
-    })
+        None => {
+            let event = Event { id: settings.id.clone(), data: request.data, metadata: request.metadata };
+            let answer = handler::handle(event).await;
+            Ok(InvokeResponse { data: operation::handed_on(settings, answer)?, metadata: Vec::new() })
+        }
+    }
 }
 
 /// One callback, from its beginning to its end by `settings`.
-fn answer(settings: &Settings, reading: bool, callback: Callback) -> Call<'_, Result<Reply, ReceiveError>> {
-    Box::pin(async move {
-        let Callback { headers, body } = callback;
-        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-        let event = receive::receive(settings, reading, headers, body, transport::now())?;
-        receive::answer(settings, handler::handle(event).await)
-    })
+async fn answer(settings: &Settings, reading: bool, callback: Callback) -> Result<Reply, ReceiveError> {
+    let Callback { headers, body } = callback;
+    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+    let event = receive::receive(settings, reading, headers, body, transport::now())?;
+    receive::answer(settings, handler::handle(event).await)
 }
