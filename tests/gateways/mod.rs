@@ -1,4 +1,4 @@
-//! What the gateway must do, whatever version of WASI it is for: the tests of this file run against each, in a runtime
+//! What a gateway must do, whatever version of WASI it is for: the tests of this file run against each, in a runtime
 //! that is not ours.
 
 pub mod way_out;

@@ -5,7 +5,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
+pub type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 pub struct Out;
 

@@ -192,6 +192,17 @@ def with_a_wrong_setting(table, serve, component=GATEWAY):
             table.row(f"create with a wrong {name}", f"500 {name}", f"{status} {named}")
 
 
+def without_a_token(table, serve, component):
+    """A page can point a name of its own at us. wasmtime does not tell what is for WASI 0.3 by which name it was called."""
+    with serve({**SETTINGS, "DAPR_API_TOKEN": ""}, component) as base:
+        called = [("by its address", base.removeprefix("http://")), ("by another name", "evil.example")]
+        for what, host in called:
+            is_told = (runtime, component) != ("wasmtime", GATEWAY_P3)
+            expected = "200" if is_told and host != "evil.example" else "403"
+            status, _, _ = request("GET", f"{base}/v1.0/metadata", headers={"Host": host})
+            table.row(f"without a token, {what}", expected, str(status))
+
+
 def with_another_destination(table, serve, component=GATEWAY):
     """The example's own list, which the simulator is not on."""
     with serve(SETTINGS, component, allowed="https://oapi.dingtalk.com") as base:
@@ -254,6 +265,7 @@ for component, called in {GATEWAY: program, GATEWAY_P3: f"{program}, WASI 0.3"}.
     without_an_application(table, serve, component)
     with_an_application(table, serve, component)
     with_a_wrong_setting(table, serve, component)
+    without_a_token(table, serve, component)
     if runtime == "wash":
         with_another_destination(table, serve, component)
     else:

@@ -4,7 +4,7 @@ use std::thread;
 
 use crate::both::Server;
 use crate::gateways::tests;
-use crate::runtime::Gateway;
+use crate::runtime::{CUT, Gateway};
 use crate::support::app::{Act, App};
 use crate::support::receiving::{PONG, assert_answer, post, signed, talkative, text};
 use crate::support::{Robot, SECRET, send};
@@ -64,6 +64,22 @@ fn messages_that_wait_for_the_application_hold_up_nothing_else() {
             assert_answer(&waiting.join().unwrap(), PONG);
         }
     });
+}
+
+#[test]
+fn an_answer_that_ends_before_its_length_is_none() {
+    let (robot, app) = (talkative(), App::start());
+    app.answer(Act::ok(PONG));
+    let (url, app_url) = (robot.url(), format!("http://{}{CUT}", app.address()));
+    let gateway = <Gateway as crate::gateways::Gateway>::start(&[
+        ("DINGTALK_BINDINGS", "team"),
+        ("DINGTALK_TEAM__URL", &url),
+        ("DINGTALK_TEAM__SECRET", SECRET),
+        ("DINGTALK_APP_URL", &app_url),
+    ]);
+    let reply = post(gateway.address(), "team", &signed(SECRET), text("m").as_bytes());
+    assert_eq!(reply.status, 503, "{reply:?}");
+    assert!(gateway.log().contains("broke off"), "{}", gateway.log());
 }
 
 #[test]

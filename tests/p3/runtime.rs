@@ -8,6 +8,8 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use bytes::Bytes;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -23,15 +25,60 @@ use wasmtime_wasi_http::handler::{
     HandlerState, Instance, ProxyHandler, ProxyPre, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
 };
 use wasmtime_wasi_http::p3::bindings::ServicePre;
-use wasmtime_wasi_http::{Error, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
-use crate::gateways::way_out::Out;
+use crate::gateways::way_out::{Done, Out};
+
+/// The way out as wasmtime's own: a connection ends when the guest says that it is through with the answer, and the
+/// answer's body with it, as if it were complete. A guest that says so too early loses what has not come yet.
+struct Ending(Out);
+
+/// A path below which an application's answer ends at once in that way.
+pub const CUT: &str = "/cut";
+
+impl WasiHttpHooks for Ending {
+    fn send_request(
+        &mut self,
+        request: hyper::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        through: Done,
+    ) -> Box<dyn Future<Output = Result<(hyper::Response<WasiBody>, Done), Error>> + Send> {
+        let is_cut = request.uri().path().starts_with(CUT);
+        let answer = Box::into_pin(self.0.send_request(request, options, Box::new(std::future::ready(Ok(())))));
+        Box::new(async move {
+            let (answer, done) = answer.await?;
+            let through: Done = if is_cut { Box::new(std::future::ready(Ok(()))) } else { through };
+            let through = Box::into_pin(through);
+            Ok((answer.map(|body| WasiBody::new(Until { body, through: Some(through) })), done))
+        })
+    }
+}
+
+struct Until {
+    body: WasiBody,
+    /// `None`: it is.
+    through: Option<Pin<Done>>,
+}
+
+impl Body for Until {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Some(through) = &mut self.through else { return Poll::Ready(None) };
+        if through.as_mut().poll(cx).is_ready() {
+            self.through = None;
+            return Poll::Ready(None);
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+}
 
 struct State {
     table: ResourceTable,
     wasi: WasiCtx,
     http: WasiHttpCtx,
-    hooks: Out,
+    hooks: Ending,
 }
 
 impl WasiView for State {
@@ -70,7 +117,7 @@ impl HandlerState for Instances {
 
     async fn instantiate(&self) -> wasmtime::Result<Instance<State, Never, Never>> {
         let wasi = WasiCtx::builder().envs(&self.environment).stderr(self.errors.clone()).build();
-        let state = State { table: ResourceTable::new(), wasi, http: WasiHttpCtx::new(), hooks: Out };
+        let state = State { table: ResourceTable::new(), wasi, http: WasiHttpCtx::new(), hooks: Ending(Out) };
         let mut store = Store::new(COMPILED.engine(), state);
         let proxy = ProxyPre::P3(COMPILED.clone()).instantiate_async(&mut store).await?;
         Ok(Instance { store, proxy, view: State::http, expiration: Never, state: Never })

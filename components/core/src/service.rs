@@ -14,10 +14,10 @@ use dingtalk_binding::callback::{MAX_BODY, verify};
 use dingtalk_binding::contract::{CallError, Callback, InvokeRequest, InvokeResponse, Reply};
 use dingtalk_binding::error::{self, Outcome, PropertyError, ReceiveError};
 use dingtalk_binding::operation::OPERATIONS;
-use http::header::CONTENT_LENGTH;
 use http::{Request, StatusCode};
 
 use crate::settings::{Callers, NAMES, Robot, Robots, Wrong};
+use crate::wire;
 
 /// What a component file would say.
 const TYPE: &str = "bindings.dingtalk.webhook";
@@ -160,8 +160,7 @@ impl<'e> Wanted<'e> {
 
     /// How long it will be, as far as the client says so.
     pub fn announced(&self) -> usize {
-        let length = self.request.headers().get(CONTENT_LENGTH);
-        length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or_default()
+        wire::announced(self.request.headers())
     }
 
     /// What follows from the body.

@@ -1,6 +1,6 @@
 //! Requests, headers and lines of the log, as WASI has them and as the rest of the gateway knows them.
 
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 /// The longest line of the log. Everything in it that somebody else chose is bounded already; this is the last resort.
@@ -63,6 +63,11 @@ pub fn headers(fields: Vec<(String, Vec<u8>)>) -> HeaderMap {
         }
     }
     headers
+}
+
+/// How long a body will be, as far as its sender says so.
+pub fn announced(headers: &HeaderMap) -> usize {
+    headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or_default()
 }
 
 /// Headers as fields, with the length of the body: without it the body would be sent in chunks.
@@ -151,6 +156,10 @@ mod tests {
         let map = headers(vec![field("A", b"1"), field("a", b"2"), field("b c", b"3"), field("d", b"4\n")]);
         assert_eq!(fields(&map, None), [field("a", b"1"), field("a", b"2")]);
         assert_eq!(fields(&HeaderMap::new(), Some(7)), [field("content-length", b"7")]);
+        for (length, expected) in [(&b"7"[..], 7), (b"-1", 0), (b"x", 0)] {
+            assert_eq!(announced(&headers(vec![field("Content-Length", length)])), expected);
+        }
+        assert_eq!(announced(&HeaderMap::new()), 0);
     }
 
     #[test]

@@ -6,9 +6,10 @@ use dingtalk_api::trouble_of;
 use dingtalk_binding::contract::Event;
 use dingtalk_binding::error::HandlerError;
 use dingtalk_binding::failure::nanos;
+use dingtalk_gateway_core::wire::announced;
 use dingtalk_wasi_p3::bindings::wasi::http::client;
 use dingtalk_wasi_p3::bindings::wasi::http::types::{ErrorCode, Method, Request, RequestOptions, Scheme as WasiScheme};
-use dingtalk_wasi_p3::{Incoming, Outgoing, alongside, deadline, environment, request, within};
+use dingtalk_wasi_p3::{Incoming, Outgoing, alongside, deadline, environment, headers, request, within};
 use http::uri::Scheme;
 
 #[allow(
@@ -51,8 +52,8 @@ impl handler::Guest for Component {
         // The runtime's limits are for its parts, if it has any: this one is for the whole.
         let response = within(end, answer).await.ok_or_else(|| application.unreachable(Trouble::Slow))?;
         let response = response.map_err(|code| application.unreachable(trouble_of!(ErrorCode, code)))?;
-        let status = response.get_status_code();
-        let answer = Incoming::of_response(response).read(MAX_ANSWER, 0, end).await;
+        let (status, announced) = (response.get_status_code(), announced(&headers(&response.get_headers())));
+        let answer = Incoming::of_response(response).read(MAX_ANSWER, announced, end).await;
         application.answered(&event, status, answer)
     }
 }

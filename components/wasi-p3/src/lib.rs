@@ -67,7 +67,7 @@ impl Incoming {
     }
 
     /// Reads to the end: at most `limit` bytes, until the monotonic clock shows `deadline` (nanoseconds). `announced` is how
-    /// many there will be, if that is known: memory that grew step by step is never given back.
+    /// many there will be, if that is known, and otherwise 0: memory that grew step by step is never given back.
     pub async fn read(&mut self, limit: usize, announced: usize, deadline: u64) -> Result<Vec<u8>, Unread> {
         within(deadline, self.whole(limit, announced)).await.unwrap_or(Err(Unread::TooSlow))
     }
@@ -88,11 +88,13 @@ impl Incoming {
                 break;
             }
         }
-        // A body that breaks off ends like one that is complete; the difference is here.
-        match self.end.take() {
-            Some(end) => end.await.map(|_| bytes).map_err(|_| Unread::Incomplete),
-            None => Ok(bytes),
-        }
+        // A body that breaks off ends like one that is complete; the difference is here. wasmtime's way out does not tell
+        // it of a connection that it gave up itself.
+        let has_broken_off = match self.end.take() {
+            Some(end) => end.await.is_err(),
+            None => false,
+        };
+        if has_broken_off || bytes.len() < announced { Err(Unread::Incomplete) } else { Ok(bytes) }
     }
 
     /// Reads what is left of a body that nobody wants.
