@@ -25,6 +25,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::body::Body;
 use tonic::{Request, Status, Streaming};
 use tonic_reflection::pb::{v1, v1alpha};
+use tower_service::Service as _;
 
 use super::PATIENCE;
 
@@ -140,6 +141,14 @@ impl Daprd {
                 Err(status) => Err(status.message().to_owned()),
             }
         })
+    }
+
+    /// The status of a call to a service that is not there.
+    pub fn unknown(&self) -> String {
+        let request = http::Request::post("http://localhost/dapr.proto.components.v1.StateStore/Get");
+        let request = request.header("content-type", "application/grpc").body(Body::empty()).unwrap();
+        let answer = self.wait(self.channel.clone().call(request)).unwrap();
+        answer.headers()["grpc-status"].to_str().unwrap().to_owned()
     }
 
     fn input(&self) -> InputBindingClient<Channel> {
