@@ -20,6 +20,7 @@ mod hosts;
 mod inbox;
 mod limits;
 mod messages;
+mod metrics;
 mod reload;
 mod replays;
 mod serve;

@@ -29,6 +29,7 @@ pub(crate) mod files;
 pub mod inbox;
 pub(crate) mod ingress;
 pub mod input;
+pub mod metrics;
 #[doc(hidden)]
 pub mod quiet;
 pub mod resources;
