@@ -20,6 +20,7 @@ mod hosts;
 mod inbox;
 mod limits;
 mod messages;
+mod metrics;
 #[cfg(unix)]
 mod pluggable;
 mod reload;

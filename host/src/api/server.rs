@@ -33,8 +33,8 @@ const CONNECTION_WINDOW: u32 = 96 << 10;
 /// After a failed accept (out of file descriptors, most likely), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Of the process's file descriptors, one in so many is a port's: with both ports full, half are left for the way
-/// out, the application and the inbox.
+/// Of the process's file descriptors, one in so many is a port's: with both large ports full, half are left for the way
+/// out, the application, the inbox, and the few connections for metrics.
 const DESCRIPTORS: u64 = 4;
 
 /// What a process may have open where nobody says more; see [`Server::set_policy`].
@@ -47,9 +47,14 @@ pub enum Surface {
     Everything,
     /// Callbacks and health checks: what may be reached from the internet.
     Callbacks,
+    /// Metrics alone.
+    Metrics,
 }
 
 impl Surface {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Everything, Self::Callbacks, Self::Metrics];
+
     /// What its addresses may hold together in a process that may have so many descriptors.
     pub fn policy(self, descriptors: u64) -> Policy {
         let connections = |most: usize| usize::try_from(descriptors / DESCRIPTORS).unwrap_or(most).clamp(1, most);
@@ -73,6 +78,14 @@ impl Surface {
                 requests: 1_024,
                 bytes: 8 << 20,
                 bytes_timeout: Duration::from_secs(5),
+            },
+            // A collector, and somebody who looks. Nothing is read of a body, and an answer may be long.
+            Self::Metrics => Policy {
+                connections: connections(16),
+                patience: Duration::from_secs(120),
+                requests: 4,
+                bytes: 0,
+                bytes_timeout: Duration::ZERO,
             },
         }
     }
@@ -100,6 +113,7 @@ fn flags(surface: Surface) -> &'static str {
     match surface {
         Surface::Everything => "--dapr-http-port or --dapr-listen-addresses",
         Surface::Callbacks => "--callback-port or --callback-listen-addresses",
+        Surface::Metrics => "--metrics-port or --metrics-listen-address",
     }
 }
 
@@ -107,14 +121,13 @@ fn flags(surface: Surface) -> &'static str {
 pub struct Server {
     listeners: Vec<(TcpListener, Surface)>,
     addresses: Vec<(SocketAddr, Surface)>,
-    policies: [(Surface, Policy); 2],
+    policies: [(Surface, Policy); Surface::ALL.len()],
 }
 
 impl Server {
     /// Listens on every address; a port of 0 means any free one.
     pub async fn listen(addresses: &[(SocketAddr, Surface)]) -> Result<Self, ListenError> {
-        let policies =
-            [Surface::Everything, Surface::Callbacks].map(|surface| (surface, surface.policy(USUAL_DESCRIPTORS)));
+        let policies = Surface::ALL.map(|surface| (surface, surface.policy(USUAL_DESCRIPTORS)));
         let mut server = Self { listeners: Vec::new(), addresses: Vec::new(), policies };
         for &(address, surface) in addresses {
             let failed = |error| ListenError { address, surface, error };
@@ -233,8 +246,8 @@ fn builder(surface: Surface) -> Builder<TokioExecutor> {
         .initial_connection_window_size(CONNECTION_WINDOW);
     match surface {
         Surface::Everything => builder,
-        // DingTalk and proxies speak HTTP/1.1 with servers, and each protocol is one more that strangers can try.
-        Surface::Callbacks => builder.http1_only(),
+        // DingTalk, proxies and collectors of metrics speak HTTP/1.1 with servers, and each protocol is one more that strangers can try.
+        Surface::Callbacks | Surface::Metrics => builder.http1_only(),
     }
 }
 
