@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dingtalk_api::invoke::{self, Failed, InvokeError, undecodable};
 use dingtalk_api::limits::{BODY_TIMEOUT, CALLBACK_TIMEOUT, MAX_BODY as MAX_REQUEST};
-use dingtalk_api::metadata::Component as Listed;
+use dingtalk_api::metadata::{Component as Listed, Metadata};
 use dingtalk_api::route::{Access, Entrance, Route};
 use dingtalk_api::unread::{self, Unread};
 use dingtalk_api::{Answer, answer, callback, metadata, request};
@@ -139,7 +139,7 @@ fn serve(request: &Request<()>, incoming: &IncomingRequest) -> Answer {
                 }
                 _ => {
                     let listed = robots.names().map(|name| Listed::new(name, TYPE, VERSION, true, true));
-                    metadata::answer(&app_id, listed.collect(), Default::default())
+                    metadata::answer(&Metadata::new(&app_id, listed.collect(), Default::default()))
                 }
             },
         },
@@ -187,9 +187,11 @@ impl invoke::Failure for Failure {
 fn perform(name: &str, robots: &Robots<'_>, request: &Request<()>, incoming: &IncomingRequest) -> Answer {
     let body = match body(request, incoming, MAX_REQUEST, BODY_TIMEOUT) {
         Ok(body) => body,
-        Err(Unread::TooLong) => return undecodable(&unread::too_long(MAX_REQUEST, "the gateway takes no more")),
-        Err(Unread::Incomplete) => return undecodable(unread::INCOMPLETE),
-        Err(Unread::TooSlow) => return undecodable(&unread::too_slow(BODY_TIMEOUT.as_secs())),
+        Err(Unread::TooLong) => {
+            return undecodable(&unread::too_long(MAX_REQUEST, "the gateway takes no more")).into();
+        }
+        Err(Unread::Incomplete) => return undecodable(unread::INCOMPLETE).into(),
+        Err(Unread::TooSlow) => return undecodable(&unread::too_slow(BODY_TIMEOUT.as_secs())).into(),
     };
     let call = match invoke::complete(request.headers(), request::decode(&body)) {
         Ok(call) => call,

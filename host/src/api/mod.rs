@@ -1,8 +1,10 @@
-//! Dapr's HTTP API for bindings on sockets, and the route for DingTalk's callbacks. What a request means and how it is
+//! Dapr's APIs for bindings, HTTP and gRPC, on sockets, and the route for DingTalk's callbacks. What a request means and how it is
 //! answered is `dingtalk_api`'s business.
 
 mod bindings;
 mod callback;
+mod fields;
+mod grpc;
 mod metadata;
 mod server;
 
@@ -61,9 +63,14 @@ impl Api {
         Call { api: self, _call: seat.activity.call() }
     }
 
+    /// Who may ask.
+    fn access(&self) -> Access<'_> {
+        let Self { app_id, allowed, .. } = self;
+        Access { app_id, token: self.api_token.as_ref(), allowed, names: &FLAGS }
+    }
+
     async fn answer(self: Arc<Self>, request: Request<Incoming>, seat: &Seat) -> Answer {
-        let Self { app_id, allowed, .. } = &*self;
-        let access = Access { app_id, token: self.api_token.as_ref(), allowed, names: &FLAGS };
+        let access = self.access();
         let entrance = Entrance { address: Some(seat.address), callbacks_only: seat.surface == Surface::Callbacks };
         match access.route(&request, entrance) {
             Ok(Route::Health | Route::OutboundHealth) => answer::empty(StatusCode::NO_CONTENT),

@@ -1,4 +1,4 @@
-//! `dingtalk-host serve`: Dapr's HTTP API for bindings, DingTalk's callbacks, and the way to the application.
+//! `dingtalk-host serve`: Dapr's HTTP and gRPC APIs for bindings, DingTalk's callbacks, and the way to the application.
 
 use std::env;
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +24,7 @@ use crate::input::Input;
 use crate::resources;
 use crate::sandbox::Limits;
 
-/// Serves Dapr's bindings API over HTTP, and hands what DingTalk sends to the application.
+/// Serves Dapr's bindings API over HTTP and gRPC, and hands what DingTalk sends to the application.
 ///
 /// With the environment variable DAPR_API_TOKEN set, clients must send it as `dapr-api-token`; callbacks prove
 /// themselves by their signature.
@@ -36,7 +36,10 @@ pub(super) struct ServeArgs {
     /// Port of the HTTP API; 0 takes a free one.
     #[arg(long, value_name = "PORT", default_value_t = 3500, env = "DAPR_HTTP_PORT")]
     dapr_http_port: u16,
-    /// Addresses to listen on, separated by commas. Whoever reaches one can send as every robot.
+    /// Port of the gRPC API; 0 takes a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 50001, env = "DAPR_GRPC_PORT")]
+    dapr_grpc_port: u16,
+    /// Addresses of both ports to listen on, separated by commas. Whoever reaches one can send as every robot.
     #[arg(long, value_name = "ADDRESSES", default_value = "127.0.0.1", value_delimiter = ',', value_parser = parse_address)]
     dapr_listen_addresses: Vec<IpAddr>,
     /// Name of the application: decides with `scopes`, fills in `{appID}`.
@@ -191,14 +194,16 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     let api_token = env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new);
     let mut api = Api::new(input.clone(), args.app_id, api_token, args.max_body_size);
     api.allowed = Allowed { hosts: args.allowed_hosts, origins: args.allowed_origins };
-    let everything = args.dapr_listen_addresses.iter().map(|&ip| (ip, args.dapr_http_port, Surface::Everything));
+    let ports = [(args.dapr_http_port, Surface::Everything), (args.dapr_grpc_port, Surface::Grpc)];
+    let apis =
+        ports.iter().flat_map(|&(port, surface)| args.dapr_listen_addresses.iter().map(move |&ip| (ip, port, surface)));
     let port = args.callback_port;
     let callbacks = args.callback_listen_addresses.iter().filter_map(|&ip| Some((ip, port?, Surface::Callbacks)));
     let addresses: Vec<(SocketAddr, Surface)> =
-        everything.chain(callbacks).map(|(ip, port, surface)| ((ip, port).into(), surface)).collect();
+        apis.chain(callbacks).map(|(ip, port, surface)| ((ip, port).into(), surface)).collect();
     for (address, surface) in &addresses {
         // Before anybody can reach it.
-        if *surface == Surface::Everything && !address.ip().to_canonical().is_loopback() && api.api_token.is_none() {
+        if *surface != Surface::Callbacks && !address.ip().to_canonical().is_loopback() && api.api_token.is_none() {
             tracing::warn!(%address, "reachable from other machines without a token; set DAPR_API_TOKEN");
         }
     }
@@ -210,6 +215,7 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
         match surface {
             Surface::Everything => tracing::info!(%address, "HTTP API is listening"),
             Surface::Callbacks => tracing::info!(%address, "listening for callbacks"),
+            Surface::Grpc => tracing::info!(%address, "gRPC API is listening"),
         }
     }
     Ok(Serving { server, api: Arc::new(api), input })
