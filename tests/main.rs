@@ -14,6 +14,7 @@ mod documents;
 mod egress;
 mod embed;
 mod errors;
+mod grpc;
 mod handlers;
 mod host;
 mod hosts;

@@ -1,8 +1,10 @@
-//! Dapr's HTTP API for bindings on sockets, and the route for DingTalk's callbacks. What a request means and how it is
+//! Dapr's APIs for bindings, HTTP and gRPC, on sockets, and the route for DingTalk's callbacks. What a request means and how it is
 //! answered is `dingtalk_api`'s business.
 
 mod bindings;
 mod callback;
+mod fields;
+mod grpc;
 mod metadata;
 mod metrics;
 mod server;
@@ -13,7 +15,7 @@ use std::time::Instant;
 
 pub use dingtalk_api::caller::Allowed;
 use dingtalk_api::caller::FLAGS;
-use dingtalk_api::route::{Access, Entrance, Route};
+use dingtalk_api::route::{Access, Route};
 use dingtalk_api::{Answer, answer};
 use dingtalk_binding::secret::Secret;
 use http::{Request, StatusCode};
@@ -66,6 +68,12 @@ impl Api {
         Call { api: self, _call: seat.activity.call() }
     }
 
+    /// Who may ask.
+    fn access(&self) -> Access<'_> {
+        let Self { app_id, allowed, .. } = self;
+        Access { app_id, token: self.api_token.as_ref(), allowed, names: &FLAGS }
+    }
+
     async fn answer(self: Arc<Self>, request: Request<Incoming>, seat: &Seat) -> Answer {
         if seat.surface == Surface::Metrics {
             return self.metrics(&request, seat).await;
@@ -77,13 +85,7 @@ impl Api {
     }
 
     async fn route(&self, request: Request<Incoming>, seat: &Seat) -> Answer {
-        let Self { app_id, allowed, .. } = self;
-        let access = Access { app_id, token: self.api_token.as_ref(), allowed, names: &FLAGS };
-        let entrance = Entrance {
-            address: Some(seat.address),
-            callbacks_only: seat.surface == Surface::Callbacks,
-            nameless: false,
-        };
+        let (access, entrance) = (self.access(), seat.entrance());
         match access.route(&request, entrance) {
             Ok(Route::Health | Route::OutboundHealth) => answer::empty(StatusCode::NO_CONTENT),
             Ok(Route::Callback(name)) => self.callback(&name, request, seat).await,
