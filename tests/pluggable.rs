@@ -183,12 +183,12 @@ fn another_init_replaces_the_binding_and_one_that_fails_does_not() {
     daprd.init("team", &[("id", "team"), ("url", &old.url()), ("secret", SECRET)]).unwrap();
     let mut reading = daprd.read("team").unwrap();
     daprd.invoke("team", "create", "Hi 1").unwrap();
-    let secret = "SECn0t-t0-be-s33n";
-    for wrong in [
-        &[("id", "team"), ("url", "https://h/x?access_token=t0k3n s33n"), ("secret", secret)][..],
+    let wrong: [&[(&str, &str)]; 3] = [
+        &[("id", "team"), ("url", NOWHERE), ("secret", "SECn0t\nt0-be-s33n")],
         &[],
         &[("id", "team"), ("url", "https://169.254.169.254/robot/send?access_token=t0k3ns33n")],
-    ] {
+    ];
+    for wrong in wrong {
         for status in [daprd.init_input("team", wrong).unwrap_err(), daprd.init_output("team", wrong).unwrap_err()] {
             assert_eq!(status.code(), Code::InvalidArgument);
             assert!(!status.message().contains("s33n"), "{status:?}");
@@ -588,4 +588,75 @@ fn many_daprds_come_and_go() {
     daprd.ping();
     until("the end of the streams", || host.log().matches("daprd reads no more on this stream").count() == 20);
     assert_later(&sends(&host, "m2").join().unwrap());
+}
+
+/// The steps of Dapr's own tests for bindings. They name no instance, and end after `read` without an acknowledgement.
+#[test]
+fn daprs_conformance_steps_pass_in_both_profiles() {
+    let message = r#"{"msgtype":"text","text":{"content":"conformance"}}"#;
+    for profile in [&["create"][..], &["get", "read"]] {
+        let (robot, folder) = (Robot::start(), Folder::new());
+        let _host = folder.start(&[]);
+        let daprd = folder.daprd();
+        let properties = [("id", "test_webhook_id"), ("url", &robot.url()), ("secret", SECRET)];
+        daprd.init_output("", &properties).unwrap();
+        let does = |step: &str| profile.contains(&step);
+        if does("read") {
+            daprd.init_input("", &properties).unwrap();
+        }
+        daprd.ping();
+        let operations = daprd.operations("").unwrap();
+        for step in profile.iter().filter(|step| **step != "read") {
+            assert!(operations.iter().any(|operation| operation == step), "{operations:?}");
+        }
+        // Returns at once, whether anything comes or not.
+        let reading = does("read").then(|| daprd.read("").unwrap());
+        if does("create") {
+            assert_eq!(daprd.invoke("", "create", message).unwrap().data, b"");
+            assert_eq!(robot.messages().len(), 1);
+        }
+        if let Some(mut reading) = reading {
+            let other = folder.daprd();
+            let asking = std::thread::spawn(move || other.invoke("", "get", message));
+            let event = reading.next();
+            assert_eq!(event.data, message.as_bytes());
+            reading.take(&event, "");
+            assert_eq!(asking.join().unwrap().unwrap().data, b"");
+        }
+    }
+}
+
+#[test]
+fn a_stream_keeps_its_connection_when_places_run_out_and_silent_ones_end() {
+    let folder = Folder::new();
+    let plain = folder.command(&[]);
+    let mut limited = Command::new("sh");
+    // A quarter of them are connections.
+    limited.args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
+    let host = Host::pluggable(limited);
+    let daprd = folder.daprd();
+    daprd.init("team", &[("id", "team"), ("url", NOWHERE), ("secret", SECRET)]).unwrap();
+    let mut reading = daprd.read("team").unwrap();
+    let others: Vec<_> = (0..40).map(|_| folder.daprd()).collect();
+    others.last().unwrap().ping();
+    until("the end of those beyond 32", || others.iter().filter(|other| other.is_closed()).count() >= 9);
+    let posted = sends(&host, "m1");
+    let event = reading.next();
+    reading.take(&event, "");
+    assert_answer(&posted.join().unwrap(), EMPTY);
+}
+
+#[test]
+fn reflection_has_places_for_64_clients_at_once() {
+    let folder = Folder::new();
+    let _host = folder.start(&[]);
+    let daprd = folder.daprd();
+    let mut asking: Vec<_> = (0..64).map(|_| daprd.reflect().unwrap()).collect();
+    let status = daprd.reflect().err().unwrap();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::ResourceExhausted, "too many clients ask for reflection at once")
+    );
+    asking.pop();
+    until("a place", || daprd.reflect().is_ok());
 }

@@ -143,6 +143,20 @@ impl Daprd {
         })
     }
 
+    /// Asks for reflection and goes on to listen, until the value is dropped.
+    pub fn reflect(&self) -> Result<impl Sized, Status> {
+        let mut client =
+            v1::server_reflection_client::ServerReflectionClient::with_origin(self.channel.clone(), origin());
+        let (questions, receiver) = mpsc::unbounded_channel();
+        let answers = self.wait(client.server_reflection_info(UnboundedReceiverStream::new(receiver)))?;
+        Ok((questions, answers))
+    }
+
+    /// Whether the component has ended the connection.
+    pub fn is_closed(&self) -> bool {
+        self.channel.0.is_closed()
+    }
+
     /// The status of a call to a service that is not there.
     pub fn unknown(&self) -> String {
         let request = http::Request::post("http://localhost/dapr.proto.components.v1.StateStore/Get");
