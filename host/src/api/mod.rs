@@ -13,6 +13,7 @@ use std::time::Instant;
 
 pub use dingtalk_api::caller::Allowed;
 use dingtalk_api::caller::FLAGS;
+pub use dingtalk_api::route::Lists;
 use dingtalk_api::route::{Access, Entrance, Route};
 use dingtalk_api::{Answer, answer};
 use dingtalk_binding::secret::Secret;
@@ -42,6 +43,8 @@ pub struct Api {
     attributes: Mutex<std::collections::BTreeMap<String, String>>,
     /// Who may call without a token, beside programs of this machine.
     pub allowed: Allowed,
+    /// Which of its routes there are.
+    pub lists: Lists,
     quiet: Quiet,
     /// How many calls are running.
     calls: AtomicUsize,
@@ -50,9 +53,10 @@ pub struct Api {
 impl Api {
     /// An API over the bindings of `input`.
     pub fn new(input: Input, app_id: String, api_token: Option<Secret>, max_body_size: usize) -> Self {
-        let (attributes, quiet, allowed) = (Mutex::default(), Quiet::default(), Allowed::default());
+        let (attributes, quiet) = (Mutex::default(), Quiet::default());
+        let (allowed, lists) = (Allowed::default(), Lists::default());
         let (namespace, calls) = ("default".to_owned(), AtomicUsize::new(0));
-        Self { input, app_id, namespace, api_token, max_body_size, attributes, allowed, quiet, calls }
+        Self { input, app_id, namespace, api_token, max_body_size, attributes, allowed, lists, quiet, calls }
     }
 
     /// How many calls are running.
@@ -80,7 +84,11 @@ impl Api {
         let Self { app_id, allowed, .. } = self;
         let access = Access { app_id, token: self.api_token.as_ref(), allowed, names: &FLAGS };
         let entrance = Entrance { address: Some(seat.address), callbacks_only: seat.surface == Surface::Callbacks };
-        match access.route(&request, entrance) {
+        let route = match access.route(&request, entrance) {
+            Ok(route) => self.lists.permit(route),
+            Err(answer) => return answer,
+        };
+        match route {
             Ok(Route::Health | Route::OutboundHealth) => answer::empty(StatusCode::NO_CONTENT),
             Ok(Route::Callback(name)) => self.callback(&name, request, seat).await,
             Ok(Route::Invoke(name)) => self.invoke(&name, request, seat).await,

@@ -113,9 +113,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, secrets) = (dir.path(), dir.path().join("secrets.json"));
         let dirs = [path.to_owned(), path.join("nowhere")];
-        let mut last = look(&dirs, &[secrets.clone()]).unwrap();
+        let mut last = look(&dirs, std::slice::from_ref(&secrets)).unwrap();
         let mut changed = |what: &str, expected: bool| {
-            let now = look(&dirs, &[secrets.clone()]).unwrap();
+            let now = look(&dirs, std::slice::from_ref(&secrets)).unwrap();
             assert_eq!(now != last, expected, "{what}");
             last = now;
         };
