@@ -10,7 +10,7 @@ use dingtalk_host::simulator::fault::{Fault, Times};
 use tempfile::TempDir;
 use tonic::Code;
 
-use crate::support::daprd::{Daprd, Reading};
+use crate::support::daprd::{Daprd, Reading, UNNAMED};
 use crate::support::receiving::{EMPTY, PONG, assert_answer, assert_later, post, signed, text, until};
 use crate::support::{Host, Reply, Robot, SECRET, command, finish, forget_peak, peak, send, stderr};
 
@@ -138,19 +138,20 @@ fn an_instance_has_the_name_of_its_component_file_or_none() {
     let (robots, folder) = ([Robot::start(), Robot::start(), Robot::start()], Folder::new());
     let _host = folder.start(&[]);
     let daprd = folder.daprd();
-    for (name, robot) in ["one", "other", ""].iter().zip(&robots) {
+    for (name, robot) in ["one", "other", UNNAMED].iter().zip(&robots) {
         daprd.init(name, &[("id", "same"), ("url", &robot.url()), ("secret", SECRET)]).unwrap();
     }
-    for (index, name) in ["one", "other", ""].iter().enumerate() {
+    for (index, name) in ["one", "other", UNNAMED].iter().enumerate() {
         daprd.invoke(name, "create", "Hi").unwrap();
         assert_eq!(
             robots.each_ref().map(|robot| robot.messages().len()),
             [1, usize::from(index > 0), usize::from(index > 1)]
         );
     }
-    // Whoever names none means the one called so.
+    // An empty name is none, and whoever gives none means the one called so.
+    daprd.invoke("", "create", "Hi").unwrap();
     daprd.invoke("default", "create", "Hi").unwrap();
-    assert_eq!(robots[2].messages().len(), 2);
+    assert_eq!(robots[2].messages().len(), 3);
     // Either socket leads to all of them: a name is daprd's, not a type's.
     Daprd::connect(&folder.socket(SOCKETS[1])).invoke("one", "create", "Hi").unwrap();
     assert_eq!(robots[0].messages().len(), 2);
