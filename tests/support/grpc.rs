@@ -1,5 +1,8 @@
 //! A client of Dapr's gRPC API, made from its contracts: what an SDK does, without one.
 
+// A failed call is the end of a test.
+#![allow(clippy::result_large_err)]
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;

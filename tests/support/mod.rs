@@ -3,6 +3,7 @@
 pub mod app;
 pub mod bot;
 pub mod grpc;
+pub mod grpc_app;
 pub mod guest;
 pub mod held;
 pub mod inbox_app;
