@@ -2,4 +2,5 @@
 //! from them. Statuses, messages and details are daprd's, as its sources have them.
 
 mod api;
+mod application;
 mod limits;
