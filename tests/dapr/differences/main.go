@@ -73,7 +73,7 @@ func visit(world world, programs []program, folder string) ([]row, error) {
 		if ready, err := sidecar.ready(); err != nil {
 			return nil, err
 		} else if !ready && !world.mayEnd {
-			return nil, fmt.Errorf("%s ended:\n%s", sidecar.name, sidecar.log.String())
+			return nil, fmt.Errorf("%s ended:\n%s", sidecar.Name, sidecar.Log())
 		}
 	}
 	rows := make([]row, len(asked))
@@ -108,7 +108,7 @@ func ask(test test, sidecars []*sidecar) row {
 	var both sync.WaitGroup
 	for i, sidecar := range sidecars {
 		both.Go(func() {
-			if sidecar.hasEnded() {
+			if sidecar.HasEnded() {
 				found[i] = seen{"starts": "no"}
 				return
 			}
@@ -125,7 +125,7 @@ func ask(test test, sidecars []*sidecar) row {
 	both.Wait()
 	for i, err := range errors {
 		if err != nil {
-			return row{test: test, err: fmt.Errorf("%s: %w", sidecars[i].name, err)}
+			return row{test: test, err: fmt.Errorf("%s: %w", sidecars[i].Name, err)}
 		}
 	}
 	return row{test: test, differences: compare(found[0], found[1])}
