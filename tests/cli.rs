@@ -378,7 +378,7 @@ fn a_port_that_is_taken_is_named() {
 
 #[test]
 fn every_command_explains_itself() {
-    for arguments in [&[][..], &["serve"], &["invoke"], &["component"], &["simulate"], &["demo"]] {
+    for arguments in [&[][..], &["serve"], &["pluggable"], &["invoke"], &["component"], &["simulate"], &["demo"]] {
         for help in ["--help", "-h"] {
             let output = run(&[arguments, &[help]].concat());
             assert_eq!((output.status.code(), &*stderr(&output)), (Some(0), ""), "{arguments:?} {help}");
@@ -386,7 +386,7 @@ fn every_command_explains_itself() {
         }
     }
     let help = stdout(&run(&["--help"]));
-    for name in ["serve", "invoke", "component", "simulate", "demo"] {
+    for name in ["serve", "pluggable", "invoke", "component", "simulate", "demo"] {
         assert!(help.contains(&format!("\n  {name} ")), "{help}");
     }
 }
@@ -411,6 +411,7 @@ fn a_command_line_that_makes_no_sense_is_refused_with_status_2() {
         &["serve", "--resources-path", "x", "--dapr-listen-addresses", "localhost"],
         &["serve", "--resources-path", "x", "--max-body-size", "4MB"],
         &["serve", "--resources-path", "x", "--dapr-http-port", "65536"],
+        &["pluggable", "--components-socket-mode", "0"],
         &["simulate", "--fault", "flood"],
     ] {
         assert_failed(&run(arguments), 2, "");

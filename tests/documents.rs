@@ -136,7 +136,8 @@ fn a_flag_that_a_document_mentions_exists() {
     for path in commands() {
         known.extend(long_flags(&subcommand(&path.iter().map(String::as_str).collect::<Vec<_>>())));
     }
-    for file in ["commands", "dapr", "errors", "hosts", "properties", "receiving", "security", "simulator"] {
+    for file in ["commands", "dapr", "errors", "hosts", "pluggable", "properties", "receiving", "security", "simulator"]
+    {
         let file = format!("docs/{file}.md");
         for line in read(&file).lines() {
             // daprd's own flags stand in the left column of the table of differences.
@@ -479,7 +480,7 @@ fn a_test_that_contributors_are_sent_to_exists() {
 }
 
 /// What a row of docs/security.md says, and the line of the code from which it follows.
-const LIMITS: [(&str, &str, &str, &str); 43] = [
+const LIMITS: [(&str, &str, &str, &str); 60] = [
     ("memory", "32 MiB", "sandbox/mod.rs", "memory: 32 << 20,"),
     ("memory", "8 times", "sandbox/mod.rs", "size.saturating_mul(8)"),
     ("instructions", "2,000,000,000", "sandbox/mod.rs", "fuel: 2_000_000_000,"),
@@ -522,13 +523,37 @@ const LIMITS: [(&str, &str, &str, &str); 43] = [
     ("body", "10 s", "../../api/src/limits.rs", "const CALLBACK_TIMEOUT: Duration = Duration::from_secs(10);"),
     ("bodies above 8 KiB", "24 MiB", "api/server.rs", "bytes: 24 << 20,"),
     ("bodies above 8 KiB", "8 MiB", "api/server.rs", "bytes: 8 << 20,"),
+    ("sockets: connections", "512", "pluggable/server.rs", "unwrap_or(512).clamp(1, 512)"),
+    ("sockets: connections", "a quarter", "pluggable/server.rs", "const DESCRIPTORS_EACH: u64 = 4;"),
+    ("sockets: calls at once", "1,024", "pluggable/server.rs", "requests: 1_024,"),
+    ("sockets: calls at once", "256 on one connection", "pluggable/server.rs", "const MAX_STREAMS: u32 = 256;"),
+    ("sockets: message |", "and 64 KiB", "pluggable/server.rs", "const REST: usize = 64 << 10;"),
+    ("sockets: message |", "128 KiB", "pluggable/server.rs", "const MAX_INIT: usize = 128 << 10;"),
+    (
+        "sockets: message |",
+        "60 s",
+        "../../api/src/limits.rs",
+        "const BODY_TIMEOUT: Duration = Duration::from_secs(60);",
+    ),
+    ("sockets: messages above", "24 MiB", "pluggable/server.rs", "bytes: 24 << 20,"),
+    ("sockets: items", "1,000", "pluggable/service.rs", "const MAX_METADATA: usize = 1_000;"),
+    ("sockets: instances", "1,024", "pluggable/instances.rs", "const MAX_INSTANCES: usize = 1_024;"),
+    ("sockets: instances", "253 bytes", "pluggable/instances.rs", "const MAX_NAME: usize = 253;"),
+    ("sockets: instances", "256 properties", "pluggable/instances.rs", "const MAX_PROPERTIES: usize = 256;"),
+    ("sockets: instances", "64 KiB", "pluggable/instances.rs", "const MAX_BYTES: usize = 64 << 10;"),
+    ("sockets: streams", "8", "app/dapr.rs", "const MAX_STREAMS: usize = 8;"),
+    ("sockets: answer", "1 MiB", "../../api/src/delivery/mod.rs", "const MAX_ANSWER: usize = 1 << 20;"),
+    ("sockets: reflection", "64", "pluggable/server.rs", "const MAX_REFLECTIONS: usize = 64;"),
+    ("sockets: reflection", "4 KiB", "pluggable/server.rs", "const MAX_QUESTION: usize = 4 << 10;"),
     ("items of `metadata`", "1,000", "../../api/src/request.rs", "const MAX_METADATA: usize = 1_000;"),
 ];
 
 #[test]
 fn every_limit_is_documented_as_it_is() {
     let security = read("docs/security.md");
-    let mut left: BTreeSet<&str> = ["limit of one call", "limit of one message to a component", "limit of a port"]
+    let tables =
+        ["limit of one call", "limit of one message to a component", "limit of a port", "limit of the sockets"];
+    let mut left: BTreeSet<&str> = tables
         .into_iter()
         .flat_map(|table| section(&security, &format!("| {table} |"), "\n\n").lines().skip(2))
         .collect();

@@ -14,12 +14,14 @@ mod documents;
 mod egress;
 mod embed;
 mod errors;
+mod grpc;
 mod handlers;
 mod host;
 mod hosts;
 mod inbox;
 mod limits;
 mod messages;
+mod metrics;
 #[cfg(unix)]
 mod pluggable;
 mod reload;

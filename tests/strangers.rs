@@ -26,10 +26,10 @@ use crate::support::{
 const CREATE: &str = r#"{"operation":"create","data":{"message":"Hi"}}"#;
 
 /// HTTP/2's preface, and settings without any setting.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// An HTTP/2 frame.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -38,10 +38,14 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 fn head(stream: u32) -> Vec<u8> {
     let mut block = vec![0x83, 0x86];
     for (name, value) in [(0x04, "/v1.0/bindings/ops"), (0x01, "localhost")] {
-        block.extend([name, u8::try_from(value.len()).unwrap()]);
-        block.extend(value.as_bytes());
+        block.extend(hpack(name, value));
     }
     frame(1, 4, stream, &block)
+}
+
+/// A header whose name is in HPACK's table.
+pub fn hpack(name: u8, value: &str) -> Vec<u8> {
+    [&[name, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
 }
 
 /// A server with both ports in this process, with limits that a test can wait for, and the binding `ops` of `url`.
@@ -49,6 +53,7 @@ struct Served {
     _runtime: Runtime,
     everything: SocketAddr,
     callbacks: SocketAddr,
+    grpc: SocketAddr,
 }
 
 /// Clients are waited for as long as that.
@@ -57,7 +62,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 fn serve(url: &str) -> Served {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let bindings = Bindings::new(Sandbox::new(COMPONENT, Limits::default(), clock::system()).unwrap());
-    let (everything, callbacks) = runtime.block_on(async {
+    let [everything, callbacks, grpc] = runtime.block_on(async {
         let binding = BindingResource {
             name: "ops".into(),
             component_type: "bindings.dingtalk.webhook".into(),
@@ -70,17 +75,17 @@ fn serve(url: &str) -> Served {
         bindings.add(binding, &Proxies::none(), &dingtalk_host::egress::Policy::default()).await.unwrap();
         let input = Input::new(bindings, None, None, PATIENCE);
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let addresses = [(any, Surface::Everything), (any, Surface::Callbacks)];
+        let addresses = [Surface::Everything, Surface::Callbacks, Surface::Grpc].map(|surface| (any, surface));
         let mut server = Server::listen(&addresses).await.unwrap();
         for surface in [Surface::Everything, Surface::Callbacks] {
             server.set_policy(surface, Policy { patience: SILENCE, ..surface.policy(1_024) });
         }
-        let addresses = [server.addresses()[0].0, server.addresses()[1].0];
+        let addresses = [0, 1, 2].map(|index| server.addresses()[index].0);
         let api = Arc::new(Api::new(input, "x".into(), None, 4 << 20));
         tokio::spawn(server.run(api, std::future::pending()));
-        (addresses[0], addresses[1])
+        addresses
     });
-    Served { _runtime: runtime, everything, callbacks }
+    Served { _runtime: runtime, everything, callbacks, grpc }
 }
 
 /// Nobody is sent anything.
@@ -115,7 +120,7 @@ fn every_connection_that_stands_still_is_ended() {
         PREFACE,
         &[PREFACE, &head(1)].concat(),
     ];
-    for address in [served.everything, served.callbacks] {
+    for address in [served.everything, served.callbacks, served.grpc] {
         std::thread::scope(|scope| {
             for bytes in begun {
                 scope.spawn(move || time_to_end(address, bytes));
@@ -125,6 +130,7 @@ fn every_connection_that_stands_still_is_ended() {
     // Not before it had its time, where it was not an error. Taking leave is part of it.
     assert!(time_to_end(served.callbacks, b"") >= SILENCE / 4);
     assert!(time_to_end(served.everything, PREFACE) >= SILENCE / 4);
+    assert!(time_to_end(served.grpc, PREFACE) >= SILENCE / 4);
 }
 
 #[test]
@@ -287,7 +293,7 @@ fn pages_in_a_browser_cannot_call_without_a_token() {
 }
 
 /// Connections on each of which `bytes` were written, as far as the server takes them within a moment.
-fn flood(address: SocketAddr, connections: usize, bytes: &[u8]) -> Vec<TcpStream> {
+pub fn flood(address: SocketAddr, connections: usize, bytes: &[u8]) -> Vec<TcpStream> {
     let mut streams: Vec<(TcpStream, usize)> = (0..connections)
         .filter_map(|_| {
             let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;

@@ -7,11 +7,13 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use serde::Serialize;
 
+use crate::problem::{Kind, Problem};
+
 /// One HTTP answer, complete.
 pub type Answer = Response<Bytes>;
 
 /// The domain under which daprd files its own error details.
-const ERROR_DOMAIN: &str = "dapr.io";
+pub(crate) const ERROR_DOMAIN: &str = "dapr.io";
 
 /// Nothing but a status.
 pub fn empty(status: StatusCode) -> Answer {
@@ -61,11 +63,20 @@ pub fn error(status: StatusCode, code: &str, message: &str, metadata: &[(String,
     with_metadata(json(status, body), metadata)
 }
 
-/// There is no room for the request now, and there will be.
-pub fn busy(message: &str) -> Answer {
-    let mut answer = error(StatusCode::SERVICE_UNAVAILABLE, "ERR_OVERLOADED", message, &[]);
-    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    answer
+impl From<Problem> for Answer {
+    fn from(Problem { kind, reason, message, details }: Problem) -> Self {
+        let status = match kind {
+            Kind::Malformed | Kind::TooLong | Kind::TooSlow => StatusCode::BAD_REQUEST,
+            Kind::Refused => StatusCode::FORBIDDEN,
+            Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let mut answer = error(status, reason, &message, &details);
+        if kind == Kind::Busy {
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        answer
+    }
 }
 
 /// Adds `metadata.*` headers. What cannot be a header is left out, as Go's net/http does; line breaks become

@@ -9,6 +9,7 @@ use dingtalk_binding::operation;
 use http::{HeaderMap, StatusCode};
 
 use crate::answer::{self, Answer};
+use crate::problem::Problem;
 use crate::trace;
 
 /// Why an operation failed. The texts are daprd's, because clients show and compare them.
@@ -129,31 +130,40 @@ pub fn check<C: Failure>(
     if operation.is_empty() {
         return Err(InvokeError::MissingOperation);
     }
-    let supported = supported.ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
+    let supported = supported.ok_or_else(|| InvokeError::NotFound(shown_name(name)))?;
     if supported.iter().any(|known| known.as_ref() == operation) {
         return Ok(());
     }
     Err(InvokeError::UnsupportedOperation {
-        name: name.to_owned(),
-        operation: shown(operation),
+        name: shown_name(name),
+        operation: shown(operation, MAX_SHOWN),
         supported: supported.iter().map(|known| known.as_ref().to_owned()).collect(),
     })
 }
 
-/// The longest name that an answer repeats: a body of nothing else would be sent back whole.
+/// The longest operation that an answer repeats: a body of nothing else would be sent back whole.
 const MAX_SHOWN: usize = 128;
 
-fn shown(operation: &str) -> String {
-    match operation.get(..operation.floor_char_boundary(MAX_SHOWN)) {
-        Some(start) if start.len() < operation.len() => format!("{start}…"),
-        _ => operation.to_owned(),
+/// The longest name that a binding can have in Kubernetes.
+const MAX_NAME: usize = 253;
+
+/// The beginning of `text`, or all of it if it is not longer than `limit` bytes.
+pub(crate) fn shown(text: &str, limit: usize) -> String {
+    match text.get(..text.floor_char_boundary(limit)) {
+        Some(start) if start.len() < text.len() => format!("{start}…"),
+        _ => text.to_owned(),
     }
+}
+
+/// The name of a binding that may be none.
+pub(crate) fn shown_name(name: &str) -> String {
+    shown(name, MAX_NAME)
 }
 
 /// Adds the caller's trace to a request that was decoded from its body, or says why there is none.
 pub fn complete(headers: &HeaderMap, decoded: Result<InvokeRequest, String>) -> Result<InvokeRequest, Answer> {
     let mut request = decoded.map_err(|what| undecodable(&what))?;
-    trace::add(headers, &mut request.metadata).map_err(|what| malformed(&what))?;
+    trace::add(headers, &mut request.metadata).map_err(Problem::malformed)?;
     Ok(request)
 }
 
@@ -164,20 +174,11 @@ pub fn answer<C: Failure>(name: &str, result: Result<InvokeResponse, &InvokeErro
             let data = Bytes::from(data.unwrap_or_default());
             answer::with_metadata(answer::json(StatusCode::OK, data), &metadata)
         }
-        Err(error) => {
-            let message = format!("error invoking output binding {name}: {error}");
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            answer::error(status, "ERR_INVOKE_OUTPUT_BINDING", &message, &error.metadata())
-        }
+        Err(error) => Problem::not_invoked(name, error).into(),
     }
 }
 
-/// A body that is no request.
-pub fn undecodable(what: &str) -> Answer {
-    malformed(&format!("failed deserializing HTTP body: {what}"))
-}
-
-/// A request that cannot be understood.
-pub fn malformed(what: &str) -> Answer {
-    answer::error(StatusCode::BAD_REQUEST, "ERR_MALFORMED_REQUEST", what, &[])
+/// A body that is no request, in daprd's words.
+pub fn undecodable(what: &str) -> Problem {
+    Problem::malformed(format!("failed deserializing HTTP body: {what}"))
 }

@@ -1,6 +1,6 @@
-//! Between HTTP and the binding: which request is which operation, and which answer says what became of it. Pure
-//! functions over bytes, so that the host and the gateway component give the same answers; sockets, clocks and the
-//! binding itself are theirs.
+//! Between clients and the binding: which request, over HTTP or gRPC, is which operation, and which answer says what
+//! became of it. Pure functions over bytes, so that the host and the gateway component give the same answers; sockets,
+//! clocks and the binding itself are theirs.
 //!
 //! What a client can see follows daprd to the letter; deliberate differences are listed in docs/dapr.md.
 
@@ -10,12 +10,15 @@ pub mod answer;
 pub mod callback;
 pub mod caller;
 pub mod delivery;
+pub mod grpc;
 pub mod invoke;
 pub mod limits;
 pub mod metadata;
+pub mod problem;
 pub mod request;
 pub mod route;
 pub mod trace;
 pub mod unread;
 
 pub use answer::Answer;
+pub use problem::Problem;

@@ -1,4 +1,4 @@
-//! `GET /v1.0/metadata`: what SDKs read to learn that the sidecar is up and what it serves.
+//! `GET /v1.0/metadata` and `Dapr/GetMetadata`: what SDKs read to learn that the sidecar is up and what it serves.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,15 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// One binding, as it is listed.
 #[derive(Debug, Serialize)]
 pub struct Component<'a> {
-    name: &'a str,
+    /// In the component file.
+    pub name: &'a str,
+    /// As the component file spells it.
     #[serde(rename = "type")]
-    kind: &'a str,
-    version: &'a str,
-    capabilities: Vec<&'static str>,
+    pub kind: &'a str,
+    /// As in the component file.
+    pub version: &'a str,
+    /// Which sides it has.
+    pub capabilities: Vec<&'static str>,
 }
 
 impl<'a> Component<'a> {
@@ -29,25 +33,40 @@ impl<'a> Component<'a> {
     }
 }
 
-/// The whole document. `extended` gets the version beside what it has.
-pub fn answer(id: &str, components: Vec<Component<'_>>, mut extended: BTreeMap<String, String>) -> Answer {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Metadata<'a> {
-        id: &'a str,
-        runtime_version: &'static str,
-        components: Vec<Component<'a>>,
-        extended: BTreeMap<String, String>,
-        actor_runtime: ActorRuntime,
+/// What is loaded, and what clients have said of themselves.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata<'a> {
+    /// The application's name.
+    pub id: &'a str,
+    /// Of this project.
+    pub runtime_version: &'static str,
+    /// Every binding.
+    pub components: Vec<Component<'a>>,
+    /// Attributes.
+    pub extended: BTreeMap<String, String>,
+    /// Always the same.
+    pub actor_runtime: ActorRuntime,
+}
+
+/// There are no actors here.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ActorRuntime {
+    runtime_status: &'static str,
+    host_ready: bool,
+}
+
+impl<'a> Metadata<'a> {
+    /// Of the application called `id`. `extended` gets the version beside what it has.
+    pub fn new(id: &'a str, components: Vec<Component<'a>>, mut extended: BTreeMap<String, String>) -> Self {
+        extended.insert("daprRuntimeVersion".into(), VERSION.into());
+        let actor_runtime = ActorRuntime { runtime_status: "DISABLED", host_ready: false };
+        Self { id, runtime_version: VERSION, components, extended, actor_runtime }
     }
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct ActorRuntime {
-        runtime_status: &'static str,
-        host_ready: bool,
-    }
-    extended.insert("daprRuntimeVersion".into(), VERSION.into());
-    let actor_runtime = ActorRuntime { runtime_status: "DISABLED", host_ready: false };
-    let metadata = Metadata { id, runtime_version: VERSION, components, extended, actor_runtime };
-    answer::json(StatusCode::OK, serde_json::to_vec(&metadata).unwrap_or_default())
+}
+
+/// As HTTP has it.
+pub fn answer(metadata: &Metadata<'_>) -> Answer {
+    answer::json(StatusCode::OK, serde_json::to_vec(metadata).unwrap_or_default())
 }

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 /// Items of `metadata`, repeated ones included. No binding knows more than a handful; each costs an allocation here
 /// and one in the sandbox.
-const MAX_METADATA: usize = 1_000;
+pub const MAX_METADATA: usize = 1_000;
 
 /// Decodes a request body. The error is daprd's `message`, after "failed deserializing HTTP body: ".
 pub fn decode(body: &[u8]) -> Result<InvokeRequest, String> {
@@ -103,12 +103,17 @@ impl<'de> Visitor<'de> for Pairs<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some((name, value)) = map.next_entry::<String, Option<String>>()? {
             if self.0.len() == MAX_METADATA {
-                return Err(A::Error::custom(format_args!("metadata has more than {MAX_METADATA} items; send fewer")));
+                return Err(A::Error::custom(too_many()));
             }
             self.0.push((name, value.unwrap_or_default()));
         }
         Ok(())
     }
+}
+
+/// There are more than [`MAX_METADATA`].
+pub fn too_many() -> String {
+    format!("metadata has more than {MAX_METADATA} items; send fewer")
 }
 
 /// Of pairs with one name the last, where it stands.

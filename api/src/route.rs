@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 
 use dingtalk_binding::secret::Secret;
-use http::{Method, Request, StatusCode};
+use http::header::HeaderMap;
+use http::{Method, Request, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
 use crate::answer::{self, Answer};
-use crate::caller::{self, Allowed, Names};
+use crate::caller::{self, Allowed, Names, Stranger};
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,20 @@ pub struct Entrance {
     pub callbacks_only: bool,
     /// By which name we were called is not known here.
     pub nameless: bool,
+}
+
+/// Where the token is, in both directions and both protocols.
+pub const TOKEN: &str = "dapr-api-token";
+
+/// Why somebody may not ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denied {
+    /// The token is missing.
+    NoToken,
+    /// It is another one.
+    WrongToken,
+    /// There is none, and this may be a page in somebody's browser.
+    Stranger(Stranger),
 }
 
 /// Who may ask.
@@ -74,25 +89,10 @@ impl Access<'_> {
             _ if entrance.callbacks_only => return Err(answer::empty(StatusCode::NOT_FOUND)),
             _ => {}
         }
-        match self.token {
-            Some(token) => {
-                let given = headers.get("dapr-api-token").map_or(b"".as_slice(), |value| value.as_bytes());
-                if !bool::from(given.ct_eq(token.expose().as_bytes())) {
-                    return Err(answer::text(StatusCode::UNAUTHORIZED, "invalid api token"));
-                }
-            }
-            // Whoever knows the token is no page in somebody's browser.
-            None => {
-                let checked = match entrance.nameless {
-                    true => self.allowed.check_nameless(uri, headers),
-                    false => self.allowed.check(uri, headers, entrance.address),
-                };
-                if let Err(stranger) = checked {
-                    let what = stranger.explained("set DAPR_API_TOKEN, or ", self.names);
-                    return Err(answer::error(StatusCode::FORBIDDEN, "ERR_CALLER_REFUSED", &what, &[]));
-                }
-            }
-        }
+        self.admit(uri, headers, entrance).map_err(|denied| match denied {
+            Denied::NoToken | Denied::WrongToken => answer::text(StatusCode::UNAUTHORIZED, "invalid api token"),
+            Denied::Stranger(stranger) => stranger.problem(self.names).into(),
+        })?;
         match (method, segments.as_slice()) {
             (&Method::POST | &Method::PUT, ["v1.0", "bindings", name]) => {
                 let unescaped = query_unescape(name);
@@ -109,6 +109,21 @@ impl Access<'_> {
                 Err(answer::error(StatusCode::NOT_FOUND, "ERR_DIRECT_INVOKE", message, &[]))
             }
         }
+    }
+
+    /// Whether somebody who has come in by `entrance` may ask for anything.
+    pub fn admit(&self, uri: &Uri, headers: &HeaderMap, entrance: Entrance) -> Result<(), Denied> {
+        // Whoever knows the token is no page in somebody's browser.
+        let Some(token) = self.token else {
+            let checked = match entrance.nameless {
+                true => self.allowed.check_nameless(uri, headers),
+                false => self.allowed.check(uri, headers, entrance.address),
+            };
+            return checked.map_err(Denied::Stranger);
+        };
+        let given = headers.get(TOKEN).ok_or(Denied::NoToken)?;
+        let is_same = bool::from(given.as_bytes().ct_eq(token.expose().as_bytes()));
+        if is_same { Ok(()) } else { Err(Denied::WrongToken) }
     }
 
     fn health(&self, query: &str) -> Result<Route, Answer> {

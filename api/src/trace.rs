@@ -1,5 +1,9 @@
 //! W3C trace context, which Dapr hands on in both directions.
 
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use http::header::HeaderMap;
 
 /// Its headers.
@@ -23,6 +27,41 @@ pub fn add(headers: &HeaderMap, metadata: &mut Vec<(String, String)>) -> Result<
         metadata.push((name.to_owned(), value));
     }
     Ok(())
+}
+
+/// The caller's `traceparent` from gRPC's older form of it, where there is one: a version of 0; 0 and the trace; 1 and the
+/// parent; 2 and the flags.
+pub fn of_binary(headers: &HeaderMap) -> Option<String> {
+    let encoded = headers.get("grpc-trace-bin")?.as_bytes();
+    // With its padding or without, as every binary item.
+    let encoded = encoded.split(|byte| *byte == b'=').next()?;
+    let bytes = STANDARD_NO_PAD.decode(encoded).ok()?;
+    let (head, rest) = bytes.split_first_chunk::<2>()?;
+    let (trace, rest) = rest.split_first_chunk::<16>()?;
+    let (one, rest) = rest.split_first()?;
+    let (parent, rest) = rest.split_first_chunk::<8>()?;
+    let [two, flags] = rest else { return None };
+    let parent = format!("00-{}-{}-{}", hex(trace), hex(parent), hex(&[*flags]));
+    (*head == [0, 0] && (*one, *two) == (1, 2) && is_traceparent(&parent)).then_some(parent)
+}
+
+/// A trace in that form, for who reads no other; `None` if it is none.
+pub fn to_binary(traceparent: &str) -> Option<Vec<u8>> {
+    let mut parts = traceparent.split('-').skip(1).filter(|_| is_traceparent(traceparent));
+    let (trace, parent, flags) = (bytes(parts.next()?)?, bytes(parts.next()?)?, bytes(parts.next()?)?);
+    Some([[0, 0].as_slice(), &trace, &[1], &parent, &[2], &flags].concat())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 /// W3C baggage: at most 8,192 bytes and 180 members `key=value[;property]…`, separated by commas.
@@ -117,6 +156,38 @@ mod tests {
 
     /// The example of the W3C's text.
     const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn grpcs_older_form_of_it() {
+        // Version, 0 and the trace, 1 and the parent, 2 and the flags, of the example above.
+        let binary = [
+            &[0, 0][..],
+            &0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes(),
+            &[1],
+            &0x00f0_67aa_0ba9_02b7_u64.to_be_bytes(),
+            &[2, 1],
+        ]
+        .concat();
+        assert_eq!(to_binary(TRACEPARENT).as_ref(), Some(&binary));
+        let read = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.append("grpc-trace-bin", value.parse().unwrap());
+            of_binary(&headers)
+        };
+        let encoded = STANDARD_NO_PAD.encode(&binary);
+        assert_eq!(read(&encoded).as_deref(), Some(TRACEPARENT));
+        assert_eq!(read(&format!("{encoded}=")).as_deref(), Some(TRACEPARENT));
+        for (at, byte) in [(0, 1), (1, 1), (18, 0), (27, 3)] {
+            let mut wrong = binary.clone();
+            wrong[at] = byte;
+            assert_eq!(read(&STANDARD_NO_PAD.encode(wrong)), None, "{at}");
+        }
+        for wrong in ["", "AAAA", "!", &STANDARD_NO_PAD.encode([0; 29]), &format!("{encoded}AAAA")] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+        assert_eq!(to_binary("00-1-2-01"), None);
+        assert_eq!(of_binary(&HeaderMap::new()), None);
+    }
 
     #[test]
     fn parents_as_w3c_writes_them() {

@@ -17,7 +17,9 @@ use crate::clock::Arrival;
 use crate::egress::{Egress, Policy, Proxies};
 use crate::event::{Digest, digest};
 use crate::resources::BindingResource;
-use crate::sandbox::{CallError, Callback, Handler, InvokeFailure, Reply, Request, Response, Sandbox, Share, Tenant};
+use crate::sandbox::{
+    CallError, Callback, Handler, InvokeFailure, Limit, Reply, Request, Response, Sandbox, Share, Tenant,
+};
 
 /// The bindings that a host serves. They can change while it does: who has one keeps it, so that a call ends on the
 /// binding on which it began.
@@ -102,6 +104,11 @@ impl Binding {
     /// Its turns at the processor, for what runs on its behalf outside of the sandbox.
     pub(crate) fn share(&self) -> &Share {
         self.tenant.share()
+    }
+
+    /// How many of its calls each limit of the sandbox has stopped.
+    pub fn stopped(&self) -> [(Limit, u64); 6] {
+        self.tenant.stopped()
     }
 
     /// How many requests to destinations other than its own the sandbox has refused.
@@ -250,6 +257,15 @@ impl Bindings {
         called.map_err(|error| Failed::new(error, operation::has_uuid(data, [])).into())
     }
 
+    /// The names of these two as far as the host gave them, and empty texts for what somebody else made up.
+    pub(crate) fn known<'a>(&self, name: &'a str, operation: &'a str) -> (&'a str, &'a str) {
+        match self.get(name) {
+            Some(binding) if binding.operations.iter().any(|known| known == operation) => (name, operation),
+            Some(_) => (name, ""),
+            None => ("", ""),
+        }
+    }
+
     fn with_operation(&self, name: &str, operation: &str) -> Result<Arc<Binding>, InvokeError> {
         let binding = self.get(name).filter(|binding| binding.direction().writes());
         invoke::check(name, operation, binding.as_ref().map(|binding| binding.operations.as_slice()))?;
@@ -287,6 +303,11 @@ impl Bindings {
         limit: Duration,
     ) -> Result<Reply, CallError<ReceiveError>> {
         self.sandbox.receive(&binding.tenant, callback, reader, limit).await
+    }
+
+    /// How many calls run and wait now, by kind and state.
+    pub(crate) fn calls(&self) -> Vec<(&'static str, &'static str, usize)> {
+        self.sandbox.calls()
     }
 
     /// The turns of what belongs to no binding.

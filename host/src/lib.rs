@@ -29,6 +29,7 @@ pub(crate) mod files;
 pub mod inbox;
 pub(crate) mod ingress;
 pub mod input;
+pub mod metrics;
 #[cfg(unix)]
 pub mod pluggable;
 #[doc(hidden)]

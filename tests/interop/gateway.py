@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -119,6 +120,8 @@ class Application(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        # Not in one packet with the head: a guest that is through with a request too early loses it.
+        time.sleep(0.05)
         self.wfile.write(body)
 
     def log_message(self, *_):

@@ -25,6 +25,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::body::Body;
 use tonic::{Request, Status, Streaming};
 use tonic_reflection::pb::{v1, v1alpha};
+use tower_service::Service as _;
 
 use super::PATIENCE;
 
@@ -140,6 +141,28 @@ impl Daprd {
                 Err(status) => Err(status.message().to_owned()),
             }
         })
+    }
+
+    /// Asks for reflection and goes on to listen, until the value is dropped.
+    pub fn reflect(&self) -> Result<impl Sized, Status> {
+        let mut client =
+            v1::server_reflection_client::ServerReflectionClient::with_origin(self.channel.clone(), origin());
+        let (questions, receiver) = mpsc::unbounded_channel();
+        let answers = self.wait(client.server_reflection_info(UnboundedReceiverStream::new(receiver)))?;
+        Ok((questions, answers))
+    }
+
+    /// Whether the component has ended the connection.
+    pub fn is_closed(&self) -> bool {
+        self.channel.0.is_closed()
+    }
+
+    /// The status of a call to a service that is not there.
+    pub fn unknown(&self) -> String {
+        let request = http::Request::post("http://localhost/dapr.proto.components.v1.StateStore/Get");
+        let request = request.header("content-type", "application/grpc").body(Body::empty()).unwrap();
+        let answer = self.wait(self.channel.clone().call(request)).unwrap();
+        answer.headers()["grpc-status"].to_str().unwrap().to_owned()
     }
 
     fn input(&self) -> InputBindingClient<Channel> {

@@ -4,6 +4,7 @@ pub mod app;
 pub mod bot;
 #[cfg(unix)]
 pub mod daprd;
+pub mod grpc;
 pub mod guest;
 pub mod held;
 pub mod inbox_app;
@@ -185,6 +186,8 @@ pub fn command(arguments: &[&str]) -> Command {
     ] {
         command.env_remove(variable);
     }
+    // Hosts of several tests run at once.
+    command.env("DAPR_GRPC_PORT", "0");
     command
 }
 
@@ -341,11 +344,19 @@ impl Host {
 
     /// The address of --callback-port.
     pub fn callback_address(&self) -> SocketAddr {
-        const MESSAGE: &str = "listening for callbacks";
-        self.wait_for_log(MESSAGE);
+        self.address_in_log("listening for callbacks")
+    }
+
+    /// The address of the gRPC API.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.address_in_log("gRPC API is listening")
+    }
+
+    fn address_in_log(&self, message: &str) -> SocketAddr {
+        self.wait_for_log(message);
         let log = self.log();
         // The reader writes whole lines.
-        let line = log.lines().find(|line| line.contains(MESSAGE)).unwrap();
+        let line = log.lines().find(|line| line.contains(message)).unwrap();
         line.split_once("address=").unwrap().1.trim().parse().unwrap()
     }
 

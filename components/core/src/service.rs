@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dingtalk_api::invoke::{self, Failed, InvokeError, undecodable};
 use dingtalk_api::limits::{BODY_TIMEOUT, CALLBACK_TIMEOUT, MAX_BODY as MAX_REQUEST};
-use dingtalk_api::metadata::Component as Listed;
+use dingtalk_api::metadata::{Component as Listed, Metadata};
 use dingtalk_api::route::{Access, Entrance, Route};
 use dingtalk_api::unread::{self, Unread};
 use dingtalk_api::{Answer, answer, callback, metadata, request};
@@ -124,7 +124,7 @@ pub fn begin<'e>(environment: &'e [(String, String)], request: &'e Request<()>, 
                 }
                 _ => {
                     let listed = robots.names().map(|name| Listed::new(name, TYPE, VERSION, true, true));
-                    Err(metadata::answer(&app_id, listed.collect(), Default::default()).into())
+                    Err(metadata::answer(&Metadata::new(&app_id, listed.collect(), Default::default())).into())
                 }
             }
         }
@@ -173,7 +173,8 @@ impl<'e> Wanted<'e> {
             Unread::TooLong => undecodable(&unread::too_long(MAX_REQUEST, "the gateway takes no more")),
             Unread::Incomplete => undecodable(unread::INCOMPLETE),
             Unread::TooSlow => undecodable(&unread::too_slow(BODY_TIMEOUT.as_secs())),
-        })?;
+        });
+        let body = body.map_err(Answer::from)?;
         let call = invoke::complete(self.request.headers(), request::decode(&body))?;
         let robot = self.robots.get(&self.name).cloned();
         let refused = |error: InvokeError<Failure>| invoke::answer(&self.name, Err(&error));

@@ -9,7 +9,7 @@ use dingtalk_binding::failure::nanos;
 use dingtalk_gateway_core::wire::announced;
 use dingtalk_wasi_p3::bindings::wasi::http::client;
 use dingtalk_wasi_p3::bindings::wasi::http::types::{ErrorCode, Method, Request, RequestOptions, Scheme as WasiScheme};
-use dingtalk_wasi_p3::{Incoming, Outgoing, alongside, deadline, environment, headers, request, within};
+use dingtalk_wasi_p3::{Incoming, Outgoing, Sent, alongside, deadline, environment, headers, request, within};
 use http::uri::Scheme;
 
 #[allow(
@@ -46,30 +46,39 @@ impl handler::Guest for Component {
     async fn handle(event: Event) -> Result<Option<Vec<u8>>, HandlerError> {
         let application = Application::taking(&environment())?;
         let end = deadline(application.timeout);
-        let (request, body) = post(&application, &event).ok_or_else(|| application.unreachable(Trouble::Refused))?;
+        let refused = || application.unreachable(Trouble::Refused);
+        let (request, body, _sent) = post(&application, &event).ok_or_else(refused)?;
         // An application may answer before it has read everything, and what counts is its answer.
-        let answer = alongside(client::send(request), body.write(event.data.clone()));
-        // The runtime's limits are for its parts, if it has any: this one is for the whole.
-        let response = within(end, answer).await.ok_or_else(|| application.unreachable(Trouble::Slow))?;
-        let response = response.map_err(|code| application.unreachable(trouble_of!(ErrorCode, code)))?;
-        let (status, announced) = (response.get_status_code(), announced(&headers(&response.get_headers())));
-        let answer = Incoming::of_response(response).read(MAX_ANSWER, announced, end).await;
-        application.answered(&event, status, answer)
+        alongside(answer(&application, &event, request, end), body.write(event.data.clone())).await
     }
 }
 
-fn post(application: &Application, event: &Event) -> Option<(Request, Outgoing)> {
+async fn answer(
+    application: &Application,
+    event: &Event,
+    request: Request,
+    end: u64,
+) -> Result<Option<Vec<u8>>, HandlerError> {
+    // The runtime's limits are for its parts, if it has any: this one is for the whole.
+    let response = within(end, client::send(request)).await.ok_or_else(|| application.unreachable(Trouble::Slow))?;
+    let response = response.map_err(|code| application.unreachable(trouble_of!(ErrorCode, code)))?;
+    let (status, announced) = (response.get_status_code(), announced(&headers(&response.get_headers())));
+    let answer = Incoming::of_response(response).read(MAX_ANSWER, announced, end).await;
+    application.answered(event, status, answer)
+}
+
+fn post(application: &Application, event: &Event) -> Option<(Request, Outgoing, Sent)> {
     let options = RequestOptions::new();
     // A runtime may not support a time limit; it then applies its own.
     let time = Some(nanos(application.timeout));
     let _ = options.set_connect_timeout(time);
     let _ = options.set_first_byte_timeout(time);
     let _ = options.set_between_bytes_timeout(time);
-    let (request, body) = request(&application.headers(event), event.data.len(), options);
+    let (request, body, sent) = request(&application.headers(event), event.data.len(), options);
     let scheme = if application.scheme == Scheme::HTTPS { WasiScheme::Https } else { WasiScheme::Http };
     request.set_method(&Method::Post).ok()?;
     request.set_scheme(Some(&scheme)).ok()?;
     request.set_authority(Some(application.authority.as_str())).ok()?;
     request.set_path_with_query(Some(&application.path(&event.id))).ok()?;
-    Some((request, body))
+    Some((request, body, sent))
 }

@@ -137,12 +137,16 @@ impl Outgoing {
     }
 }
 
+/// What tells whether a body went out. It is kept until the answer has been read, and the body's writing too: without,
+/// wasmtime 49 lost answers whose body came later than their head.
+pub struct Sent(#[expect(dead_code, reason = "its end is what counts")] FutureReader<Result<(), ErrorCode>>);
+
 /// A request with these headers, and what its body of `length` bytes is written to.
-pub fn request(headers: &HeaderMap, length: usize, options: RequestOptions) -> (Request, Outgoing) {
+pub fn request(headers: &HeaderMap, length: usize, options: RequestOptions) -> (Request, Outgoing, Sent) {
     let (stream, contents) = wit_stream::new::<u8>();
     let (end, trailers) = wit_future::new::<End>(|| Ok(None));
-    let (request, _sent) = Request::new(fields(headers, Some(length)), Some(contents), trailers, Some(options));
-    (request, Outgoing { stream, end })
+    let (request, sent) = Request::new(fields(headers, Some(length)), Some(contents), trailers, Some(options));
+    (request, Outgoing { stream, end }, Sent(sent))
 }
 
 /// A response. Its body is written when the call that gives it has come back, in at most `time`: who reads slower than
@@ -150,10 +154,11 @@ pub fn request(headers: &HeaderMap, length: usize, options: RequestOptions) -> (
 pub fn response(status: u16, headers: &HeaderMap, length: Option<usize>, body: Vec<u8>, time: Duration) -> Response {
     let (stream, contents) = wit_stream::new::<u8>();
     let (end, trailers) = wit_future::new::<End>(|| Ok(None));
-    let (response, _sent) = Response::new(fields(headers, length), Some(contents), trailers);
+    let (response, sent) = Response::new(fields(headers, length), Some(contents), trailers);
     // The caller has a status; wasi:http knows no other numbers.
     let _ = response.set_status_code(status);
     wit_bindgen::spawn_local(async move {
+        let _sent = Sent(sent);
         let _ = within(deadline(time), Outgoing { stream, end }.write(body)).await;
     });
     response

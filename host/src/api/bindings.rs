@@ -2,7 +2,7 @@
 
 use dingtalk_api::invoke::{self, InvokeError, undecodable};
 use dingtalk_api::limits::BODY_TIMEOUT;
-use dingtalk_api::{Answer, answer, request, unread};
+use dingtalk_api::{Answer, Problem, request, unread};
 use http::Request;
 use http::header::HeaderMap;
 use hyper::body::Incoming;
@@ -20,12 +20,25 @@ impl Api {
         let (parts, body) = request.into_parts();
         let (body, _share) = match self.body(&parts.headers, body, seat).await {
             Ok(body) => body,
-            Err(unread) => return self.unread(&unread, undecodable),
+            Err(unread) => return self.unread(unread, undecodable),
         };
         let request = match invoke::complete(&parts.headers, decode(body).await) {
             Ok(request) => request,
             Err(answer) => return answer,
         };
+        match self.perform(name, request, seat).await {
+            Ok(response) => invoke::answer::<sandbox::InvokeFailure>(name, Ok(response)),
+            Err(error) => invoke::answer(name, Err(&error)),
+        }
+    }
+
+    /// Performs an operation, however it was asked for.
+    pub(super) async fn perform(
+        &self,
+        name: &str,
+        request: sandbox::Request,
+        seat: &Seat,
+    ) -> Result<sandbox::Response, InvokeError<sandbox::InvokeFailure>> {
         let _call = self.call(seat);
         let operation = request.operation.clone();
         let result = self.input.invoke(name, request).await;
@@ -35,10 +48,7 @@ impl Api {
             // A request that does not fit is its client's business; the others need the operator.
             Err(_) => {}
         }
-        match result {
-            Ok(response) => invoke::answer::<sandbox::InvokeFailure>(name, Ok(response)),
-            Err(error) => invoke::answer(name, Err(&error)),
-        }
+        result
     }
 
     /// The whole body, with its share of the port's bytes.
@@ -52,14 +62,20 @@ impl Api {
     }
 
     /// The answer to a body that cannot be used, which says why with `malformed`.
-    pub(super) fn unread(&self, why: &Unread, malformed: impl FnOnce(&str) -> Answer) -> Answer {
-        match why {
+    pub(super) fn unread(&self, why: Unread, malformed: impl FnOnce(&str) -> Problem) -> Answer {
+        let why = match why {
             Unread::TooLong => malformed(&unread::too_long(self.max_body_size, "see --max-body-size")),
             Unread::Incomplete => malformed(unread::INCOMPLETE),
             Unread::TooSlow => malformed(&unread::too_slow(BODY_TIMEOUT.as_secs())),
-            Unread::Busy => answer::busy("too many long request bodies at once; send it again"),
-        }
+            Unread::Busy => busy(),
+        };
+        why.into()
     }
+}
+
+/// Other bodies have taken all of the port's bytes.
+pub(super) fn busy() -> Problem {
+    Problem::busy("too many long request bodies at once; send it again")
 }
 
 /// Decodes a body; a long one where nobody else waits for the thread.

@@ -5,7 +5,7 @@
 use dingtalk_api::limits::CALLBACK_TIMEOUT;
 use dingtalk_api::{Answer, callback, trace};
 use dingtalk_binding::callback::MAX_BODY;
-use dingtalk_binding::error::ReceiveError;
+use dingtalk_binding::error::{ReceiveError, Refusal};
 use http::Request;
 use hyper::body::Incoming;
 
@@ -17,17 +17,29 @@ use crate::sandbox::{CallError, Callback};
 
 impl Api {
     pub(super) async fn callback(&self, name: &str, request: Request<Incoming>, seat: &Seat) -> Answer {
+        let count = |result| {
+            // Whoever makes names up is counted without one.
+            let known = self.input.bindings().get(name);
+            self.input.metrics().callback(known.as_ref().map_or("", |binding| binding.name()), result);
+        };
         if let Err(answer) = callback::check(request.method()) {
+            count("method");
             return answer;
         }
         let arrived = self.input.bindings().arrival();
         let (parts, body) = request.into_parts();
         let body = match body::read(&parts.headers, body, MAX_BODY, CALLBACK_TIMEOUT, &seat.port.budget).await {
             Ok(body) => body,
-            Err(Unread::Busy) => return callback::busy("too many long bodies at once"),
-            Err(Unread::TooLong) => return callback::too_large(),
-            Err(Unread::Incomplete) => return callback::incomplete(),
-            Err(Unread::TooSlow) => return callback::too_slow(),
+            Err(unread) => {
+                let (result, answer) = match unread {
+                    Unread::Busy => ("overloaded", callback::busy("too many long bodies at once")),
+                    Unread::TooLong => ("too-large", callback::too_large()),
+                    Unread::Incomplete => ("incomplete", callback::incomplete()),
+                    Unread::TooSlow => ("too-slow", callback::too_slow()),
+                };
+                count(result);
+                return answer;
+            }
         };
         let headers = parts.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
         let (body, _share) = body;
@@ -36,9 +48,13 @@ impl Api {
         match self.input.receive(name, callback, trace::of_callback(&parts.headers)).await {
             Ok(reply) => {
                 tracing::debug!(binding = name, "callback answered");
+                count("answered");
                 callback::replied(reply)
             }
-            Err(error) => self.refuse(name, &error),
+            Err(error) => {
+                count(result(&error));
+                self.refuse(name, &error)
+            }
         }
     }
 
@@ -75,5 +91,33 @@ impl Api {
             CallError::Overloaded(_) => callback::busy("too many callbacks at once"),
             CallError::Init(_) | CallError::Stopped { .. } => callback::broken(),
         }
+    }
+}
+
+/// What a callback that failed is counted as: for refusals the names of `refusal` in wit/types.wit.
+fn result(error: &CallbackError) -> &'static str {
+    match error {
+        CallbackError::NotFound(_) => "not-found",
+        CallbackError::Call(CallError::Overloaded(_)) => "overloaded",
+        CallbackError::Call(CallError::Init(_)) => "configuration",
+        CallbackError::Call(CallError::Stopped { .. }) => "stopped",
+        CallbackError::Call(CallError::Binding(error)) => match error {
+            ReceiveError::NotInitialized => "not-initialized",
+            ReceiveError::NotReading(_) => "not-reading",
+            ReceiveError::HandlerFailed(_) => "handler-failed",
+            ReceiveError::Refused(refusal) => match refusal {
+                Refusal::Unverifiable => "unverifiable",
+                Refusal::Unsigned => "unsigned",
+                Refusal::Ambiguous => "ambiguous",
+                Refusal::BadTimestamp => "bad-timestamp",
+                Refusal::Expired => "expired",
+                Refusal::BadSignature => "bad-signature",
+                Refusal::Reused => "reused",
+                Refusal::WrongRobot => "wrong-robot",
+                Refusal::TooLarge(_) => "too-large",
+                Refusal::WrongContentType => "wrong-content-type",
+                Refusal::Malformed(_) => "malformed",
+            },
+        },
     }
 }

@@ -1,17 +1,21 @@
-//! Dapr's HTTP API for bindings on sockets, and the route for DingTalk's callbacks. What a request means and how it is
+//! Dapr's APIs for bindings, HTTP and gRPC, on sockets, and the route for DingTalk's callbacks. What a request means and how it is
 //! answered is `dingtalk_api`'s business.
 
 mod bindings;
 mod callback;
+mod fields;
+mod grpc;
 mod metadata;
+mod metrics;
 mod server;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 pub use dingtalk_api::caller::Allowed;
 use dingtalk_api::caller::FLAGS;
-use dingtalk_api::route::{Access, Entrance, Route};
+use dingtalk_api::route::{Access, Route};
 use dingtalk_api::{Answer, answer};
 use dingtalk_binding::secret::Secret;
 use http::{Request, StatusCode};
@@ -30,6 +34,8 @@ pub struct Api {
     pub input: Input,
     /// Names this host in `/v1.0/metadata` and for `/v1.0/healthz?appid=`.
     pub app_id: String,
+    /// Dapr's namespace, a label of every metric.
+    pub namespace: String,
     /// What clients must send as `dapr-api-token`, if anything.
     pub api_token: Option<Secret>,
     /// The longest request body, in bytes.
@@ -47,7 +53,8 @@ impl Api {
     /// An API over the bindings of `input`.
     pub fn new(input: Input, app_id: String, api_token: Option<Secret>, max_body_size: usize) -> Self {
         let (attributes, quiet, allowed) = (Mutex::default(), Quiet::default(), Allowed::default());
-        Self { input, app_id, api_token, max_body_size, attributes, allowed, quiet, calls: AtomicUsize::new(0) }
+        let (namespace, calls) = ("default".to_owned(), AtomicUsize::new(0));
+        Self { input, app_id, namespace, api_token, max_body_size, attributes, allowed, quiet, calls }
     }
 
     /// How many calls are running.
@@ -61,14 +68,24 @@ impl Api {
         Call { api: self, _call: seat.activity.call() }
     }
 
+    /// Who may ask.
+    fn access(&self) -> Access<'_> {
+        let Self { app_id, allowed, .. } = self;
+        Access { app_id, token: self.api_token.as_ref(), allowed, names: &FLAGS }
+    }
+
     async fn answer(self: Arc<Self>, request: Request<Incoming>, seat: &Seat) -> Answer {
-        let Self { app_id, allowed, .. } = &*self;
-        let access = Access { app_id, token: self.api_token.as_ref(), allowed, names: &FLAGS };
-        let entrance = Entrance {
-            address: Some(seat.address),
-            callbacks_only: seat.surface == Surface::Callbacks,
-            nameless: false,
-        };
+        if seat.surface == Surface::Metrics {
+            return self.metrics(&request, seat).await;
+        }
+        let (since, method) = (Instant::now(), request.method().clone());
+        let answer = self.route(request, seat).await;
+        self.input.metrics().answered(&method, answer.status(), since);
+        answer
+    }
+
+    async fn route(&self, request: Request<Incoming>, seat: &Seat) -> Answer {
+        let (access, entrance) = (self.access(), seat.entrance());
         match access.route(&request, entrance) {
             Ok(Route::Health | Route::OutboundHealth) => answer::empty(StatusCode::NO_CONTENT),
             Ok(Route::Callback(name)) => self.callback(&name, request, seat).await,

@@ -6,8 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dingtalk_api::answer;
-use http_body_util::Full;
+use bytes::Bytes;
+use dingtalk_api::route::Entrance;
+use dingtalk_api::{Answer, Problem};
+use http::{Request, Response};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -16,7 +20,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Api;
+use super::{Api, grpc};
 use crate::ingress::connection::{Activity, hold};
 use crate::ingress::port::{Policy, Port};
 use crate::quiet::Quiet;
@@ -33,8 +37,8 @@ const CONNECTION_WINDOW: u32 = 96 << 10;
 /// After a failed accept (out of file descriptors, most likely), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Of the process's file descriptors, one in so many is a port's: with both ports full, half are left for the way
-/// out, the application and the inbox.
+/// Of the process's file descriptors, one in so many is a port's: with both large ports full, half are left for the way
+/// out, the application, the inbox, and the few connections for metrics.
 const DESCRIPTORS: u64 = 4;
 
 /// What a process may have open where nobody says more; see [`Server::set_policy`].
@@ -47,9 +51,25 @@ pub enum Surface {
     Everything,
     /// Callbacks and health checks: what may be reached from the internet.
     Callbacks,
+    /// What of it is for programs, over gRPC.
+    Grpc,
+    /// Metrics alone.
+    Metrics,
 }
 
 impl Surface {
+    /// Those with connections, requests and bytes of their own.
+    pub const COUNTED: [Self; 3] = [Self::Everything, Self::Callbacks, Self::Metrics];
+
+    /// Whose connections, requests and bytes are counted with its own. Both APIs are for the same callers: together they
+    /// cost what one does.
+    fn counted_as(self) -> Self {
+        match self {
+            Self::Grpc => Self::Everything,
+            other => other,
+        }
+    }
+
     /// What its addresses may hold together in a process that may have so many descriptors.
     pub fn policy(self, descriptors: u64) -> Policy {
         let connections = |most: usize| usize::try_from(descriptors / DESCRIPTORS).unwrap_or(most).clamp(1, most);
@@ -57,7 +77,7 @@ impl Surface {
             // Above the 90 s for which Go's clients keep idle connections: a client that writes into a connection
             // which is being closed cannot know whether its message was posted. The bytes are more than the longest
             // body, 16 MiB.
-            Self::Everything => Policy {
+            Self::Everything | Self::Grpc => Policy {
                 connections: connections(512),
                 patience: Duration::from_secs(120),
                 requests: 1_024,
@@ -74,6 +94,14 @@ impl Surface {
                 bytes: 8 << 20,
                 bytes_timeout: Duration::from_secs(5),
             },
+            // A collector, and somebody who looks. Nothing is read of a body, and an answer may be long.
+            Self::Metrics => Policy {
+                connections: connections(16),
+                patience: Duration::from_secs(120),
+                requests: 4,
+                bytes: 0,
+                bytes_timeout: Duration::ZERO,
+            },
         }
     }
 }
@@ -85,6 +113,13 @@ pub(super) struct Seat {
     pub(super) activity: Arc<Activity>,
     /// The address of ours that the client has reached.
     pub(super) address: IpAddr,
+}
+
+impl Seat {
+    pub(super) fn entrance(&self) -> Entrance {
+        let callbacks_only = self.surface == Surface::Callbacks;
+        Entrance { address: Some(self.address), callbacks_only, nameless: false }
+    }
 }
 
 /// An address that cannot be listened on.
@@ -100,6 +135,8 @@ fn flags(surface: Surface) -> &'static str {
     match surface {
         Surface::Everything => "--dapr-http-port or --dapr-listen-addresses",
         Surface::Callbacks => "--callback-port or --callback-listen-addresses",
+        Surface::Grpc => "--dapr-grpc-port or --dapr-listen-addresses",
+        Surface::Metrics => "--metrics-port or --metrics-listen-address",
     }
 }
 
@@ -107,14 +144,13 @@ fn flags(surface: Surface) -> &'static str {
 pub struct Server {
     listeners: Vec<(TcpListener, Surface)>,
     addresses: Vec<(SocketAddr, Surface)>,
-    policies: [(Surface, Policy); 2],
+    policies: [(Surface, Policy); Surface::COUNTED.len()],
 }
 
 impl Server {
     /// Listens on every address; a port of 0 means any free one.
     pub async fn listen(addresses: &[(SocketAddr, Surface)]) -> Result<Self, ListenError> {
-        let policies =
-            [Surface::Everything, Surface::Callbacks].map(|surface| (surface, surface.policy(USUAL_DESCRIPTORS)));
+        let policies = Surface::COUNTED.map(|surface| (surface, surface.policy(USUAL_DESCRIPTORS)));
         let mut server = Self { listeners: Vec::new(), addresses: Vec::new(), policies };
         for &(address, surface) in addresses {
             let failed = |error| ListenError { address, surface, error };
@@ -130,10 +166,10 @@ impl Server {
         &self.addresses
     }
 
-    /// What the addresses of `surface` may hold together.
+    /// What the addresses of `surface` may hold together, and those that are counted with it.
     pub fn set_policy(&mut self, surface: Surface, policy: Policy) {
         for (known, current) in &mut self.policies {
-            if *known == surface {
+            if *known == surface.counted_as() {
                 *current = policy;
             }
         }
@@ -147,7 +183,7 @@ impl Server {
         let quiet = Arc::new(Quiet::default());
         let mut accepting = Vec::new();
         for (listener, surface) in self.listeners {
-            let Some((_, port)) = ports.iter().find(|(known, _)| *known == surface) else { continue };
+            let Some((_, port)) = ports.iter().find(|(known, _)| *known == surface.counted_as()) else { continue };
             let (accepted, port, quiet) = (accepted.clone(), Arc::clone(port), Arc::clone(&quiet));
             accepting.push(tokio::spawn(async move {
                 loop {
@@ -178,15 +214,7 @@ impl Server {
             let (api, at) = (Arc::clone(&api), Arc::clone(&seat));
             let service = service_fn(move |request| {
                 let (api, seat) = (Arc::clone(&api), Arc::clone(&at));
-                async move {
-                    let Some(_request) = seat.port.request() else {
-                        return Ok(answer::busy("too many requests at once; send it again").map(Full::new));
-                    };
-                    seat.activity.touch();
-                    let answer = api.answer(request, &seat).await;
-                    seat.activity.touch();
-                    Ok::<_, Infallible>(answer.map(Full::new))
-                }
+                async move { Ok::<_, Infallible>(answer(api, request, &seat).await) }
             });
             let connection = builder(surface).serve_connection(TokioIo::new(stream), service).into_owned();
             let stopping = stopping.clone();
@@ -218,6 +246,30 @@ impl Server {
     }
 }
 
+/// HTTP's answers are there as a whole; gRPC's have trailers.
+type Body = Either<Full<Bytes>, tonic::body::Body>;
+
+async fn answer(api: Arc<Api>, request: Request<Incoming>, seat: &Arc<Seat>) -> Response<Body> {
+    let Some(_request) = seat.port.request() else {
+        let busy = Problem::busy("too many requests at once; send it again");
+        return match seat.surface {
+            Surface::Grpc => grpc::status(busy.into()).into_http().map(Either::Right),
+            Surface::Everything | Surface::Callbacks | Surface::Metrics => {
+                Answer::from(busy).map(Full::new).map(Either::Left)
+            }
+        };
+    };
+    seat.activity.touch();
+    let answer = match seat.surface {
+        Surface::Grpc => api.answer_grpc(request, seat).await.map(Either::Right),
+        Surface::Everything | Surface::Callbacks | Surface::Metrics => {
+            api.answer(request, seat).await.map(Full::new).map(Either::Left)
+        }
+    };
+    seat.activity.touch();
+    answer
+}
+
 /// How connections are spoken with. Their times are `connection`'s business.
 fn builder(surface: Surface) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
@@ -233,8 +285,10 @@ fn builder(surface: Surface) -> Builder<TokioExecutor> {
         .initial_connection_window_size(CONNECTION_WINDOW);
     match surface {
         Surface::Everything => builder,
-        // DingTalk and proxies speak HTTP/1.1 with servers, and each protocol is one more that strangers can try.
-        Surface::Callbacks => builder.http1_only(),
+        // DingTalk, proxies and collectors of metrics speak HTTP/1.1 with servers, and each protocol is one more that
+        // strangers can try.
+        Surface::Callbacks | Surface::Metrics => builder.http1_only(),
+        Surface::Grpc => builder.http2_only(),
     }
 }
 

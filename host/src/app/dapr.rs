@@ -291,3 +291,240 @@ impl Application for DaprApp {
         Box::pin(self.hand_over(event))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::event::Scope;
+    use crate::quiet::log;
+
+    type Events = mpsc::Receiver<Result<ReadResponse, Status>>;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn event(data: &str) -> Event {
+        let metadata = vec![("msgId".to_owned(), "m1".to_owned()), ("senderNick".into(), "张三\n".into())];
+        let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let trace = vec![("traceparent".to_owned(), traceparent.to_owned())];
+        Event { binding: "team".into(), data: Bytes::copy_from_slice(data.as_bytes()), metadata, trace }
+    }
+
+    fn deliver(app: &DaprApp, data: &str) -> JoinHandle<Result<Answer, Undelivered>> {
+        let (app, event) = (app.clone(), event(data));
+        tokio::spawn(async move { app.deliver(&event).await })
+    }
+
+    async fn next(events: &mut Events) -> ReadResponse {
+        events.recv().await.unwrap().unwrap()
+    }
+
+    fn answer(event: &ReadResponse, data: &str) -> ReadRequest {
+        ReadRequest { response_data: data.into(), message_id: event.message_id.clone(), response_error: None }
+    }
+
+    fn error(message: &str) -> ReadRequest {
+        let response_error = Some(dingtalk_dapr::components::AckResponseError { message: message.into() });
+        ReadRequest { response_data: Vec::new(), message_id: "1".into(), response_error }
+    }
+
+    #[tokio::test]
+    async fn an_event_goes_down_with_its_metadata_as_headers_and_the_answer_comes_back() {
+        let app = DaprApp::new(LIMIT);
+        let (reader, mut events) = app.open("team");
+        let delivery = deliver(&app, "hello world");
+        let sent = next(&mut events).await;
+        assert_eq!((sent.data.as_slice(), sent.content_type.as_str()), (&b"hello world"[..], "application/json"));
+        let metadata = |name: &str| sent.metadata.get(name).map(String::as_str);
+        assert_eq!((metadata("msgid"), metadata("sendernick")), (Some("m1"), Some("%E5%BC%A0%E4%B8%89%0A")));
+        assert_eq!(metadata("traceparent"), Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+        reader.acknowledge(answer(&sent, "world hello"));
+        assert_eq!(delivery.await.unwrap().unwrap().unwrap(), "world hello");
+    }
+
+    #[tokio::test]
+    async fn acknowledgements_find_their_events_in_any_order() {
+        let app = DaprApp::new(LIMIT);
+        let (reader, mut events) = app.open("team");
+        let deliveries: Vec<_> = (0..100).map(|number| deliver(&app, &number.to_string())).collect();
+        let mut sent = Vec::new();
+        for _ in 0..100 {
+            sent.push(next(&mut events).await);
+        }
+        for event in sent.iter().rev() {
+            reader.acknowledge(answer(event, &format!("to {}", String::from_utf8_lossy(&event.data))));
+        }
+        for (number, delivery) in deliveries.into_iter().enumerate() {
+            assert_eq!(delivery.await.unwrap().unwrap().unwrap(), format!("to {number}"));
+        }
+        let mut ids: Vec<_> = sent.into_iter().map(|event| event.message_id).collect();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 100);
+    }
+
+    #[tokio::test]
+    async fn the_newest_stream_has_the_events_and_older_ones_keep_their_acknowledgements() {
+        let app = DaprApp::new(LIMIT);
+        let (old, mut old_events) = app.open("team");
+        let first = deliver(&app, "1");
+        let to_old = next(&mut old_events).await;
+        let (new, mut new_events) = app.open("team");
+        let second = deliver(&app, "2");
+        let to_new = next(&mut new_events).await;
+        // On the other stream, each is unknown.
+        new.acknowledge(answer(&to_old, "wrong"));
+        old.acknowledge(answer(&to_old, "from the old one"));
+        new.acknowledge(answer(&to_new, ""));
+        assert_eq!(first.await.unwrap().unwrap().unwrap(), "from the old one");
+        assert_eq!(second.await.unwrap(), Ok(None));
+        drop((new, new_events));
+        let third = deliver(&app, "3");
+        let to_old = next(&mut old_events).await;
+        old.acknowledge(answer(&to_old, ""));
+        assert_eq!(third.await.unwrap(), Ok(None), "the old one is the newest again");
+    }
+
+    #[tokio::test]
+    async fn without_a_stream_nobody_reads_and_another_names_stream_is_none() {
+        let app = DaprApp::new(LIMIT);
+        let (_reader, _events) = app.open("other");
+        let refused = deliver(&app, "1").await.unwrap().unwrap_err();
+        assert!(
+            matches!(&refused, Undelivered::NotSubscribed { reason, .. } if reason.contains("no Read stream open"))
+        );
+        assert!(!refused.is_final());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_ends_what_it_has_not_acknowledged() {
+        let app = DaprApp::new(LIMIT);
+        let (reader, mut events) = app.open("team");
+        let delivery = deliver(&app, "1");
+        next(&mut events).await;
+        drop((reader, events));
+        let failed = delivery.await.unwrap().unwrap_err();
+        assert!(failed.to_string().contains("daprd has ended the stream before it acknowledged"), "{failed}");
+        assert_eq!((failed.is_final(), failed.scope()), (false, Scope::Binding));
+        assert!(app.streams().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_reads_no_more_is_noticed_without_an_acknowledgement() {
+        let app = DaprApp::new(LIMIT);
+        let (_reader, mut events) = app.open("team");
+        let delivery = deliver(&app, "1");
+        next(&mut events).await;
+        drop(events);
+        assert!(delivery.await.unwrap().unwrap_err().to_string().contains("daprd has ended the stream"));
+        assert!(matches!(deliver(&app, "2").await.unwrap(), Err(Undelivered::NotSubscribed { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_taken_or_not_acknowledged_in_time_is_given_up_and_leaves_nothing() {
+        let app = DaprApp::new(LIMIT);
+        let (reader, mut events) = app.open("team");
+        let deliveries: Vec<_> = (0..QUEUE + 1).map(|number| deliver(&app, &number.to_string())).collect();
+        let mut said = Vec::new();
+        for delivery in deliveries {
+            said.push(delivery.await.unwrap().unwrap_err().to_string());
+        }
+        let count =
+            |what: &str| said.iter().filter(|text| text.contains(&format!("daprd has not {what} the message"))).count();
+        assert_eq!((count("acknowledged"), count("taken")), (QUEUE, 1), "{said:?}");
+        assert!(said[0].contains("within 60s") && said[0].contains("--app-timeout"), "{}", said[0]);
+        assert!(reader.stream.pending().as_ref().unwrap().is_empty());
+        // Too late.
+        let first = next(&mut events).await;
+        reader.acknowledge(answer(&first, "late"));
+        let cancelled = deliver(&app, "cancelled");
+        tokio::task::yield_now().await;
+        cancelled.abort();
+        assert!(cancelled.await.is_err());
+        assert!(reader.stream.pending().as_ref().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_daprd_says_of_the_application_is_told_apart() {
+        let said = |text: &str| outcome(error(text), &event("{}")).unwrap_err();
+        let refused = said("fails to send binding event to http app channel, status code: 422 body: no such thing");
+        assert_eq!(refused, Undelivered::Refused { status: 422, body: "no such thing".into(), retry_after: None });
+        assert!(refused.is_final());
+        let text = "fails to send binding event to http app channel, status code: 503 body: ";
+        assert_eq!((said(text).is_final(), said(text).to_string().as_str()), (false, text));
+        assert_eq!(said("app is not in a healthy state"), Undelivered::Unhealthy);
+        for text in [
+            "error invoking app: rpc error: code = Unknown desc = no",
+            "",
+            "fails to send binding event to http app channel, status code: 4x2 body: ",
+            "fails to send binding event to http app channel, status code: 1 body: ",
+        ] {
+            assert_eq!(said(text), Undelivered::Failed(text.into()), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_has_an_end_and_shows_no_session() {
+        let event = event(r#"{"sessionWebhook":"https://oapi.dingtalk.com/robot/sendBySession?session=S3CR3TS3CR3T"}"#);
+        for start in ["", "fails to send binding event to http app channel, status code: 500 body: "] {
+            let text = format!("{start}session=S3CR3TS3CR3T {}", "x".repeat(100_000));
+            let said = outcome(error(&text), &event).unwrap_err().to_string();
+            assert!(said.len() < 1_000 && !said.contains("S3CR3T") && said.contains("[redacted]"), "{said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_either_way_is_told_and_the_stream_goes_on() {
+        let app = DaprApp::new(LIMIT);
+        let (reader, mut events) = app.open("team");
+        let failed = deliver(&app, &"x".repeat(4 << 20)).await.unwrap().unwrap_err();
+        assert!(failed.to_string().contains("longer than the 4 MiB that daprd takes"), "{failed}");
+        for (length, is_taken) in [(MAX_ANSWER, true), (MAX_ANSWER + 1, false)] {
+            let delivery = deliver(&app, &"x".repeat((4 << 20) - 4_096));
+            let sent = next(&mut events).await;
+            reader.acknowledge(answer(&sent, &"y".repeat(length)));
+            assert_eq!(delivery.await.unwrap().is_ok(), is_taken, "{length}");
+        }
+    }
+
+    #[test]
+    fn acknowledgements_of_nothing_cost_nothing_and_are_logged_once() {
+        let app = DaprApp::new(LIMIT);
+        let (reader, _events) = app.open("team");
+        let (lines, _guard) = log();
+        for id in 0..400_000 {
+            reader.acknowledge(ReadRequest { message_id: format!("{id}"), ..ReadRequest::default() });
+        }
+        for id in ["", "-1", "0x1", "99999999999999999999999", " 1"] {
+            reader.acknowledge(ReadRequest { message_id: id.into(), ..ReadRequest::default() });
+        }
+        assert!(reader.stream.pending().as_ref().unwrap().is_empty());
+        // Once in 10 seconds, on a machine that takes its time.
+        assert!((1..10).contains(&lines.count("was not waited for")), "{}", lines.text());
+    }
+
+    #[tokio::test]
+    async fn the_ninth_stream_ends_the_oldest_and_says_so() {
+        let app = DaprApp::new(LIMIT);
+        let mut streams: Vec<_> = (0..=MAX_STREAMS).map(|_| app.open("team")).collect();
+        let (oldest, mut events) = streams.remove(0);
+        oldest.ended().await;
+        let why = events.recv().await.unwrap().unwrap_err();
+        assert!(why.message().contains("8 newer streams"), "{why:?}");
+        assert_eq!(app.streams().get("team").unwrap().len(), MAX_STREAMS);
+    }
+
+    #[tokio::test]
+    async fn at_the_end_every_stream_is_told_why() {
+        let app = DaprApp::new(LIMIT);
+        let (reader, mut events) = app.open("team");
+        let delivery = deliver(&app, "1");
+        next(&mut events).await;
+        app.end();
+        reader.ended().await;
+        assert!(events.recv().await.unwrap().unwrap_err().message().contains("is stopping"));
+        assert!(delivery.await.unwrap().is_err());
+    }
+}

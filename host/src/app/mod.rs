@@ -6,6 +6,7 @@
 //! until it is restarted, and it never asks again when nobody was listening yet.
 
 mod component;
+#[cfg(unix)]
 mod dapr;
 mod health;
 mod http;
@@ -17,6 +18,7 @@ mod subscription;
 mod tests;
 
 pub use self::component::{ComponentApp, ComponentConfig, LoadError};
+#[cfg(unix)]
 pub use self::dapr::DaprApp;
 pub use self::health::HealthConfig;
 pub use self::http::{ConfigError, HttpApp, HttpConfig};
@@ -33,6 +35,7 @@ pub enum App {
     /// To an application that is a component.
     Component(ComponentApp),
     /// To daprd, which reads events.
+    #[cfg(unix)]
     Dapr(DaprApp),
     /// To standard output.
     Print(PrintApp),
@@ -44,7 +47,9 @@ impl App {
         match self {
             Self::Http(app) => app.subscribe(binding.subscription().clone()),
             Self::Component(app) => app.subscribe(binding),
-            Self::Dapr(_) | Self::Print(_) => {}
+            #[cfg(unix)]
+            Self::Dapr(_) => {}
+            Self::Print(_) => {}
         }
     }
 
@@ -53,7 +58,9 @@ impl App {
         match self {
             Self::Http(app) => app.unsubscribe(binding),
             Self::Component(app) => app.unsubscribe(binding),
-            Self::Dapr(_) | Self::Print(_) => {}
+            #[cfg(unix)]
+            Self::Dapr(_) => {}
+            Self::Print(_) => {}
         }
     }
 }
@@ -63,6 +70,7 @@ impl Application for App {
         match self {
             Self::Http(app) => app.deliver(event),
             Self::Component(app) => app.deliver(event),
+            #[cfg(unix)]
             Self::Dapr(app) => app.deliver(event),
             Self::Print(app) => app.deliver(event),
         }

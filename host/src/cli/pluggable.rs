@@ -141,6 +141,9 @@ async fn start(args: PluggableArgs) -> Result<Serving, Failure> {
     // Whatever else can fail has succeeded: daprd must not find what is not served.
     let sockets =
         pluggable::Server::listen(&folder, args.components_socket_mode, args.max_body_size, descriptors).await?;
+    if callbacks.addresses().is_empty() {
+        tracing::info!("no --callback-port: nothing that people say to a robot comes in");
+    }
     for (address, _) in callbacks.addresses() {
         tracing::info!(%address, "listening for callbacks");
     }
@@ -150,4 +153,70 @@ async fn start(args: PluggableArgs) -> Result<Serving, Failure> {
     let api = Arc::new(Api::new(input.clone(), "dingtalk-host".into(), None, args.max_body_size));
     let pluggable = Pluggable::new(input, app, Proxies::from_env(), args.egress.policy());
     Ok(Serving { sockets, callbacks, api, pluggable })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        pluggable: PluggableArgs,
+    }
+
+    fn parsed(flags: &str) -> Result<PluggableArgs, String> {
+        let words = std::iter::once("pluggable").chain(flags.split_whitespace());
+        Command::try_parse_from(words).map(|command| command.pluggable).map_err(|error| error.to_string())
+    }
+
+    fn named(variables: &[(&str, &str)]) -> Result<PathBuf, String> {
+        folder(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+    }
+
+    #[test]
+    fn any_of_the_three_variables_names_the_folder_and_they_must_agree() {
+        assert_eq!(named(&[]), Ok("/tmp/dapr-components-sockets".into()));
+        assert_eq!(named(&[(FOLDERS[0], "")]), Ok("/tmp/dapr-components-sockets".into()));
+        for name in FOLDERS {
+            assert_eq!(named(&[(name, "/run/a")]), Ok("/run/a".into()), "{name}");
+        }
+        assert_eq!(
+            named(&[(FOLDERS[0], "/run/a"), (FOLDERS[1], "/run/a/"), (FOLDERS[2], "/run/a")]),
+            Ok("/run/a".into())
+        );
+        let error = named(&[(FOLDERS[0], ""), (FOLDERS[1], "/run/a"), (FOLDERS[2], "/run/b")]).unwrap_err();
+        assert_eq!(
+            error,
+            "DAPR_COMPONENT_SOCKETS_FOLDER names /run/a, and DAPR_COMPONENT_SOCKET_FOLDER names /run/b; set both alike, or \
+             use --components-sockets-folder"
+        );
+    }
+
+    #[test]
+    fn modes_are_octal_and_leave_the_owner_in() {
+        for (text, mode) in [("0660", 0o660), ("600", 0o600), ("0777", 0o777), ("00666", 0o666)] {
+            assert_eq!(parse_mode(text), Ok(mode), "{text}");
+        }
+        for text in ["", "0", "0060", "660x", "0o660", "+660", "1660", "0880", "999", "77777777777777"] {
+            assert!(parse_mode(text).unwrap_err().contains("write for example 0660"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        assert!(parsed("").is_ok());
+        for (flags, named) in [
+            ("--inbox-max-size 8Mi", "--inbox <DIRECTORY>"),
+            ("--app-timeout 0s", "must be longer than 0"),
+            ("--max-body-size 17Mi", "no binding sends more than 16Mi"),
+            ("--components-socket-mode 9", "is no mode"),
+            ("--callback-port 65536", "65536"),
+        ] {
+            let error = parsed(flags).unwrap_err();
+            assert!(error.contains(named), "{flags}: {error}");
+        }
+    }
 }

@@ -204,12 +204,14 @@ impl Running {
                 Ok(()) => {
                     let change =
                         if self.bindings.insert(name.clone(), digest).is_some() { "replaced" } else { "loaded" };
+                    input.metrics().changed(change);
                     tracing::info!(binding = name, "component {change}");
                 }
                 Err(error) => {
                     if self.failed.get(&name) != Some(&digest) {
                         tracing::error!("{source}: {error}{}", self.rest(&name));
                     }
+                    input.metrics().changed("failed");
                     failed.insert(name, digest);
                 }
             }
@@ -221,6 +223,7 @@ impl Running {
                 let stays = named.contains(name);
                 if !stays {
                     input.remove(name);
+                    input.metrics().changed("removed");
                     tracing::info!(binding = name, "component removed");
                 }
                 stays

@@ -1,4 +1,4 @@
-//! `dingtalk-host serve`: Dapr's HTTP API for bindings, DingTalk's callbacks, and the way to the application.
+//! `dingtalk-host serve`: Dapr's HTTP and gRPC APIs for bindings, DingTalk's callbacks, and the way to the application.
 
 use std::env;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +22,7 @@ use crate::input::Input;
 use crate::resources::Loader;
 use crate::sandbox::Limits;
 
-/// Serves Dapr's bindings API over HTTP, and hands what DingTalk sends to the application.
+/// Serves Dapr's bindings API over HTTP and gRPC, and hands what DingTalk sends to the application.
 ///
 /// With the environment variable DAPR_API_TOKEN set, clients must send it as `dapr-api-token`; callbacks prove
 /// themselves by their signature.
@@ -35,7 +35,10 @@ pub(super) struct ServeArgs {
     /// Port of the HTTP API; 0 takes a free one.
     #[arg(long, value_name = "PORT", default_value_t = 3500, env = "DAPR_HTTP_PORT")]
     dapr_http_port: u16,
-    /// Addresses to listen on, separated by commas. Whoever reaches one can send as every robot.
+    /// Port of the gRPC API; 0 takes a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 50001, env = "DAPR_GRPC_PORT")]
+    dapr_grpc_port: u16,
+    /// Addresses of both ports to listen on, separated by commas. Whoever reaches one can send as every robot.
     #[arg(long, value_name = "ADDRESSES", default_value = "127.0.0.1", value_delimiter = ',', value_parser = receiving::parse_address)]
     dapr_listen_addresses: Vec<IpAddr>,
     /// Name of the application: decides with `scopes`, fills in `{appID}`.
@@ -58,6 +61,18 @@ pub(super) struct ServeArgs {
     /// Origins (https://host:port) of web pages that may call the API without a token, separated by commas; * is any.
     #[arg(long, value_name = "ORIGINS", value_delimiter = ',')]
     allowed_origins: Vec<String>,
+    /// Serve metrics on --metrics-port.
+    #[arg(
+        long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+        default_value_t = true, default_missing_value = "true"
+    )]
+    enable_metrics: bool,
+    /// Port for metrics in Prometheus' format, daprd's is 9090; 0 takes a free one. Without this, none are served.
+    #[arg(long, value_name = "PORT")]
+    metrics_port: Option<u16>,
+    /// Address of --metrics-port.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = receiving::parse_address)]
+    metrics_listen_address: IpAddr,
     /// Take over what is changed, added or removed in component files and secrets files while running. SIGHUP has them
     /// read again in any case.
     #[arg(
@@ -127,24 +142,36 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     let input = Input::new(bindings, app, inbox, args.callbacks.callback_timeout);
     let api_token = env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new);
     let mut api = Api::new(input.clone(), args.app_id, api_token, args.max_body_size);
+    if let Some(namespace) = env::var("NAMESPACE").ok().filter(|namespace| !namespace.is_empty()) {
+        api.namespace = namespace;
+    }
     api.allowed = Allowed { hosts: args.allowed_hosts, origins: args.allowed_origins };
-    let port = args.dapr_http_port;
-    let everything = args.dapr_listen_addresses.iter().map(|&ip| ((ip, port).into(), Surface::Everything));
-    let addresses: Vec<(SocketAddr, Surface)> = everything.chain(args.callbacks.addresses()).collect();
+    let ports = [(args.dapr_http_port, Surface::Everything), (args.dapr_grpc_port, Surface::Grpc)];
+    let apis = ports
+        .iter()
+        .flat_map(|&(port, surface)| args.dapr_listen_addresses.iter().map(move |&ip| ((ip, port).into(), surface)));
+    let metrics = args.metrics_port.filter(|_| args.enable_metrics);
+    let metrics = metrics.map(|port| ((args.metrics_listen_address, port).into(), Surface::Metrics));
+    let addresses: Vec<(SocketAddr, Surface)> = apis.chain(args.callbacks.addresses()).chain(metrics).collect();
     for (address, surface) in &addresses {
         // Before anybody can reach it.
-        if *surface == Surface::Everything && !address.ip().to_canonical().is_loopback() && api.api_token.is_none() {
+        if matches!(surface, Surface::Everything | Surface::Grpc)
+            && !address.ip().to_canonical().is_loopback()
+            && api.api_token.is_none()
+        {
             tracing::warn!(%address, "reachable from other machines without a token; set DAPR_API_TOKEN");
         }
     }
     let mut server = Server::listen(&addresses).await?;
-    for surface in [Surface::Everything, Surface::Callbacks] {
+    for surface in Surface::COUNTED {
         server.set_policy(surface, surface.policy(descriptors));
     }
     for (address, surface) in server.addresses() {
         match surface {
             Surface::Everything => tracing::info!(%address, "HTTP API is listening"),
             Surface::Callbacks => tracing::info!(%address, "listening for callbacks"),
+            Surface::Grpc => tracing::info!(%address, "gRPC API is listening"),
+            Surface::Metrics => tracing::info!(%address, "metrics are listening"),
         }
     }
     Ok(Serving { server, api: Arc::new(api), input, reload })

@@ -5,12 +5,13 @@ use std::env;
 use std::ffi::OsString;
 
 /// All of them, but for those that component files name, whose bindings say so, and paths, which are no text.
-const READ: [&str; 18] = [
+const READ: [&str; 19] = [
     "ALL_PROXY",
     "APP_API_TOKEN",
     "APP_ID",
     "DAPR_API_TOKEN",
     "DAPR_ENV_KEYS",
+    "DAPR_GRPC_PORT",
     "DAPR_HTTP_PORT",
     "DAPR_LOG_LEVEL",
     "HTTPS_PROXY",

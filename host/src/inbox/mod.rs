@@ -217,6 +217,17 @@ impl Inbox {
         self.writer()?.run(Store::counts).await
     }
 
+    /// For how many milliseconds the pending event has waited that waits for longest.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read.
+    pub async fn oldest_ms(&self) -> Result<u64, InboxError> {
+        let now = (self.inner.clock)();
+        let oldest = self.writer()?.run(|store| store.oldest()).await?;
+        Ok(oldest.map_or(0, |oldest| now.saturating_sub(oldest)))
+    }
+
     /// Begins no further delivery, waits some seconds for those under way, and closes the store. Afterwards another
     /// process can open it. Nothing more is accepted.
     pub async fn stop(&self) {

@@ -1,4 +1,4 @@
-//! A request's body: whole, in time and within the port's bytes, or why not, with the sender in a state to hear the
+//! A request's body, or the one message that it is: whole, in time and within the port's bytes, or why not, with the sender in a state to hear the
 //! answer.
 
 use std::sync::Arc;
@@ -65,20 +65,67 @@ pub(crate) async fn read(
     budget: &Budget,
 ) -> Result<(Vec<u8>, Share), Unread> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let announced = announced.map_or(Announced::Never, Announced::Bytes);
+    read_announced(headers, &mut body, announced, limit, time, budget).await
+}
+
+/// Reads a body that is one gRPC message of at most `limit` bytes, its prefix not counted, within `time`.
+pub(crate) async fn read_message(
+    headers: &HeaderMap,
+    mut body: Incoming,
+    limit: usize,
+    time: Duration,
+    budget: &Budget,
+) -> Result<(Vec<u8>, Share), Unread> {
+    read_announced(headers, &mut body, Announced::InPrefix, limit + PREFIX, time, budget).await
+}
+
+/// Of a gRPC message: whether it is compressed, and its length in four bytes.
+pub(crate) const PREFIX: usize = 5;
+
+/// Where a body's length stands.
+#[derive(Clone, Copy)]
+enum Announced {
+    Bytes(usize),
+    InPrefix,
+    Never,
+}
+
+impl Announced {
+    /// The length of the whole, once `begun` of it is there.
+    fn length(self, begun: &[u8]) -> Option<usize> {
+        match (self, begun) {
+            (Self::Bytes(length), _) => Some(length),
+            (Self::InPrefix, [_, a, b, c, d, ..]) => {
+                Some(usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX).saturating_add(PREFIX))
+            }
+            (Self::InPrefix | Self::Never, _) => None,
+        }
+    }
+}
+
+async fn read_announced(
+    headers: &HeaderMap,
+    body: &mut Incoming,
+    announced: Announced,
+    limit: usize,
+    time: Duration,
+    budget: &Budget,
+) -> Result<(Vec<u8>, Share), Unread> {
     // Who waits for leave to send the body hears the answer without it.
     let is_waiting = headers.contains_key(EXPECT);
-    if announced.is_some_and(|length: usize| length > limit) {
+    if announced.length(&[]).is_some_and(|length| length > limit) {
         if !is_waiting {
-            drain(&mut body).await;
+            drain(body).await;
         }
         return Err(Unread::TooLong);
     }
-    let whole = match tokio::time::timeout(time, whole(&mut body, announced, limit, budget)).await {
+    let whole = match tokio::time::timeout(time, whole(body, announced, limit, budget)).await {
         Ok(whole) => whole,
         Err(_) => Err(Unread::TooSlow),
     };
     if matches!(whole, Err(Unread::TooLong)) || (matches!(whole, Err(Unread::Busy)) && !is_waiting) {
-        drain(&mut body).await;
+        drain(body).await;
     }
     whole
 }
@@ -86,17 +133,22 @@ pub(crate) async fn read(
 /// The pieces are copied into one: kept one by one, a piece of a byte costs fifty.
 async fn whole(
     body: &mut Incoming,
-    announced: Option<usize>,
+    announced: Announced,
     limit: usize,
     budget: &Budget,
 ) -> Result<(Vec<u8>, Share), Unread> {
     let mut bytes = Vec::new();
     let mut share = None;
-    if let Some(length) = announced.filter(|length| *length > FREE) {
-        share = budget.share(length).await?;
-        bytes.reserve_exact(length);
-    }
     loop {
+        if share.is_none()
+            && let Some(length) = announced.length(&bytes).filter(|length| *length > FREE)
+        {
+            if length > limit {
+                return Err(Unread::TooLong);
+            }
+            share = budget.share(length).await?;
+            bytes.reserve_exact(length.saturating_sub(bytes.len()));
+        }
         let frame = match tokio::time::timeout(PIECE_TIMEOUT, body.frame()).await {
             Ok(frame) => frame,
             Err(_) if share.is_some() => return Err(Unread::TooSlow),
@@ -108,11 +160,21 @@ async fn whole(
         if length > limit {
             return Err(Unread::TooLong);
         }
-        if share.is_none() && length > FREE {
-            // All that may come, at once: bodies that each wait for more while they hold some would wait for ever.
-            share = budget.share(limit).await?;
-        }
         bytes.extend_from_slice(&data);
+        let is_whole = matches!(announced, Announced::InPrefix)
+            && announced.length(&bytes).is_some_and(|whole| {
+                // What comes after the message belongs to no unary call.
+                let is_whole = whole <= bytes.len();
+                bytes.truncate(whole);
+                is_whole
+            });
+        if share.is_none() && bytes.len() > FREE && (is_whole || announced.length(&bytes).is_none()) {
+            // All that may come, at once: bodies that each wait for more while they hold some would wait for ever.
+            share = budget.share(if is_whole { bytes.len() } else { limit }).await?;
+        }
+        if is_whole {
+            break;
+        }
     }
     bytes.shrink_to_fit();
     if let Some(share) = &mut share {

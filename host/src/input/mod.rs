@@ -28,7 +28,8 @@ use crate::app::App;
 use crate::bindings::{Binding, Bindings, InitError, InvokeError};
 use crate::egress::{Policy, Proxies};
 use crate::event::{Answer, Application, BoxFuture, Digest, Event, Undelivered};
-use crate::inbox::{Consumer, Inbox, InboxError};
+use crate::inbox::{Consumer, Counts, Inbox, InboxError};
+use crate::metrics::{InboxState, Metrics, State};
 use crate::quiet::Quiet;
 use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Rule, Slots};
@@ -56,6 +57,7 @@ struct Inner {
     callback_timeout: Duration,
     forwards: Slots,
     tasks: TaskTracker,
+    metrics: Metrics,
     /// Lines of which a callback each could cause one.
     quiet: Quiet,
 }
@@ -125,6 +127,7 @@ impl Input {
     /// about it. See [`Bindings::add`].
     pub async fn add(&self, resource: BindingResource, proxies: &Proxies, policy: &Policy) -> Result<(), InitError> {
         let binding = self.0.bindings.add(resource, proxies, policy).await?;
+        self.0.metrics.loaded(1);
         if let Some(app) = &self.0.app {
             app.subscribe(&binding);
         }
@@ -143,6 +146,7 @@ impl Input {
         if let Some(app) = &self.0.app {
             app.unsubscribe(name);
         }
+        self.0.metrics.forget(name);
     }
 
     /// Over `bindings`; events go to `app`, through `inbox` if there is one. DingTalk is answered within
@@ -151,7 +155,10 @@ impl Input {
         let (memories, signatures, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
         let forwards = Slots::new(FORWARDS);
         let quiet = Quiet::default();
-        let inner = Inner { bindings, app, inbox, memories, signatures, callback_timeout, forwards, tasks, quiet };
+        let metrics = Metrics::new();
+        metrics.loaded(bindings.all().len());
+        let inner =
+            Inner { bindings, app, inbox, memories, signatures, callback_timeout, forwards, tasks, metrics, quiet };
         let input = Self(Arc::new(inner));
         if let Some(inbox) = &input.0.inbox {
             inbox.start(Arc::new(Deliveries(Arc::downgrade(&input.0))));
@@ -164,13 +171,43 @@ impl Input {
         &self.0.bindings
     }
 
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// What is counted, and what is now, as Prometheus' text: each line with `labels`.
+    pub(crate) async fn metrics_text(&self, labels: &[(&str, &str)]) -> Result<String, prometheus::Error> {
+        let Inner { bindings, inbox, metrics, .. } = &*self.0;
+        let loaded = bindings.all();
+        let stopped = |binding: &Arc<Binding>| {
+            let name = binding.name().to_owned();
+            binding.stopped().map(|(limit, number)| (name.clone(), limit.name(), number))
+        };
+        let state = State {
+            bindings: loaded.len(),
+            egress_refused: loaded.iter().map(|one| (one.name().to_owned(), one.egress_refused())).collect(),
+            stopped: loaded.iter().flat_map(stopped).collect(),
+            calls: bindings.calls(),
+            inbox: match inbox {
+                // What cannot be read is left out; the inbox itself says why.
+                Some(inbox) => match (inbox.counts().await, inbox.oldest_ms().await) {
+                    (Ok(Counts { pending, dead }), Ok(oldest_ms)) => Some(InboxState { pending, dead, oldest_ms }),
+                    _ => None,
+                },
+                None => None,
+            },
+        };
+        metrics.text(labels, &state)
+    }
+
     /// Whether anything can be handed to the application.
     pub fn reads(&self, binding: &Binding) -> bool {
         self.0.app.is_some() && binding.direction().reads()
     }
 
     /// How many events wait in the inbox, and how many are dead; `None` without an inbox.
-    pub async fn inbox_counts(&self) -> Option<Result<crate::inbox::Counts, InboxError>> {
+    pub async fn inbox_counts(&self) -> Option<Result<Counts, InboxError>> {
         match &self.0.inbox {
             Some(inbox) => Some(inbox.counts().await),
             None => None,
@@ -179,8 +216,13 @@ impl Input {
 
     /// Performs one operation; "get" reaches the application.
     pub async fn invoke(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
-        let reader = (request.operation == "get").then(|| self.reader(name, Vec::new(), Way::Direct)).flatten();
-        self.0.bindings.invoke(name, request, reader).await
+        let since = Instant::now();
+        let operation = request.operation.clone();
+        let reader = (operation == "get").then(|| self.reader(name, Vec::new(), Way::Direct)).flatten();
+        let result = self.0.bindings.invoke(name, request, reader).await;
+        let failure = result.as_ref().err().map(InvokeError::metadata);
+        self.0.metrics.invoked(self.0.bindings.known(name, &operation), since, failure.as_deref());
+        result
     }
 
     /// Takes one callback from DingTalk, and says what it is to be answered.
@@ -271,8 +313,10 @@ impl Handler for Reader {
 impl Reader {
     /// The application's answer, as it is.
     async fn direct(&self, event: &Event) -> Result<Answer, HandlerError> {
-        let Some(app) = &self.inner.app else { return Err(HandlerError::NotReading) };
-        match tokio::time::timeout(self.timeout, app.deliver(event)).await {
+        if self.inner.app.is_none() {
+            return Err(HandlerError::NotReading);
+        }
+        match tokio::time::timeout(self.timeout, self.inner.hand_over(event)).await {
             Ok(answer) => {
                 let answer = answer.map_err(|error| failure(&error))?;
                 // A reply has nowhere to go but to the caller.
@@ -428,11 +472,19 @@ impl Inner {
                         .into(),
             });
         }
+        let answer = self.hand_over(event).await?;
+        Ok(self.follow(event, &answer))
+    }
+
+    /// Hands an event to the application; its answer, as it is.
+    async fn hand_over(&self, event: &Event) -> Result<Answer, Undelivered> {
         let Some(app) = &self.app else {
             return Err(Undelivered::Unreachable("there is no application; set --app-port or --handler".into()));
         };
-        let answer = app.deliver(event).await?;
-        Ok(self.follow(event, &answer))
+        let since = Instant::now();
+        let answer = app.deliver(event).await;
+        self.metrics.delivered(&event.binding, since, answer.is_ok());
+        answer
     }
 
     /// Does what an answer asks for, in the background; the reply, if that is what it is.

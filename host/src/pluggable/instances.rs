@@ -150,3 +150,109 @@ fn digest(component_type: &str, properties: &BTreeMap<String, String>) -> Digest
     }
     digest.finalize().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::{App, DaprApp};
+    use crate::bindings::Bindings;
+    use crate::clock;
+    use crate::sandbox::{Limits, Sandbox};
+
+    const TYPE: &str = "bindings.dingtalk.webhook";
+
+    fn instances() -> Instances {
+        let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), clock::system()).unwrap();
+        let (app, timeout) =
+            (App::Dapr(DaprApp::new(std::time::Duration::from_secs(1))), std::time::Duration::from_secs(1));
+        let input = Input::new(Bindings::new(sandbox), Some(app), None, timeout);
+        Instances::new(input, Proxies::none(), Policy::default())
+    }
+
+    fn properties(items: &[(&str, &str)]) -> BTreeMap<String, String> {
+        items.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    const TEAM: [(&str, &str); 4] = [
+        ("id", "team"),
+        ("url", "http://127.0.0.1:9/robot/send?access_token=T0K3N"),
+        ("direction", "input, output"),
+        ("route", "/x"),
+    ];
+
+    #[tokio::test]
+    async fn both_sides_are_one_binding_and_other_properties_another() {
+        let instances = instances();
+        let init = async |items: &[(&str, &str)]| instances.init("team", TYPE, properties(items)).await;
+        init(&TEAM).await.unwrap();
+        let first = instances.get("team").unwrap();
+        init(&TEAM).await.unwrap();
+        assert!(Arc::ptr_eq(&first, &instances.get("team").unwrap()), "nothing was to be done");
+        init(&[&TEAM[..], &[("secret", "SECother")]].concat()).await.unwrap();
+        let second = instances.get("team").unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+        for wrong in [&[("id", "team")][..], &[("id", "team"), ("url", "http://a b/S3CR3T")], &[]] {
+            let Err(Refused::Wrong(reason)) = init(wrong).await else { panic!("{wrong:?} was taken") };
+            assert!(reason.contains("property \"") && !reason.contains("S3CR3T"), "{reason}");
+            assert!(Arc::ptr_eq(&second, &instances.get("team").unwrap()), "the one before stays");
+        }
+        // And is still what its properties say.
+        init(&[&TEAM[..], &[("secret", "SECother")]].concat()).await.unwrap();
+        assert!(Arc::ptr_eq(&second, &instances.get("team").unwrap()));
+        assert!(instances.get("other").is_none());
+    }
+
+    #[tokio::test]
+    async fn sides_that_are_initialised_at_once_wait_for_each_other() {
+        let instances = instances();
+        let init = || instances.init("team", TYPE, properties(&TEAM));
+        let (one, other, third) = tokio::join!(init(), init(), init());
+        assert_eq!((one, other, third), (Ok(()), Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn names_and_properties_have_limits() {
+        let wrong = |name: &str, items: BTreeMap<String, String>| check(name, &items).unwrap_err();
+        for (name, said) in [("..", "may not be"), ("a/b", "may not contain"), ("a\n", "control characters")] {
+            assert!(
+                matches!(wrong(name, properties(&TEAM)), Refused::Wrong(reason) if reason.contains(said)),
+                "{name}"
+            );
+        }
+        assert_eq!(check(&"n".repeat(MAX_NAME), &properties(&TEAM)), Ok(()));
+        assert!(matches!(wrong(&"n".repeat(MAX_NAME + 1), BTreeMap::new()), Refused::TooMuch(_)));
+        let many = |count: usize| (0..count).map(|number| (number.to_string(), String::new())).collect();
+        assert_eq!(check("a", &many(MAX_PROPERTIES)), Ok(()));
+        assert!(matches!(wrong("a", many(MAX_PROPERTIES + 1)), Refused::TooMuch(_)));
+        let long = |length: usize| properties(&[("a", &"x".repeat(length))]);
+        assert_eq!(check("a", &long(MAX_BYTES - 1)), Ok(()));
+        assert!(matches!(wrong("a", long(MAX_BYTES)), Refused::TooMuch(_)));
+        let twice = wrong("a", properties(&[("URL", "S3CR3T"), ("url", "S3CR3T")]));
+        assert_eq!(twice, Refused::Wrong("key url is duplicate in the metadata".into()));
+    }
+
+    #[tokio::test]
+    async fn there_is_an_end_to_instances_and_those_that_failed_make_room() {
+        let instances = instances();
+        for number in 0..MAX_INSTANCES {
+            instances.known(&number.to_string()).unwrap();
+        }
+        // Somebody is at it.
+        let kept = instances.known("7").unwrap();
+        for number in 0..MAX_INSTANCES - 1 {
+            let known = instances.known(&format!("new {number}")).unwrap();
+            *known.lock().await = Some([0; 32]);
+        }
+        let Err(Refused::TooMuch(reason)) = instances.known("one more") else { panic!("one more") };
+        assert!(reason.starts_with("there are 1024 component instances already; restart"), "{reason}");
+        assert!(Arc::ptr_eq(&kept, &instances.known("7").unwrap()));
+    }
+
+    #[test]
+    fn no_two_lists_have_one_digest() {
+        let digest = |items: &[(&str, &str)]| digest(TYPE, &properties(items));
+        assert_ne!(digest(&[("a", "bc")]), digest(&[("ab", "c")]));
+        assert_ne!(digest(&[("a", ""), ("b", "c")]), digest(&[("a", "b"), ("c", "")]));
+        assert_eq!(digest(&TEAM), digest(&TEAM));
+    }
+}

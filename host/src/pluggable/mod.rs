@@ -4,6 +4,7 @@
 //! Each component file of daprd is an instance, whose name comes with every call. What DingTalk sends does not come
 //! through daprd, but over HTTP as with `serve`; from there it goes into the stream that daprd reads.
 
+mod frames;
 mod instances;
 mod server;
 mod service;

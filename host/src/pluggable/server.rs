@@ -5,23 +5,26 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dingtalk_api::delivery::MAX_ANSWER;
 use dingtalk_api::limits::BODY_TIMEOUT;
 use dingtalk_dapr::DESCRIPTORS;
 use dingtalk_dapr::components::input_binding_server::{InputBindingServer, SERVICE_NAME as INPUT};
 use dingtalk_dapr::components::output_binding_server::{OutputBindingServer, SERVICE_NAME as OUTPUT};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::service::Service;
+use super::frames::{self, Acknowledgements};
+use super::service::{MAX_METADATA, Service};
 use super::socket::{self, SocketError, Sockets};
 use super::{Pluggable, Shared};
 use crate::event::BoxFuture;
@@ -39,9 +42,24 @@ const SOCKETS: [(&str, &str); 2] = [
 /// Beside the data of a request: its operation and metadata.
 const REST: usize = 64 << 10;
 
-/// An acknowledgement, whose answer may be longer than what is taken of one: a stream that met a longer message would
-/// end, and daprd does not come back.
-const MAX_ACKNOWLEDGEMENT: usize = 16 << 20;
+/// The properties of an instance, names and values; what reads them has a limit for the texts alone.
+const MAX_INIT: usize = 128 << 10;
+
+/// An acknowledgement with its answer.
+const MAX_ACKNOWLEDGEMENT: usize = MAX_ANSWER + REST;
+
+/// Questions to reflection at once. daprd asks one of each socket when it starts.
+const MAX_REFLECTIONS: usize = 64;
+
+const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
+/// The older one, which daprd asks for.
+const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
+
+/// Before a message, gRPC says how long it is.
+const FRAME: usize = 5;
+
+/// The field `metadata` of an `InvokeRequest`.
+const METADATA: u32 = 2;
 
 /// Of reflection's questions, which are names.
 const MAX_QUESTION: usize = 4 << 10;
@@ -194,8 +212,8 @@ struct Routes {
     input: Route,
     output: Route,
     reflection: Route,
-    /// The older one, which daprd asks for.
     reflection_alpha: Route,
+    reflections: Arc<Semaphore>,
     max_message: usize,
     shared: Arc<Shared>,
 }
@@ -223,6 +241,7 @@ impl Routes {
             output: route(OutputBindingServer::new(service).max_decoding_message_size(max_message)),
             reflection: route(v1.max_decoding_message_size(MAX_QUESTION)),
             reflection_alpha: route(v1alpha.max_decoding_message_size(MAX_QUESTION)),
+            reflections: Arc::new(Semaphore::new(MAX_REFLECTIONS)),
             max_message,
             shared,
         })
@@ -233,20 +252,29 @@ impl Routes {
         match (service, method) {
             // daprd keeps it open; so it keeps its connection.
             (INPUT, "Read") => {
-                let call = Call::begin(Arc::clone(activity));
-                let response = (self.input)(request.map(Body::new)).await;
-                response.map(|body| {
-                    Body::new(body.map_frame(move |frame| {
-                        let _ = &call;
-                        frame
+                let mut acknowledgements = Acknowledgements::new(MAX_ACKNOWLEDGEMENT);
+                let body = |body: Incoming| {
+                    Body::new(body.map_frame(move |frame| match frame.into_data() {
+                        Ok(data) => Frame::data(acknowledgements.push(data)),
+                        Err(other) => other,
                     }))
-                })
+                };
+                let call = Call::begin(Arc::clone(activity));
+                holding((self.input)(request.map(body)).await, call)
             }
             (INPUT, _) => self.unary(&self.input, request, port, activity).await,
             (OUTPUT, _) => self.unary(&self.output, request, port, activity).await,
-            ("grpc.reflection.v1.ServerReflection", _) => (self.reflection)(request.map(Body::new)).await,
-            ("grpc.reflection.v1alpha.ServerReflection", _) => (self.reflection_alpha)(request.map(Body::new)).await,
+            (REFLECTION, _) => self.reflect(&self.reflection, request).await,
+            (REFLECTION_ALPHA, _) => self.reflect(&self.reflection_alpha, request).await,
             _ => Status::unimplemented("this socket serves Dapr's InputBinding and OutputBinding").into_http(),
+        }
+    }
+
+    /// A stream of questions. Nothing of it keeps its connection: who asks no more may be silent for ever.
+    async fn reflect(&self, route: &Route, request: Request<Incoming>) -> Response<Body> {
+        match Arc::clone(&self.reflections).try_acquire_owned() {
+            Ok(place) => holding(route(request.map(Body::new)).await, place),
+            Err(_) => Status::resource_exhausted("too many clients ask for reflection at once").into_http(),
         }
     }
 
@@ -262,25 +290,30 @@ impl Routes {
             return Status::resource_exhausted("too many calls at once; send it again").into_http();
         };
         let (parts, body) = request.into_parts();
-        // Five bytes say how long the message is.
-        let limit = self.max_message.saturating_add(5);
-        let (body, _share) = match body::read(&parts.headers, body, limit, BODY_TIMEOUT, &port.budget).await {
+        let is_init = parts.uri.path().ends_with("/Init");
+        let limit = if is_init { MAX_INIT } else { self.max_message };
+        let read = body::read(&parts.headers, body, limit.saturating_add(FRAME), BODY_TIMEOUT, &port.budget).await;
+        let (body, _share) = match read {
             Ok(body) => body,
-            Err(unread) => return self.unread(unread).into_http(),
+            Err(unread) => return self.unread(unread, limit).into_http(),
         };
         let _call = activity.call();
+        // Not only of an operation: what else has so many is nothing that is known here.
+        if !is_init && frames::count(body.get(FRAME..).unwrap_or_default(), METADATA) > MAX_METADATA {
+            return Status::invalid_argument(format!("metadata has more than {MAX_METADATA} items")).into_http();
+        }
         route(Request::from_parts(parts, Body::new(Full::from(body)))).await
     }
 
-    fn unread(&self, why: Unread) -> Status {
+    fn unread(&self, why: Unread, limit: usize) -> Status {
         if let Some(more) = self.shared.quiet.count(&format!("unread {why:?}")) {
             tracing::warn!(?why, more, "a message was not read");
         }
         match why {
-            Unread::TooLong => Status::resource_exhausted(format!(
-                "the message is longer than {} bytes, see --max-body-size",
-                self.max_message
-            )),
+            Unread::TooLong => {
+                let flag = if limit == MAX_INIT { "" } else { ", see --max-body-size" };
+                Status::resource_exhausted(format!("the message is longer than {limit} bytes{flag}"))
+            }
             Unread::Incomplete => Status::cancelled("the message has not arrived as a whole"),
             Unread::TooSlow => {
                 Status::deadline_exceeded(format!("the message has not arrived within {} s", BODY_TIMEOUT.as_secs()))
@@ -288,4 +321,14 @@ impl Routes {
             Unread::Busy => Status::resource_exhausted("too many long messages at once; send it again"),
         }
     }
+}
+
+/// Keeps `place` until the response has been sent, or nobody wants it any more.
+fn holding(response: Response<Body>, place: impl Send + 'static) -> Response<Body> {
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _ = &place;
+            frame
+        }))
+    })
 }

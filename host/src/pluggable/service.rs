@@ -26,7 +26,7 @@ use crate::sandbox::{self, CallError};
 const INSTANCE: &str = "x-component-instance";
 
 /// Items of a request's metadata, as over HTTP.
-const MAX_METADATA: usize = 1_000;
+pub(super) const MAX_METADATA: usize = 1_000;
 
 /// One component type, on its socket.
 #[derive(Clone)]
@@ -133,9 +133,6 @@ impl OutputBinding for Service {
         let name = instance(&headers)?;
         self.binding(name)?;
         let InvokeRequest { data, metadata, operation } = message;
-        if metadata.len() > MAX_METADATA {
-            return Err(Status::invalid_argument(format!("metadata has more than {MAX_METADATA} items")));
-        }
         let request = sandbox::Request { operation, data, metadata: metadata.into_iter().collect() };
         let operation = request.operation.clone();
         let _call = self.shared.calls.token();

@@ -5,14 +5,13 @@
 //! the component: it is handed the robot's secrets. So a socket is put where nobody else listens, is removed before its
 //! listener is closed, and only while it is still the one that was made here.
 
-use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::Mode;
 use tokio::net::{UnixListener, UnixStream};
 
 /// Where daprd looks if nothing else is said.
@@ -77,7 +76,7 @@ pub(super) async fn listen(
     mode: u32,
 ) -> Result<(Sockets, Vec<UnixListener>), SocketError> {
     let owner = prepare(folder)?;
-    // Two processes that find the same dead socket would each remove it, and one of them the other's.
+    // Two processes that find the same dead socket would each replace it, and one of them the other's.
     let _lock = lock(folder).await?;
     let (mut sockets, mut listeners) = (Sockets::default(), Vec::new());
     for name in names {
@@ -90,13 +89,10 @@ pub(super) async fn listen(
                  --components-sockets-folder"
             ))
         })?;
-        clear(&path).await?;
-        let listener = bind(&path, mode).map_err(|error| failed(format!("cannot be listened on: {error}")))?;
-        let found = fs::symlink_metadata(&path).map_err(|error| failed(format!("is gone already: {error}")))?;
+        look(&path).await?;
+        let bound = bind(&path, mode, (folder, &owner));
+        let (listener, found) = bound.map_err(|error| failed(format!("cannot be listened on: {error}")))?;
         sockets.0.push(Socket { path: path.clone(), is: identity(&found) });
-        if mode & 0o070 != 0 && found.gid() != owner.gid() {
-            share(&path, &found, &owner);
-        }
         listeners.push(listener);
     }
     Ok((sockets, listeners))
@@ -106,12 +102,11 @@ pub(super) async fn listen(
 fn prepare(folder: &Path) -> Result<Metadata, SocketError> {
     let failed = |reason: String| SocketError::new(folder, reason);
     let advice = "choose another --components-sockets-folder";
-    if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(folder) {
-        // A link that leads nowhere exists, and does not.
-        let is_link = fs::symlink_metadata(folder).is_ok_and(|found| found.is_symlink());
-        if !is_link {
-            return Err(failed(format!("the folder cannot be created: {error}; {advice}")));
-        }
+    if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(folder)
+        // What is there and no folder is told below.
+        && fs::symlink_metadata(folder).is_err()
+    {
+        return Err(failed(format!("the folder cannot be created: {error}; {advice}")));
     }
     let found = fs::symlink_metadata(folder).map_err(|error| failed(format!("cannot be looked at: {error}")))?;
     if found.is_symlink() {
@@ -153,8 +148,8 @@ async fn lock(folder: &Path) -> Result<File, SocketError> {
     }
 }
 
-/// Makes room: removes a socket that nobody listens on.
-async fn clear(path: &Path) -> Result<(), SocketError> {
+/// Whether there is room: nothing, or a socket that nobody listens on.
+async fn look(path: &Path) -> Result<(), SocketError> {
     let failed = |reason: String| Err(SocketError::new(path, reason));
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
@@ -169,14 +164,10 @@ async fn clear(path: &Path) -> Result<(), SocketError> {
             "another process listens here; stop it, or choose another --components-sockets-folder for one of them"
                 .into(),
         ),
-        Ok(false) => match fs::remove_file(path) {
-            Ok(()) => {
-                tracing::info!(socket = %path.display(), "removed: nobody listens on it any more");
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => failed(format!("nobody listens on it any more, and it cannot be removed: {error}")),
-        },
+        Ok(false) => {
+            tracing::info!(socket = %path.display(), "replaced: nobody listens on it any more");
+            Ok(())
+        }
         Err(error) => failed(format!("it cannot be found out whether somebody listens on it: {error}; remove it")),
     }
 }
@@ -193,26 +184,206 @@ async fn is_listened_on(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// With `mode` from its first moment. The mask is the process's: what another thread makes in between is closed to more
-/// people than it need be.
-fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    let mask = rustix::process::umask(Mode::from_raw_mode(!mode & 0o777));
-    let listener = StdListener::bind(path);
-    rustix::process::umask(mask);
-    let listener = listener?;
+/// Made in a folder that nobody else can enter, so that it has its mode and group before anybody can open it. Whatever is
+/// dead is replaced in one step.
+fn bind(path: &Path, mode: u32, folder: (&Path, &Metadata)) -> io::Result<(UnixListener, Metadata)> {
+    let (folder, owner) = folder;
+    // Short: the path has a limit. daprd leaves folders out.
+    let private = tempfile::Builder::new().prefix(".").tempdir_in(folder)?;
+    let new = private.path().join("s");
+    let listener = StdListener::bind(&new)?;
     listener.set_nonblocking(true)?;
-    UnixListener::from_std(listener)
+    fs::set_permissions(&new, Permissions::from_mode(mode))?;
+    let found = fs::symlink_metadata(&new)?;
+    if mode & 0o070 != 0 && found.gid() != owner.gid() {
+        share(&new, path, &found, owner);
+    }
+    fs::rename(&new, path)?;
+    Ok((UnixListener::from_std(listener)?, found))
 }
 
 /// Gives a socket to the folder's group: in Kubernetes, the group of a volume is what the containers of a pod share.
-fn share(path: &Path, socket: &Metadata, folder: &Metadata) {
-    if let Err(error) = std::os::unix::fs::lchown(path, None, Some(folder.gid())) {
+fn share(new: &Path, path: &Path, socket: &Metadata, folder: &Metadata) {
+    if let Err(error) = std::os::unix::fs::lchown(new, None, Some(folder.gid())) {
         tracing::warn!(
             socket = %path.display(),
             %error,
-            "the socket stays with group {} instead of the folder's, {}: daprd must be of that group, or of user {}; or see \
-             --components-socket-mode",
-            socket.gid(), folder.gid(), socket.uid()
+            "the socket stays with group {} instead of the folder's, {}: daprd must be of that group, or of user {}; or \
+             see --components-socket-mode",
+            socket.gid(),
+            folder.gid(),
+            socket.uid()
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::quiet::log;
+
+    const NAMES: [&str; 2] = ["a.sock", "b.c.sock"];
+
+    async fn error(folder: &Path) -> String {
+        listen(folder, &NAMES, 0o660).await.unwrap_err().to_string()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o777
+    }
+
+    /// A socket whose process is gone.
+    fn dead(path: &Path) {
+        drop(StdListener::bind(path).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_folder_is_made_for_its_owner_and_sockets_are_removed_with_their_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("new/sockets");
+        let (sockets, listeners) = listen(&folder, &NAMES, 0o640).await.unwrap();
+        assert_eq!((mode(&folder), listeners.len()), (0o700, 2));
+        for path in sockets.paths() {
+            assert_eq!(mode(path), 0o640);
+            UnixStream::connect(path).await.unwrap();
+        }
+        // daprd would look at whatever else there is.
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
+        drop(sockets);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_listens_on_is_replaced_and_one_that_is_listened_on_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        dead(&dir.path().join(NAMES[1]));
+        let (sockets, _listeners) = listen(dir.path(), &NAMES, 0o600).await.unwrap();
+        let text = error(dir.path()).await;
+        let expected = format!("{}: another process listens here; stop it", dir.path().join(NAMES[0]).display());
+        assert!(text.starts_with(&expected), "{text}");
+        for path in sockets.paths() {
+            UnixStream::connect(path).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_does_not_accept_is_one_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = rustix_listener(&dir.path().join(NAMES[0]));
+        let _first = UnixStream::connect(dir.path().join(NAMES[0])).await;
+        let _second = UnixStream::connect(dir.path().join(NAMES[0])).await;
+        assert!(error(dir.path()).await.contains("another process listens here"));
+        drop(listener);
+    }
+
+    /// With a queue of one.
+    fn rustix_listener(path: &Path) -> tokio::net::UnixListener {
+        let socket = tokio::net::UnixSocket::new_stream().unwrap();
+        socket.bind(path).unwrap();
+        socket.listen(0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn of_two_that_start_at_once_one_has_the_sockets() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..20 {
+            dead(&dir.path().join(NAMES[0]));
+            let start = || {
+                let folder = dir.path().to_owned();
+                tokio::spawn(async move { listen(&folder, &NAMES, 0o660).await })
+            };
+            let (one, other) = (start(), start());
+            let (one, other) = (one.await.unwrap(), other.await.unwrap());
+            assert_eq!(usize::from(one.is_ok()) + usize::from(other.is_ok()), 1);
+            let (sockets, _listeners) = one.or(other).unwrap();
+            for path in sockets.paths() {
+                UnixStream::connect(path).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_is_not_touched_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, path) = (dir.path().join("secrets"), dir.path().join(NAMES[0]));
+        fs::write(&file, "kept").unwrap();
+        let is_none = "stands where the socket has to be, and is none; remove it";
+        symlink(&file, &path).unwrap();
+        assert!(error(dir.path()).await.contains(is_none));
+        fs::remove_file(&path).unwrap();
+        // To a socket, too.
+        let _elsewhere = StdListener::bind(dir.path().join("x")).unwrap();
+        symlink(dir.path().join("x"), &path).unwrap();
+        assert!(error(dir.path()).await.contains(is_none));
+        fs::remove_file(&path).unwrap();
+        fs::rename(&file, &path).unwrap();
+        assert!(error(dir.path()).await.contains(is_none));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+        let link = dir.path().join("link");
+        symlink(dir.path(), &link).unwrap();
+        assert!(error(&link).await.contains("is a symbolic link, and may lead elsewhere tomorrow"));
+        symlink(dir.path().join("nowhere"), dir.path().join("dangling")).unwrap();
+        assert!(error(&dir.path().join("dangling")).await.contains("is a symbolic link"));
+        assert!(error(&path).await.contains("is not a folder"), "{}", error(&path).await);
+        assert!(error(&path.join("below")).await.contains("cannot be created"));
+    }
+
+    #[tokio::test]
+    async fn a_path_that_no_socket_can_have_is_told_with_its_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("f".repeat(100));
+        let text = error(&folder).await;
+        let length = folder.join(NAMES[0]).as_os_str().len();
+        assert!(text.contains(&format!("the path has {length} bytes, more than a Unix socket's can have")), "{text}");
+    }
+
+    #[tokio::test]
+    async fn what_has_taken_a_sockets_place_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sockets, _listeners) = listen(dir.path(), &NAMES, 0o660).await.unwrap();
+        let path = dir.path().join(NAMES[0]);
+        fs::remove_file(&path).unwrap();
+        let _other = StdListener::bind(&path).unwrap();
+        drop(sockets);
+        assert!(path.exists() && !dir.path().join(NAMES[1]).exists());
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_everybody_can_write_to_is_warned_of_unless_it_is_roots() {
+        let dir = tempfile::tempdir().unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+        if is_root {
+            // In Kubernetes, a volume is root's.
+            let (lines, _guard) = log();
+            listen(dir.path(), &NAMES, 0o660).await.unwrap();
+            assert_eq!(lines.count("everybody"), 0, "{}", lines.text());
+            std::os::unix::fs::chown(dir.path(), Some(12_345), None).unwrap();
+        }
+        let (lines, _guard) = log();
+        listen(dir.path(), &NAMES, 0o660).await.unwrap();
+        assert_eq!(lines.count("everybody on this machine can put another socket"), 1, "{}", lines.text());
+    }
+
+    #[tokio::test]
+    async fn sockets_get_the_folders_group() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("!!! SKIPPED: only root can give a folder to any group");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), None, Some(54_321)).unwrap();
+        let group = |mode| {
+            let folder = dir.path().to_owned();
+            async move {
+                let (sockets, _listeners) = listen(&folder, &NAMES, mode).await.unwrap();
+                let path = sockets.paths().next().unwrap().to_owned();
+                fs::symlink_metadata(path).unwrap().gid()
+            }
+        };
+        assert_eq!(group(0o660).await, 54_321);
+        assert_ne!(group(0o600).await, 54_321);
     }
 }

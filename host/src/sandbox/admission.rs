@@ -122,6 +122,11 @@ impl<W> Admission<W> {
         }
     }
 
+    /// How many calls run, and how many wait.
+    pub(super) fn load(&self) -> (usize, usize) {
+        (self.slots.taken, self.places.taken)
+    }
+
     /// Lets a call begin, if it need not wait.
     pub(super) fn enter(&mut self, binding: u64) -> Result<(), Overload> {
         let own = self.bindings.get(&binding).map_or(0, |own| own.running);

@@ -33,6 +33,7 @@ mod admission;
 mod contract;
 mod fair;
 mod slots;
+mod stops;
 mod turns;
 pub use admission::Overload;
 pub(crate) use admission::Rule;
@@ -40,6 +41,8 @@ use contract::{BindingPre, handler, wit};
 pub use contract::{Callback, Reply, Request, Response};
 pub(crate) use fair::{Executor, Processor, Share};
 pub(crate) use slots::Slots;
+pub use stops::Limit;
+use stops::Stops;
 
 /// What one call may use, and how many calls may run.
 #[derive(Debug, Clone)]
@@ -197,11 +200,17 @@ pub struct Tenant {
     egress: Egress,
     timeout: Duration,
     share: Share,
+    stops: Stops,
     /// Lines of which a call each could cause one.
     quiet: Quiet,
 }
 
 impl Tenant {
+    /// How many of its calls each limit has stopped.
+    pub fn stopped(&self) -> [(Limit, u64); 6] {
+        self.stops.counts()
+    }
+
     /// What distinguishes it from every other tenant.
     pub(crate) fn id(&self) -> u64 {
         self.share.id()
@@ -238,6 +247,12 @@ impl Sandbox {
         })
     }
 
+    /// How many operations and how many callbacks run and wait now, by kind and state.
+    pub(crate) fn calls(&self) -> Vec<(&'static str, &'static str, usize)> {
+        let kinds = [("operation", self.operations.load()), ("callback", self.callbacks.load())];
+        kinds.map(|(kind, (running, waiting))| [(kind, "running", running), (kind, "waiting", waiting)]).concat()
+    }
+
     /// For what arrives now.
     pub fn arrival(&self) -> Arrival {
         Arrival::now(&self.clock)
@@ -250,7 +265,8 @@ impl Sandbox {
 
     /// A tenant with these properties. `timeout` is the binding's own time limit for one call.
     pub fn tenant(&self, properties: Vec<(String, String)>, egress: Egress, timeout: Duration) -> Tenant {
-        Tenant { properties, egress, timeout, share: self.processor.tenant(), quiet: Quiet::default() }
+        let (share, stops, quiet) = (self.processor.tenant(), Stops::default(), Quiet::default());
+        Tenant { properties, egress, timeout, share, stops, quiet }
     }
 
     /// Initialises an instance for `tenant` and asks for its operations: what a host does once when it loads
@@ -352,6 +368,7 @@ impl Sandbox {
             Ok(Ok(answer)) => answer,
             Ok(Err(trap)) => {
                 let reason = explain(&trap);
+                tenant.stops.count(Limit::of(trap.downcast_ref()));
                 // The trap's own text is wasmtime's: function names and offsets, nothing of the message.
                 if let Some(more) = tenant.quiet.count(&reason) {
                     tracing::error!(reason, trap = %trap.root_cause(), more, "the component was stopped");
@@ -360,6 +377,7 @@ impl Sandbox {
             }
             Err(_) => {
                 let reason = format!("it did not end within {} ms", wall.as_millis());
+                tenant.stops.count(Limit::Time);
                 Err(CallError::Stopped { reason, outcome: exit.close() })
             }
         }

@@ -24,6 +24,11 @@ impl Slots {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many are taken, and how many calls wait for one.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        self.admission().load()
+    }
+
     /// One for the binding `owner`, if there is one now.
     pub(crate) fn try_take(&self, owner: u64) -> Result<Slot, Overload> {
         self.admission().enter(owner)?;

@@ -29,6 +29,13 @@ impl Store {
         })
     }
 
+    /// When the pending event was accepted, or put back, that waits for longest.
+    pub(in crate::inbox) fn oldest(&self) -> Result<Option<u64>, InboxError> {
+        let sql = "SELECT ifnull(retried_at, accepted_at) FROM events INDEXED BY events_waiting WHERE state = 'pending'
+                       ORDER BY ifnull(retried_at, accepted_at) LIMIT 1";
+        Ok(self.first(sql, [], |row| row.get(0))?.map(read))
+    }
+
     /// Shows events to `each`, in order, until it says no. Reads a page at a time: while a reader waits for whoever
     /// looks at the list, the journal could not be written into the store, and would grow.
     pub(in crate::inbox) fn list(
