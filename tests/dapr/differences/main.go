@@ -55,8 +55,7 @@ func visit(world world, programs []program, folder string) ([]row, error) {
 			}
 			for _, test := range more {
 				if test.overGRPC() {
-					test.name, test.grpc = "gRPC: "+test.name, true
-					asked = append(asked, test)
+					asked = append(asked, test.asGRPC())
 				}
 			}
 		}

@@ -194,7 +194,7 @@ func compare(theirs, ours seen) []difference {
 		}
 		found = append(found, difference{"answer", whole(theirs), whole(ours)})
 		skip = func(what string) bool {
-			return slices.Contains([]string{"status", "errorCode", "message", "body", "header Content-Type"}, what)
+			return slices.Contains([]string{"status", "errorCode", "message", "reason", "body", "header Content-Type"}, what)
 		}
 	}
 	uncounted := map[string]bool{

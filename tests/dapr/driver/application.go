@@ -14,6 +14,8 @@ type delivery struct {
 	path   string
 	header http.Header
 	body   []byte
+	// Whether whoever has sent it, or this application, is gone.
+	gone func() bool
 }
 
 // The text that a person said, or that a message has.
@@ -76,7 +78,7 @@ func (a *application) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	event := delivery{r.URL.Path, r.Header.Clone(), body}
+	event := delivery{r.URL.Path, r.Header.Clone(), body, func() bool { return r.Context().Err() != nil }}
 	a.mutex.Lock()
 	a.seen = append(a.seen, event)
 	answer := a.answer

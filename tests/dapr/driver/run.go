@@ -312,7 +312,7 @@ func plain(table *rows, programs paths) error {
 	refuses("direction output: a person speaks", "outputonly", 404)
 	refuses("the application does not read: a person speaks", "unread", 503)
 	refuses("a wrong secret: a person speaks", "wrong", 403)
-	refuses("no such component: a person speaks", "nobody", 404)
+	refuses("no such component: a person speaks", "nobody", 503)
 	return nil
 }
 
@@ -475,16 +475,16 @@ func reloads(table *rows, programs paths) error {
 			return "", err
 		}
 		var found answer
-		err := eventually(patience, "create fails", func() bool {
+		err := eventually(patience, "create does not find it", func() bool {
 			found, _ = s.invoke("another", "create", text("removed"), nil)
-			return found.status == 500
+			return strings.Contains(found.body, "couldn't find output binding another")
 		})
 		if err != nil {
 			return found.String(), err
 		}
 		outcome, err := s.say(map[string]any{"text": "to nobody"})
 		return fmt.Sprintf("create: %d couldn't find; a person speaks: %d", found.status, outcome.last()),
-			errorsOf(err, contains(found.body, "couldn't find output binding another"), equal("status", outcome.last(), 503), equal("deliveries", len(s.app.received("to nobody")), 0))
+			errorsOf(err, equal("status", outcome.last(), 503), equal("deliveries", len(s.app.received("to nobody")), 0))
 	})
 	table.row("the first works on", func() (string, error) {
 		if err := s.speakTo("mydingtalk"); err != nil {
@@ -531,7 +531,7 @@ func killed(table *rows, programs paths) error {
 	table.row("started again: a person speaks", func() (string, error) {
 		outcome, err := s.say(map[string]any{"text": "unknown"})
 		return fmt.Sprintf("%d after %d attempts, delivered %d; the inbox keeps the other message", outcome.last(), len(outcome.Attempts), len(s.app.received("kept"))),
-			errorsOf(err, equal("status", outcome.last(), 404), equal("deliveries", len(s.app.received("unknown")), 0), equal("deliveries", len(s.app.received("kept")), 0))
+			errorsOf(err, equal("status", outcome.last(), 503), equal("deliveries", len(s.app.received("unknown")), 0), equal("deliveries", len(s.app.received("kept")), 0))
 	})
 	kept := func() error {
 		return eventually(patience, "the inbox delivers what it kept", func() bool { return len(s.app.received("kept")) > 0 })

@@ -4,6 +4,7 @@ package support
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -14,16 +15,21 @@ import (
 	"time"
 )
 
-// As many ports as are asked for, free a moment ago.
+// As many ports as are asked for, free a moment ago. They are below those that the kernel gives to whoever asks for none,
+// connections included, so that they are still free when they are used.
 func Ports(n int) ([]string, error) {
 	var found []string
-	for range n {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+	for tried := 0; len(found) < n; tried++ {
+		port := strconv.Itoa(10_000 + rand.IntN(20_000))
+		listener, err := net.Listen("tcp", "127.0.0.1:"+port)
 		if err != nil {
-			return nil, err
+			if tried > 100 {
+				return nil, err
+			}
+			continue
 		}
 		defer listener.Close()
-		found = append(found, strconv.Itoa(listener.Addr().(*net.TCPAddr).Port))
+		found = append(found, port)
 	}
 	return found, nil
 }
