@@ -391,8 +391,9 @@ fn the_readme_can_be_read_in_one_go() {
 /// The documents, from the top of the repository.
 fn documents() -> Vec<String> {
     let mut found = Vec::new();
-    const EXAMPLES: [&str; 6] = [
+    const EXAMPLES: [&str; 7] = [
         "examples/bots",
+        "examples/dapr",
         "examples/node",
         "examples/python",
         "examples/spin",

@@ -9,6 +9,7 @@ mod both;
 mod callbacks;
 mod canary;
 mod cli;
+mod configuration;
 mod contract;
 mod documents;
 mod egress;

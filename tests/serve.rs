@@ -106,6 +106,15 @@ fn every_binding_reaches_its_own_robot_wherever_it_is_defined() {
 }
 
 #[test]
+fn the_examples_component_file_sends() {
+    let robot = Robot::start();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/dapr/self-hosted/components");
+    let mut serve = command(&["serve", "--resources-path", folder, "--dapr-http-port", "0", "--log-level", "debug"]);
+    serve.envs([("ROBOT_URL", robot.url().as_str()), ("ROBOT_SECRET", SECRET)]);
+    assert_posts(&Host::spawn(serve), "team", &robot);
+}
+
+#[test]
 fn values_come_from_the_environment() {
     let robot = Robot::start();
     let yaml = component("env", &[("id", "env")])

@@ -28,6 +28,47 @@ pub enum Route {
     SetMetadata(String),
 }
 
+impl Route {
+    /// The group of Dapr's API that it belongs to, and its path as Dapr writes it; `None` for what Dapr always allows or
+    /// does not have.
+    fn group(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Invoke(_) => Some(("v1/bindings", "v1.0/bindings/{name}")),
+            Self::Metadata => Some(("v1/metadata", "v1.0/metadata")),
+            Self::SetMetadata(_) => Some(("v1/metadata", "v1.0/metadata/{key}")),
+            Self::Health | Self::OutboundHealth | Self::Callback(_) => None,
+        }
+    }
+}
+
+/// Dapr's lists of what of the HTTP API there is: `version/name` each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lists {
+    /// If there are any: nothing but these.
+    pub allowed: Vec<String>,
+    /// Not these, whatever `allowed` says.
+    pub denied: Vec<String>,
+}
+
+impl Lists {
+    /// The route, if the lists have it. What they take away is as if it had never been there.
+    pub fn permit(&self, route: Route) -> Result<Route, Answer> {
+        let Some((group, path)) = route.group() else { return Ok(route) };
+        // A rule names a group, or is the beginning of a path.
+        let has = |rules: &[String]| rules.iter().any(|rule| rule == group || path.starts_with(rule.as_str()));
+        if has(&self.denied) || !(self.allowed.is_empty() || has(&self.allowed)) {
+            return Err(no_such_route());
+        }
+        Ok(route)
+    }
+}
+
+/// daprd takes whatever it does not know for a service invocation without a target.
+fn no_such_route() -> Answer {
+    let message = "failed getting app id either from the URL path or the header dapr-app-id";
+    answer::error(StatusCode::NOT_FOUND, "ERR_DIRECT_INVOKE", message, &[])
+}
+
 /// How a request came in.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Entrance {
@@ -103,11 +144,7 @@ impl Access<'_> {
             (&Method::PUT, ["v1.0", "metadata", key]) => {
                 query_unescape(key).map(Route::SetMetadata).map_err(|_| not_unescaped("key", ""))
             }
-            // daprd takes whatever it does not know for a service invocation without a target.
-            _ => {
-                let message = "failed getting app id either from the URL path or the header dapr-app-id";
-                Err(answer::error(StatusCode::NOT_FOUND, "ERR_DIRECT_INVOKE", message, &[]))
-            }
+            _ => Err(no_such_route()),
         }
     }
 
@@ -184,6 +221,38 @@ mod tests {
         ] {
             assert_eq!(clean(path), expected);
         }
+    }
+
+    #[test]
+    fn lists_take_away_what_daprds_would() {
+        let lists = |allowed: &[&str], denied: &[&str]| Lists {
+            allowed: allowed.iter().map(|&rule| rule.to_owned()).collect(),
+            denied: denied.iter().map(|&rule| rule.to_owned()).collect(),
+        };
+        let permitted = |lists: Lists| {
+            let routes = [Route::Invoke("x".into()), Route::Metadata, Route::SetMetadata("k".into())];
+            routes.map(|route| lists.permit(route).is_ok())
+        };
+        for (allowed, denied, expected) in [
+            (&[][..], &[][..], [true, true, true]),
+            (&["v1/bindings"], &[], [true, false, false]),
+            (&["v1/state"], &[], [false, false, false]),
+            (&[], &["v1/metadata"], [true, false, false]),
+            (&["v1/bindings"], &["v1/bindings"], [false, false, false]),
+            // As they were written before there were groups.
+            (&["v1.0/bindings"], &[], [true, false, false]),
+            (&[], &["v1.0/metadata/"], [true, true, false]),
+            (&[], &["v1/binding", "v2/bindings"], [true, true, true]),
+        ] {
+            assert_eq!(permitted(lists(allowed, denied)), expected, "{allowed:?} {denied:?}");
+        }
+        let nothing = lists(&["v1/nothing"], &["v1/healthz", "v1.0/"]);
+        for route in [Route::Health, Route::OutboundHealth, Route::Callback("x".into())] {
+            assert!(nothing.permit(route).is_ok());
+        }
+        let answer = nothing.permit(Route::Metadata).unwrap_err();
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+        assert!(answer.body().starts_with(br#"{"errorCode":"ERR_DIRECT_INVOKE""#));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::time::Instant;
 
 pub use dingtalk_api::caller::Allowed;
 use dingtalk_api::caller::FLAGS;
+pub use dingtalk_api::route::Lists;
 use dingtalk_api::route::{Access, Route};
 use dingtalk_api::{Answer, answer};
 use dingtalk_binding::secret::Secret;
@@ -46,6 +47,8 @@ pub struct Api {
     attributes: Mutex<std::collections::BTreeMap<String, String>>,
     /// Who may call without a token, beside programs of this machine.
     pub allowed: Allowed,
+    /// Which of its routes there are.
+    pub lists: Lists,
     quiet: Quiet,
     /// How many calls are running.
     calls: AtomicUsize,
@@ -54,9 +57,10 @@ pub struct Api {
 impl Api {
     /// An API over the bindings of `input`.
     pub fn new(input: Input, app_id: String, api_token: Option<Secret>, max_body_size: usize) -> Self {
-        let (attributes, quiet, allowed) = (Mutex::default(), Quiet::default(), Allowed::default());
+        let (attributes, quiet) = (Mutex::default(), Quiet::default());
+        let (allowed, lists) = (Allowed::default(), Lists::default());
         let (namespace, bindings_come, calls) = ("default".to_owned(), false, AtomicUsize::new(0));
-        Self { input, app_id, namespace, bindings_come, api_token, max_body_size, attributes, allowed, quiet, calls }
+        Self { input, app_id, namespace, bindings_come, api_token, max_body_size, attributes, allowed, lists, quiet, calls }
     }
 
     /// How many calls are running.
@@ -87,8 +91,11 @@ impl Api {
     }
 
     async fn route(&self, request: Request<Incoming>, seat: &Seat) -> Answer {
-        let (access, entrance) = (self.access(), seat.entrance());
-        match access.route(&request, entrance) {
+        let route = match self.access().route(&request, seat.entrance()) {
+            Ok(route) => self.lists.permit(route),
+            Err(answer) => return answer,
+        };
+        match route {
             Ok(Route::Health | Route::OutboundHealth) => answer::empty(StatusCode::NO_CONTENT),
             Ok(Route::Callback(name)) => self.callback(&name, request, seat).await,
             Ok(Route::Invoke(name)) => self.invoke(&name, request, seat).await,

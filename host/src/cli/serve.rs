@@ -19,7 +19,7 @@ use super::signals::{Ended, Hangup};
 use super::{Failure, descriptors, load, shutdown};
 use crate::api::{Allowed, Api, Server, Surface};
 use crate::input::Input;
-use crate::resources::Loader;
+use crate::resources::{self, Configuration, Loader};
 use crate::sandbox::Limits;
 
 /// Serves Dapr's bindings API over HTTP and gRPC, and hands what DingTalk sends to the application.
@@ -32,6 +32,9 @@ pub(super) struct ServeArgs {
     /// Directory with component files. Repeatable.
     #[arg(long, value_name = "DIRECTORY", required = true, value_delimiter = ',')]
     resources_path: Vec<PathBuf>,
+    /// File with Dapr's Configuration: lists of the API's routes, whether there are metrics and hot reload.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Port of the HTTP API; 0 takes a free one.
     #[arg(long, value_name = "PORT", default_value_t = 3500, env = "DAPR_HTTP_PORT")]
     dapr_http_port: u16,
@@ -122,10 +125,18 @@ struct Serving {
 
 async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     let descriptors = descriptors::raise();
+    let configuration = match &args.config {
+        Some(file) => load::with_context(&args.app_id, |context| resources::load_configuration(file, context))?,
+        None => Configuration::default(),
+    };
+    for warning in &configuration.warnings {
+        tracing::warn!("{warning}");
+    }
     let mut loader = Loader::new(args.resources_path.clone());
     let resources = load::with_context(&args.app_id, |context| loader.load(context))?;
     let policy = args.egress.policy();
-    let files = reload::Files::new(loader, args.resources_path, args.app_id.clone(), args.enable_hot_reload);
+    let is_watching = args.enable_hot_reload && configuration.hot_reload != Some(false);
+    let files = reload::Files::new(loader, args.resources_path, args.app_id.clone(), is_watching);
     let mut reload = Reload::new(files, &resources, policy.clone());
     let bindings = load::bindings(resources, Limits::for_messages_of(args.max_body_size), &policy).await?;
     reload.begin(&bindings);
@@ -142,6 +153,7 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     let input = Input::new(bindings, app, inbox, args.callbacks.callback_timeout);
     let api_token = env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new);
     let mut api = Api::new(input.clone(), args.app_id, api_token, args.max_body_size);
+    api.lists = configuration.lists;
     if let Some(namespace) = env::var("NAMESPACE").ok().filter(|namespace| !namespace.is_empty()) {
         api.namespace = namespace;
     }
@@ -150,7 +162,7 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     let apis = ports
         .iter()
         .flat_map(|&(port, surface)| args.dapr_listen_addresses.iter().map(move |&ip| ((ip, port).into(), surface)));
-    let metrics = args.metrics_port.filter(|_| args.enable_metrics);
+    let metrics = args.metrics_port.filter(|_| args.enable_metrics && configuration.metrics != Some(false));
     let metrics = metrics.map(|port| ((args.metrics_listen_address, port).into(), Surface::Metrics));
     let addresses: Vec<(SocketAddr, Surface)> = apis.chain(args.callbacks.addresses()).chain(metrics).collect();
     for (address, surface) in &addresses {

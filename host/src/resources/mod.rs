@@ -4,6 +4,7 @@
 //! cannot be read stops its binding, because the alternative is a binding that is missing, or one that sends
 //! unsigned. No error, warning or `Debug` output contains a property's value.
 
+mod configuration;
 mod environment;
 mod schema;
 mod secrets;
@@ -24,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 use crate::event::Digest;
 use crate::files;
 
+pub use configuration::{Configuration, load_configuration};
 pub use environment::Environment;
 pub(crate) use schema::refuse_name;
 use schema::{Component, Head, Item};

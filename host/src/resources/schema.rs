@@ -6,7 +6,7 @@ use dingtalk_binding::secret::Secret;
 
 use super::yaml::{Kind, Mistake, Node};
 
-const API_VERSION: &str = "dapr.io/v1alpha1";
+pub(super) const API_VERSION: &str = "dapr.io/v1alpha1";
 const KIND: &str = "Component";
 
 /// What is needed to decide whether a component is ours at all; the rest is read after that decision, so that
@@ -157,7 +157,7 @@ pub(crate) fn refuse_name(name: &str) -> Option<&'static str> {
 }
 
 /// The value of `key`: in this spelling, or else in the first one that Go would take for it.
-fn field<'n, 'a>(node: &'n Node<'a>, key: &str) -> Option<&'n Node<'a>> {
+pub(super) fn field<'n, 'a>(node: &'n Node<'a>, key: &str) -> Option<&'n Node<'a>> {
     let Kind::Map(entries) = &node.kind else { return None };
     let exact = entries.iter().find(|(name, _)| name == key);
     exact.or_else(|| entries.iter().find(|(name, _)| json::folds_to(name, key))).map(|(_, value)| value)
@@ -171,11 +171,11 @@ fn scalar(node: &Node<'_>, what: &str) -> Result<Option<String>, Mistake> {
     }
 }
 
-fn text(node: &Node<'_>, key: &str, what: &str) -> Result<Option<String>, Mistake> {
+pub(super) fn text(node: &Node<'_>, key: &str, what: &str) -> Result<Option<String>, Mistake> {
     field(node, key).map_or(Ok(None), |value| scalar(value, what))
 }
 
-fn boolean(node: &Node<'_>, key: &str, what: &str) -> Result<bool, Mistake> {
+pub(super) fn boolean(node: &Node<'_>, key: &str, what: &str) -> Result<bool, Mistake> {
     let Some(value) = field(node, key) else { return Ok(false) };
     match scalar(value, what)?.map(|text| text.to_ascii_lowercase()).as_deref() {
         None | Some("false" | "no" | "off" | "n") => Ok(false),
@@ -184,7 +184,7 @@ fn boolean(node: &Node<'_>, key: &str, what: &str) -> Result<bool, Mistake> {
     }
 }
 
-fn mapping<'n, 'a>(node: &'n Node<'a>, key: &str) -> Result<Option<&'n Node<'a>>, Mistake> {
+pub(super) fn mapping<'n, 'a>(node: &'n Node<'a>, key: &str) -> Result<Option<&'n Node<'a>>, Mistake> {
     match field(node, key) {
         None => Ok(None),
         Some(Node { kind: Kind::Null, .. }) => Ok(None),
@@ -193,7 +193,7 @@ fn mapping<'n, 'a>(node: &'n Node<'a>, key: &str) -> Result<Option<&'n Node<'a>>
     }
 }
 
-fn list<'n, 'a>(node: &'n Node<'a>, key: &str, what: &str) -> Result<&'n [Node<'a>], Mistake> {
+pub(super) fn list<'n, 'a>(node: &'n Node<'a>, key: &str, what: &str) -> Result<&'n [Node<'a>], Mistake> {
     match field(node, key) {
         None => Ok(&[]),
         Some(Node { kind: Kind::Null, .. }) => Ok(&[]),
