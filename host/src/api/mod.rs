@@ -60,7 +60,19 @@ impl Api {
         let (attributes, quiet) = (Mutex::default(), Quiet::default());
         let (allowed, lists) = (Allowed::default(), Lists::default());
         let (namespace, bindings_come, calls) = ("default".to_owned(), false, AtomicUsize::new(0));
-        Self { input, app_id, namespace, bindings_come, api_token, max_body_size, attributes, allowed, lists, quiet, calls }
+        Self {
+            input,
+            app_id,
+            namespace,
+            bindings_come,
+            api_token,
+            max_body_size,
+            attributes,
+            allowed,
+            lists,
+            quiet,
+            calls,
+        }
     }
 
     /// How many calls are running.
