@@ -1,7 +1,7 @@
 # Each target does all the set-up it needs, so that a fresh clone starts with the one command that is wanted.
 # After the first, plain `cargo run`, `cargo test` and `cargo bench` work too.
 
-.PHONY: demo test peers interop daprd dapr-differences lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
+.PHONY: demo test peers interop daprd dapr dapr-differences lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
 
 # Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
 # whom the application in examples/ answers, and shows the group.
@@ -31,6 +31,12 @@ interop: toolchain component
 # the first time takes some 4 minutes on 2 cores.
 daprd:
 	tests/dapr/build
+
+# The real sidecar with this binding beside it, as a pluggable component: what is sent and received, what happens when one of
+# them goes, and Dapr's own conformance tests. tests/dapr/README.md explains the table.
+dapr: toolchain
+	cargo build --locked
+	tests/dapr/run run target/debug/dingtalk-host
 
 # Asks Dapr's own binding, in the real sidecar, and the host the same things. Fails where docs/dapr.md does not say what
 # differs, or says what does not; tests/dapr/README.md explains the table.

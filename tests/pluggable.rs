@@ -176,6 +176,18 @@ fn what_has_not_been_initialised_says_what_to_do() {
     assert!(status.message().contains("the name of the component instance may not contain"), "{status:?}");
 }
 
+/// DingTalk may give up on what is answered 404.
+#[test]
+fn a_callback_before_daprd_has_initialised_its_component_is_to_be_sent_again() {
+    let folder = Folder::new();
+    let host = folder.start(&[]);
+    assert_later(&sends(&host, "m1").join().unwrap());
+    assert!(host.log().contains("daprd has not initialised this component"), "{}", host.log());
+    let daprd = folder.daprd();
+    daprd.init("team", &[("id", "team"), ("url", NOWHERE), ("secret", SECRET), ("direction", "output")]).unwrap();
+    assert_eq!(sends(&host, "m1").join().unwrap().status, 404);
+}
+
 #[test]
 fn another_init_replaces_the_binding_and_one_that_fails_does_not() {
     let (old, new, folder) = (Robot::start(), Robot::start(), Folder::new());

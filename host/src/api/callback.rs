@@ -60,6 +60,18 @@ impl Api {
 
     fn refuse(&self, name: &str, error: &CallbackError) -> Answer {
         let error = match error {
+            CallbackError::NotFound(name) if self.bindings_come && self.input.bindings().get(name).is_none() => {
+                // One line for all names: strangers can make them up.
+                if let Some(more) = self.quiet.count("not initialised") {
+                    tracing::warn!(
+                        binding = name,
+                        more,
+                        "callback not acknowledged: daprd has not initialised this component; if this process has started after \
+                         daprd did, restart daprd"
+                    );
+                }
+                return callback::busy("the message was not taken; send it again");
+            }
             CallbackError::NotFound(name) => return callback::not_found(name),
             CallbackError::Call(error) => error,
         };

@@ -37,6 +37,8 @@ pub struct Api {
     pub app_id: String,
     /// Dapr's namespace, a label of every metric.
     pub namespace: String,
+    /// Whether bindings are initialised by somebody else while the host runs, so that one which is not there may come.
+    pub bindings_come: bool,
     /// What clients must send as `dapr-api-token`, if anything.
     pub api_token: Option<Secret>,
     /// The longest request body, in bytes.
@@ -57,8 +59,20 @@ impl Api {
     pub fn new(input: Input, app_id: String, api_token: Option<Secret>, max_body_size: usize) -> Self {
         let (attributes, quiet) = (Mutex::default(), Quiet::default());
         let (allowed, lists) = (Allowed::default(), Lists::default());
-        let (namespace, calls) = ("default".to_owned(), AtomicUsize::new(0));
-        Self { input, app_id, namespace, api_token, max_body_size, attributes, allowed, lists, quiet, calls }
+        let (namespace, bindings_come, calls) = ("default".to_owned(), false, AtomicUsize::new(0));
+        Self {
+            input,
+            app_id,
+            namespace,
+            bindings_come,
+            api_token,
+            max_body_size,
+            attributes,
+            allowed,
+            lists,
+            quiet,
+            calls,
+        }
     }
 
     /// How many calls are running.

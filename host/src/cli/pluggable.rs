@@ -150,7 +150,9 @@ async fn start(args: PluggableArgs) -> Result<Serving, Failure> {
     for socket in sockets.paths() {
         tracing::info!(socket = %socket.display(), "listening for daprd");
     }
-    let api = Arc::new(Api::new(input.clone(), "dingtalk-host".into(), None, args.max_body_size));
+    let mut api = Api::new(input.clone(), "dingtalk-host".into(), None, args.max_body_size);
+    api.bindings_come = true;
+    let api = Arc::new(api);
     let pluggable = Pluggable::new(input, app, Proxies::from_env(), args.egress.policy());
     Ok(Serving { sockets, callbacks, api, pluggable })
 }

@@ -28,6 +28,8 @@ type test struct {
 	later bool
 	// What is expected to differ, as compare names it, and the row of docs/dapr.md that says why.
 	reasons map[string]string
+	// The same over gRPC alone, where Go does not write data again.
+	onlyGRPC map[string]string
 }
 
 func create(name, place, data string) test {
@@ -50,6 +52,11 @@ func (t test) differs(row string, what ...string) test {
 		reasons[what] = row
 	}
 	t.reasons = reasons
+	return t
+}
+
+func (t test) differsOverGRPC(row, what string) test {
+	t.onlyGRPC = map[string]string{what: row}
 	return t
 }
 
@@ -136,7 +143,7 @@ func messages() []test {
 		create("members in another order, with blanks", "signed", `{ "text": {"content": "hi"}, "msgtype": "text" }`),
 		create("angle brackets and ampersand", "signed", `{"msgtype":"text","text":{"content":"<b>&</b>"}}`),
 		create("Chinese and an emoji", "signed", `{"msgtype":"text","text":{"content":"你好😀"}}`),
-		create("half a surrogate pair", "signed", `{"msgtype":"text","text":{"content":"\ud800"}}`),
+		create("half a surrogate pair", "signed", `{"msgtype":"text","text":{"content":"\ud800"}}`).differsOverGRPC("Messages", "post 1 body"),
 		create("line separators", "signed", "{\"msgtype\":\"text\",\"text\":{\"content\":\"a\u2028b\"}}"),
 		create("a large number", "signed", `{"msgtype":"text","text":{"content":"hi"},"n":12345678901234567890}`),
 		create("numbers in other forms", "signed", `{"msgtype":"text","text":{"content":"hi"},"n":[1.0,1e21,-0]}`),

@@ -44,10 +44,11 @@ var everywhere = []struct {
 	what *regexp.Regexp
 	row  string
 }{
-	{regexp.MustCompile(`^header Metadata\.`), "Response metadata"},
+	{regexp.MustCompile(`^header [Mm]etadata\.|^metadata `), "Response metadata"},
 	{regexp.MustCompile(`^details$`), "Error details"},
-	{regexp.MustCompile(`^(delivery \d+ )?header Traceparent$`), "Trace headers"},
+	{regexp.MustCompile(`^(delivery \d+ )?header (Traceparent|grpc-trace-bin)$`), "Trace headers"},
 	{regexp.MustCompile(`^(post|delivery) \d+ header (User-Agent|Accept-Encoding)$`), "Headers of a client"},
+	{regexp.MustCompile(`^delivery \d+ header Operation$`), "Metadata of `get`"},
 	{regexp.MustCompile(`, rewritten$`), "Data"},
 	{regexp.MustCompile(`, order$`), "Order of parameters"},
 	{regexp.MustCompile(`^member runtimeVersion$`), "Version"},

@@ -55,8 +55,7 @@ func visit(world world, programs []program, folder string) ([]row, error) {
 			}
 			for _, test := range more {
 				if test.overGRPC() {
-					test.name, test.grpc = "gRPC: "+test.name, true
-					asked = append(asked, test)
+					asked = append(asked, test.asGRPC())
 				}
 			}
 		}
@@ -73,7 +72,7 @@ func visit(world world, programs []program, folder string) ([]row, error) {
 		if ready, err := sidecar.ready(); err != nil {
 			return nil, err
 		} else if !ready && !world.mayEnd {
-			return nil, fmt.Errorf("%s ended:\n%s", sidecar.name, sidecar.log.String())
+			return nil, fmt.Errorf("%s ended:\n%s", sidecar.Name, sidecar.Log())
 		}
 	}
 	rows := make([]row, len(asked))
@@ -108,7 +107,7 @@ func ask(test test, sidecars []*sidecar) row {
 	var both sync.WaitGroup
 	for i, sidecar := range sidecars {
 		both.Go(func() {
-			if sidecar.hasEnded() {
+			if sidecar.HasEnded() {
 				found[i] = seen{"starts": "no"}
 				return
 			}
@@ -125,7 +124,7 @@ func ask(test test, sidecars []*sidecar) row {
 	both.Wait()
 	for i, err := range errors {
 		if err != nil {
-			return row{test: test, err: fmt.Errorf("%s: %w", sidecars[i].name, err)}
+			return row{test: test, err: fmt.Errorf("%s: %w", sidecars[i].Name, err)}
 		}
 	}
 	return row{test: test, differences: compare(found[0], found[1])}

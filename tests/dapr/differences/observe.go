@@ -17,6 +17,8 @@ import (
 	"sort"
 	"strings"
 	"time"
+
+	"dapr-tests/support"
 )
 
 // What was seen of one case: a name for each thing that can be seen, and its text.
@@ -108,26 +110,26 @@ func (s *sidecar) inventory(members map[string]json.RawMessage, found seen) {
 
 // Adds what came to the robot and to the application.
 func (s *sidecar) arrivals(place, secret string, later bool, found seen) {
-	posts := s.robot.take(place)
+	posts := s.robot.Take(place)
 	for waited := 0; later && len(posts) == 0 && waited < 30; waited++ {
 		time.Sleep(100 * time.Millisecond)
-		posts = s.robot.take(place)
+		posts = s.robot.Take(place)
 	}
 	found["posts"] = fmt.Sprint(len(posts))
 	for i, post := range posts {
 		s.arrival(fmt.Sprintf("post %d ", i+1), post, secret, found)
 	}
-	if elsewhere := s.other.take(place); len(elsewhere) > 0 {
+	if elsewhere := s.other.Take(place); len(elsewhere) > 0 {
 		found["posts elsewhere"] = fmt.Sprint(len(elsewhere))
 		s.arrival("elsewhere 1 ", elsewhere[0], secret, found)
 	}
 	if s.app == nil {
 		return
 	}
-	var deliveries []request
-	for _, event := range s.app.take(place) {
+	var deliveries []support.Request
+	for _, event := range s.app.Take(place) {
 		// How often the application is asked whether it reads is another case's matter.
-		if event.method != http.MethodOptions {
+		if event.Method != http.MethodOptions {
 			deliveries = append(deliveries, event)
 		}
 	}
@@ -137,16 +139,16 @@ func (s *sidecar) arrivals(place, secret string, later bool, found seen) {
 	}
 }
 
-func (s *sidecar) arrival(what string, request request, secret string, found seen) {
-	found[what+"method"] = request.method
-	found[what+"target"] = s.normal(request.target)
-	if query := request.target; strings.Contains(query, "sign=") {
+func (s *sidecar) arrival(what string, request support.Request, secret string, found seen) {
+	found[what+"method"] = request.Method
+	found[what+"target"] = s.normal(request.Target)
+	if query := request.Target; strings.Contains(query, "sign=") {
 		found[what+"signature"] = verified(query, secret)
 	}
-	for name, values := range request.header {
+	for name, values := range request.Header {
 		found[what+"header "+name] = s.normal(strings.Join(values, " | "))
 	}
-	found[what+"body"] = string(request.body)
+	found[what+"body"] = string(request.Body)
 }
 
 // Whether the signature is right, and what is wrong with the query where it is not.
@@ -192,7 +194,7 @@ func compare(theirs, ours seen) []difference {
 		}
 		found = append(found, difference{"answer", whole(theirs), whole(ours)})
 		skip = func(what string) bool {
-			return slices.Contains([]string{"status", "errorCode", "message", "body", "header Content-Type"}, what)
+			return slices.Contains([]string{"status", "errorCode", "message", "reason", "body", "header Content-Type"}, what)
 		}
 	}
 	uncounted := map[string]bool{

@@ -2,27 +2,22 @@ package main
 
 import (
 	"bytes"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
-	"time"
+
+	"dapr-tests/support"
 )
 
 // A program that speaks Dapr's API, with a robot and an application of its own.
 type sidecar struct {
-	name         string
 	http, grpc   string
-	robot, other *recorder
-	app          *recorder
-	process      *exec.Cmd
-	ended        chan struct{}
-	log          bytes.Buffer
+	robot, other *support.Recorder
+	app          *support.Recorder
+	*support.Process
 }
 
 // How a program is started. The ports are free ones.
@@ -63,40 +58,26 @@ func ours(path string) (program, error) {
 	}}, err
 }
 
-// As many ports as are asked for, free a moment ago.
-func ports(n int) ([]string, error) {
-	var found []string
-	for range n {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer listener.Close()
-		found = append(found, strconv.Itoa(listener.Addr().(*net.TCPAddr).Port))
-	}
-	return found, nil
-}
-
 // Starts a program in a world. It may end by itself: some worlds are there for that.
 func start(program program, world world, folder string) (*sidecar, error) {
-	sidecar := &sidecar{name: program.name, ended: make(chan struct{})}
+	sidecar := &sidecar{}
 	var err error
-	if sidecar.other, err = record(robots()); err != nil {
+	if sidecar.other, err = support.Record(robots()); err != nil {
 		return nil, err
 	}
 	answers := robots()
-	answers["redirect"] = http.RedirectHandler("http://"+sidecar.other.address+"/redirect", http.StatusTemporaryRedirect).ServeHTTP
-	if sidecar.robot, err = record(answers); err != nil {
+	answers["redirect"] = http.RedirectHandler("http://"+sidecar.other.Address+"/redirect", http.StatusTemporaryRedirect).ServeHTTP
+	if sidecar.robot, err = support.Record(answers); err != nil {
 		return nil, err
 	}
 	app := ""
 	if world.app {
-		if sidecar.app, err = record(applications()); err != nil {
+		if sidecar.app, err = support.Record(applications()); err != nil {
 			return nil, err
 		}
-		_, app, _ = net.SplitHostPort(sidecar.app.address)
+		_, app, _ = net.SplitHostPort(sidecar.app.Address)
 	}
-	free, err := ports(4)
+	free, err := support.Ports(4)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +89,7 @@ func start(program program, world world, folder string) (*sidecar, error) {
 		return nil, err
 	}
 	// A port where nobody listens.
-	fill := strings.NewReplacer("ROBOT", sidecar.robot.address, "NOBODY", "127.0.0.1:"+free[3], "FOLDER", resources)
+	fill := strings.NewReplacer("ROBOT", sidecar.robot.Address, "NOBODY", "127.0.0.1:"+free[3], "FOLDER", resources)
 	for name, text := range world.files {
 		if err := os.WriteFile(filepath.Join(resources, name), []byte(fill.Replace(text)), 0o600); err != nil {
 			return nil, err
@@ -116,70 +97,27 @@ func start(program program, world world, folder string) (*sidecar, error) {
 	}
 	sidecar.http, sidecar.grpc = "127.0.0.1:"+free[0], "127.0.0.1:"+free[1]
 	command := program.command(resources, free[0], free[1], free[2], app)
-	sidecar.process = exec.Command(command[0], command[1:]...)
-	// Nothing of whoever runs this, above all no proxy.
-	sidecar.process.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + folder}, world.environment...)
-	sidecar.process.Stdout, sidecar.process.Stderr = &sidecar.log, &sidecar.log
-	if err := sidecar.process.Start(); err != nil {
-		return nil, err
-	}
-	go func() {
-		sidecar.process.Wait()
-		close(sidecar.ended)
-	}()
-	return sidecar, nil
+	sidecar.Process, err = support.Start(program.name, append([]string{"HOME=" + folder}, world.environment...), command...)
+	return sidecar, err
 }
 
 // Waits until the program serves, or has ended.
-func (s *sidecar) ready() (bool, error) {
-	client := http.Client{Timeout: time.Second}
-	for range 600 {
-		answer, err := client.Get("http://" + s.http + "/v1.0/healthz")
-		if err == nil {
-			answer.Body.Close()
-			if answer.StatusCode < 300 {
-				return true, nil
-			}
-		}
-		select {
-		case <-s.ended:
-			return false, nil
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-	s.stop()
-	return false, fmt.Errorf("%s does not get ready:\n%s", s.name, s.log.String())
-}
-
-func (s *sidecar) hasEnded() bool {
-	select {
-	case <-s.ended:
-		return true
-	default:
-		return false
-	}
-}
+func (s *sidecar) ready() (bool, error) { return s.Ready(s.http) }
 
 func (s *sidecar) stop() {
-	s.process.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-s.ended:
-	case <-time.After(20 * time.Second):
-		s.process.Process.Kill()
-		<-s.ended
-	}
-	for _, server := range []*recorder{s.robot, s.other, s.app} {
+	s.Stop()
+	for _, server := range []*support.Recorder{s.robot, s.other, s.app} {
 		if server != nil {
-			server.close()
+			server.Close()
 		}
 	}
 }
 
 // What may differ from one run, or one process, to the next.
 func (s *sidecar) normal(text string) string {
-	replace := []string{s.robot.address, "ROBOT", s.other.address, "ELSEWHERE", s.http, "SIDECAR"}
+	replace := []string{s.robot.Address, "ROBOT", s.other.Address, "ELSEWHERE", s.http, "SIDECAR"}
 	if s.app != nil {
-		replace = append(replace, s.app.address, "APP")
+		replace = append(replace, s.app.Address, "APP")
 	}
 	return normal(strings.NewReplacer(replace...).Replace(text))
 }

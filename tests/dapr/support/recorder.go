@@ -1,4 +1,4 @@
-package main
+package support
 
 import (
 	"io"
@@ -9,27 +9,32 @@ import (
 )
 
 // What came to a server, as it came.
-type request struct {
-	method, target string
-	header         http.Header
-	body           []byte
+type Request struct {
+	Method, Target string
+	Header         http.Header
+	Body           []byte
 }
 
 // A server that records what it is sent, by the first part of the path: each component has one of its own there, so that
 // cases do not see each other's requests.
-type recorder struct {
-	address string
+type Recorder struct {
+	Address string
 	mutex   sync.Mutex
-	seen    map[string][]request
+	seen    map[string][]Request
 	server  *http.Server
 }
 
-func record(answers map[string]http.HandlerFunc) (*recorder, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// Answers by the first part of the path. What has none is answered as the one without a name says.
+func Record(answers map[string]http.HandlerFunc) (*Recorder, error) {
+	return RecordAt("127.0.0.1:0", answers)
+}
+
+func RecordAt(address string, answers map[string]http.HandlerFunc) (*Recorder, error) {
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	recorder := &recorder{address: listener.Addr().String(), seen: map[string][]request{}}
+	recorder := &Recorder{Address: listener.Addr().String(), seen: map[string][]Request{}}
 	recorder.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		header := r.Header.Clone()
@@ -39,7 +44,7 @@ func record(answers map[string]http.HandlerFunc) (*recorder, error) {
 		}
 		place := place(r.RequestURI)
 		recorder.mutex.Lock()
-		recorder.seen[place] = append(recorder.seen[place], request{r.Method, r.RequestURI, header, body})
+		recorder.seen[place] = append(recorder.seen[place], Request{r.Method, r.RequestURI, header, body})
 		recorder.mutex.Unlock()
 		answer, known := answers[place]
 		if !known {
@@ -60,7 +65,7 @@ func place(target string) string {
 }
 
 // What came to this place since it was asked last.
-func (r *recorder) take(place string) []request {
+func (r *Recorder) Take(place string) []Request {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	seen := r.seen[place]
@@ -68,4 +73,4 @@ func (r *recorder) take(place string) []request {
 	return seen
 }
 
-func (r *recorder) close() { r.server.Close() }
+func (r *Recorder) Close() { r.server.Close() }

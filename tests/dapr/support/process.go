@@ -1,0 +1,132 @@
+// What the programs of this folder share: processes, their ports, and servers that record what they are sent.
+package support
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// As many ports as are asked for, free a moment ago. They are below those that the kernel gives to whoever asks for none,
+// connections included, so that they are still free when they are used.
+func Ports(n int) ([]string, error) {
+	var found []string
+	for tried := 0; len(found) < n; tried++ {
+		port := strconv.Itoa(10_000 + rand.IntN(20_000))
+		listener, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			if tried > 100 {
+				return nil, err
+			}
+			continue
+		}
+		defer listener.Close()
+		found = append(found, port)
+	}
+	return found, nil
+}
+
+// A program that was started, and what it has written.
+type Process struct {
+	Name    string
+	command *exec.Cmd
+	ended   chan struct{}
+	log     output
+}
+
+type output struct {
+	mutex sync.Mutex
+	bytes bytes.Buffer
+}
+
+func (o *output) Write(text []byte) (int, error) {
+	o.mutex.Lock()
+	defer o.mutex.Unlock()
+	return o.bytes.Write(text)
+}
+
+// Starts a program with this environment, to which nothing of whoever runs this is added but the path: above all no proxy.
+func Start(name string, environment []string, command ...string) (*Process, error) {
+	process := &Process{Name: name, ended: make(chan struct{}), command: exec.Command(command[0], command[1:]...)}
+	process.command.Env = append([]string{"PATH=" + os.Getenv("PATH")}, environment...)
+	process.command.Stdout, process.command.Stderr = &process.log, &process.log
+	// Should this program be killed, nothing stays behind.
+	process.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := process.command.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		process.command.Wait()
+		close(process.ended)
+	}()
+	return process, nil
+}
+
+// Everything that it has written.
+func (p *Process) Log() string {
+	p.log.mutex.Lock()
+	defer p.log.mutex.Unlock()
+	return p.log.bytes.String()
+}
+
+func (p *Process) HasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Waits for its end, and says whether that came in time.
+func (p *Process) EndsWithin(limit time.Duration) bool {
+	select {
+	case <-p.ended:
+		return true
+	case <-time.After(limit):
+		return false
+	}
+}
+
+func (p *Process) Signal(signal os.Signal) { p.command.Process.Signal(signal) }
+
+// Ends it as an operator does.
+func (p *Process) Stop() {
+	p.Signal(syscall.SIGTERM)
+	if !p.EndsWithin(20 * time.Second) {
+		p.Kill()
+	}
+}
+
+// Ends it as a machine does that is switched off.
+func (p *Process) Kill() {
+	p.Signal(syscall.SIGKILL)
+	<-p.ended
+}
+
+// Waits until a sidecar at this address serves, or has ended.
+func (p *Process) Ready(address string) (bool, error) {
+	client := http.Client{Timeout: time.Second}
+	for range 600 {
+		answer, err := client.Get("http://" + address + "/v1.0/healthz")
+		if err == nil {
+			answer.Body.Close()
+			if answer.StatusCode < 300 {
+				return true, nil
+			}
+		}
+		if p.EndsWithin(50 * time.Millisecond) {
+			return false, nil
+		}
+	}
+	p.Stop()
+	return false, fmt.Errorf("%s does not get ready:\n%s", p.Name, p.Log())
+}
