@@ -3,8 +3,8 @@
 use serde_json::Value;
 use tonic::Code;
 
+use super::client::{Client, Refused, binding, framed};
 use crate::support::app::{Act, App};
-use crate::support::grpc::{Client, Refused, binding, framed};
 use crate::support::{Host, Resources, Robot, SECRET, component};
 
 const INVOKE: &str = "/dapr.proto.runtime.v1.Dapr/InvokeBinding";

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::support::grpc_app::{Act, App};
+use super::app::{Act, App};
 use crate::support::receiving::{
     EMPTY, GET, PONG, assert_answer, assert_later, callback, post, signed, talkative, text, until,
 };

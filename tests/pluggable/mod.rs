@@ -1,5 +1,7 @@
 //! `dingtalk-host pluggable` is what a daprd expects of a component on its sockets, for sending and for reading.
 
+mod daprd;
+
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,9 +12,9 @@ use dingtalk_host::simulator::fault::{Fault, Times};
 use tempfile::TempDir;
 use tonic::Code;
 
-use crate::support::daprd::{Daprd, Reading, UNNAMED};
 use crate::support::receiving::{EMPTY, PONG, assert_answer, assert_later, post, signed, text, until};
 use crate::support::{Host, Reply, Robot, SECRET, command, finish, forget_peak, peak, send, stderr};
+use daprd::{Daprd, Reading, UNNAMED};
 
 const SOCKETS: [&str; 2] = ["dingtalk.webhook.sock", "alicloud.dingtalk.webhook.sock"];
 

@@ -21,7 +21,7 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorInfo, StatusExt};
 
-use super::PATIENCE;
+use crate::support::PATIENCE;
 
 type Transport = HttpClient<HttpConnector, tonic::body::Body>;
 

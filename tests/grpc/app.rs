@@ -25,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::codegen::{Service, async_trait};
 use tonic::{Code, Status};
 
-use super::{PATIENCE, pause};
+use crate::support::{PATIENCE, pause};
 
 /// One event as it came.
 #[derive(Debug, Clone)]

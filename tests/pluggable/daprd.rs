@@ -27,7 +27,7 @@ use tonic::{Request, Status, Streaming};
 use tonic_reflection::pb::{v1, v1alpha};
 use tower_service::Service as _;
 
-use super::PATIENCE;
+use crate::support::PATIENCE;
 
 type Answered<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
