@@ -24,6 +24,7 @@ mod messages;
 mod metrics;
 mod reload;
 mod replays;
+mod resiliency;
 mod serve;
 mod signature;
 mod strangers;

@@ -32,6 +32,7 @@ pub mod input;
 pub mod metrics;
 #[doc(hidden)]
 pub mod quiet;
+pub mod resiliency;
 pub mod resources;
 pub mod sandbox;
 pub mod simulator;
