@@ -16,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(15 * 60);
 pub struct Retry {
     /// From one attempt to the next.
     pub pause: Pause,
-    /// How often at most; without one, until [`LONGEST`] is over.
+    /// How often at most; without one, for 15 minutes.
     pub max: Option<u32>,
     /// HTTP statuses of the application after which it is tried again; without any, after each that says no.
     pub statuses: Vec<RangeInclusive<u16>>,
