@@ -115,7 +115,7 @@ struct Inner {
 }
 
 enum Way {
-    Http(Http),
+    Http(Box<Http>),
     Grpc(Box<Grpc>),
 }
 
@@ -159,7 +159,7 @@ impl RemoteApp {
         let peer = Peer::new(address, port, token, probe_timeout, timeout)?;
         check_times(probe_timeout, timeout, health.as_ref())?;
         let way = match protocol {
-            Protocol::Http => Way::Http(Http::new(peer)),
+            Protocol::Http => Way::Http(Box::new(Http::new(peer))),
             Protocol::Grpc => Way::Grpc(Box::new(Grpc::new(peer))),
         };
         let status = if health.is_some() { Status::Starting } else { Status::Healthy };
