@@ -1,7 +1,7 @@
 # Each target does all the set-up it needs, so that a fresh clone starts with the one command that is wanted.
 # After the first, plain `cargo run`, `cargo test` and `cargo bench` work too.
 
-.PHONY: demo test peers interop daprd dapr dapr-differences lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
+.PHONY: demo test peers interop daprd dapr dapr-kills dapr-bench dapr-differences lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
 
 # Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
 # whom the application in examples/ answers, and shows the group.
@@ -38,11 +38,22 @@ dapr: toolchain
 	cargo build --locked
 	tests/dapr/run run target/debug/dingtalk-host
 
+# Messages each way while daprd, the component and the application are killed at random.
+KILLS_MESSAGES ?= 1000
+dapr-kills: toolchain
+	cargo build --locked
+	tests/dapr/run kills target/debug/dingtalk-host $(KILLS_MESSAGES) $(KILLS_SEED)
+
+# Requests a second, and their times: the host, daprd with Dapr's binding, daprd with this one.
+dapr-bench: toolchain
+	cargo build --locked --profile measure --package dingtalk-host --bin dingtalk-host
+	tests/dapr/run bench target/measure/dingtalk-host
+
 # Asks Dapr's own binding, in the real sidecar, and the host the same things. Fails where docs/dapr.md does not say what
 # differs, or says what does not; tests/dapr/README.md explains the table.
 dapr-differences: toolchain daprd
 	cargo build --locked
-	target/daprd/differences target/daprd/daprd-builtin target/debug/dingtalk-host docs/dapr.md target/daprd/worlds
+	target/daprd/differences target/daprd/daprd-builtin target/daprd/daprd target/debug/dingtalk-host docs/dapr.md target/daprd/worlds
 
 # Formatting, lints on every target (the component's own target included), documentation.
 lint: toolchain

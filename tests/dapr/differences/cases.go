@@ -30,6 +30,8 @@ type test struct {
 	reasons map[string]string
 	// The same over gRPC alone, where Go does not write data again.
 	onlyGRPC map[string]string
+	// The same through daprd's socket, where it is another row; none where nothing differs there.
+	socket map[string]string
 }
 
 func create(name, place, data string) test {
@@ -57,6 +59,16 @@ func (t test) differs(row string, what ...string) test {
 
 func (t test) differsOverGRPC(row, what string) test {
 	t.onlyGRPC = map[string]string{what: row}
+	return t
+}
+
+func (t test) throughSocket(row string, what ...string) test {
+	rows := map[string]string{}
+	maps.Copy(rows, t.socket)
+	for _, what := range what {
+		rows[what] = row
+	}
+	t.socket = rows
 	return t
 }
 
@@ -223,7 +235,7 @@ func properties() []test {
 		has("names in capitals", "capitals"),
 		has("a name in two cases", "twice"),
 		has("a property that nobody knows", "unknown"),
-		get("component: id is 0012", "number", text).differs("Numbers", "message"),
+		get("component: id is 0012", "number", text).differs("Numbers", "message").throughSocket("Nobody reads", "message, continued"),
 		get("component: id with templates", "template", text).differs("Nobody reads", "message, continued"),
 		has("secret with a line break", "blank").differs("White space in secrets", "answer", "posts"),
 		has("escaped slashes", "escaped").differs("Escapes", "answer", "posts"),
@@ -277,7 +289,7 @@ func requests() []test {
 		raw("the operation as a number", "signed", `{"operation":1}`).differs("Texts about JSON", "message"),
 		raw("metadata with a number", "signed", `{"metadata":{"a":1},`+sent[1:]).differs("Texts about JSON", "message"),
 		raw("metadata as null", "signed", `{"metadata":null,`+sent[1:]),
-		raw("1,001 items of metadata", "signed", `{"metadata":{`+many(1001)+`},`+sent[1:]).differs("Items of metadata", "answer", "posts"),
+		raw("1,001 items of metadata", "signed", `{"metadata":{`+many(1001)+`},`+sent[1:]).differs("Items of metadata", "answer", "posts").throughSocket("Items of metadata", "answer", "posts"),
 		raw("PUT", "signed", sent).as("PUT", ""),
 		raw("GET", "signed", sent).as("GET", ""),
 		raw("DELETE", "signed", sent).as("DELETE", ""),
@@ -379,7 +391,12 @@ func starts() []world {
 		}
 		started := create("start: "+name, "signed", text)
 		if row != "" {
-			started = started.differs(row, strings.Fields(what)...)
+			what, here := strings.CutSuffix(what, " not through the socket")
+			things := strings.Fields(what)
+			started = started.differs(row, things...)
+			if here {
+				started = started.throughSocket("", things...)
+			}
 		}
 		worlds = append(worlds, world{
 			name: strings.NewReplacer(" ", "-", ",", "").Replace(name), files: files(named), mayEnd: true, cases: []test{started},
@@ -399,7 +416,7 @@ func starts() []world {
 	add("another end of a document", "Separators", "answer posts", component("first", id("first"), robot("first"))+"...\n"+sound)
 	add("ignoreErrors as a text", "ignoreErrors", "answer posts", another("version: v1", "version: v1\n  ignoreErrors: \"true\""))
 	add("a name with a slash", "Names", "starts", sound, another(`"signed"`, `"a/b"`))
-	add("another type of binding", "Other components", "starts", sound, typed("bindings.kafka", "kafka", "", []string{id("kafka")}))
+	add("another type of binding", "Other components", "starts not through the socket", sound, typed("bindings.kafka", "kafka", "", []string{id("kafka")}))
 	add("the specification's type", "Types", "starts", another("bindings.dingtalk.webhook", "bindings.nacos"))
 	add("a type in capitals", "Types", "starts", another("bindings.dingtalk.webhook", "BINDINGS.DINGTALK.WEBHOOK"))
 	add("no component", "", "")

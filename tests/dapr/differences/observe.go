@@ -28,6 +28,7 @@ var (
 	signs      = regexp.MustCompile(`sign=[^&"\s]+`)
 	timestamps = regexp.MustCompile(`timestamp=\d{5,}`)
 	loopback   = regexp.MustCompile(`127\.0\.0\.1:\d+`)
+	ports      = regexp.MustCompile(`"port":\d+`)
 	uuids      = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 )
 
@@ -35,6 +36,7 @@ func normal(text string) string {
 	text = signs.ReplaceAllString(text, "sign=…")
 	text = timestamps.ReplaceAllString(text, "timestamp=…")
 	text = loopback.ReplaceAllString(text, "127.0.0.1:PORT")
+	text = ports.ReplaceAllString(text, `"port":PORT`)
 	return uuids.ReplaceAllString(text, "UUID")
 }
 
@@ -94,6 +96,12 @@ func exchange(s *sidecar, method, target string, header [][2]string, body []byte
 func (s *sidecar) inventory(members map[string]json.RawMessage, found seen) {
 	for name, value := range members {
 		if name != "components" {
+			var features []string
+			if name == "enabledFeatures" && json.Unmarshal(value, &features) == nil {
+				// Go's maps have no order.
+				slices.Sort(features)
+				value, _ = json.Marshal(features)
+			}
 			found["member "+name] = s.normal(string(value))
 			continue
 		}
@@ -172,6 +180,23 @@ func verified(target, secret string) string {
 	return "wrong"
 }
 
+var wrapping = regexp.MustCompile(`rpc error: code = (\w+) desc = `)
+
+// Takes off what daprd and the component put around the text of an error, so that the text itself is compared.
+func unwrap(found seen) {
+	text := found["message"]
+	code := wrapping.FindStringSubmatchIndex(text)
+	if code == nil {
+		return
+	}
+	found["message, wrapped"] = text
+	text = text[:code[0]] + text[code[1]:]
+	if items := strings.LastIndex(text, " (error="); items >= 0 {
+		text = text[:items]
+	}
+	found["message"] = text
+}
+
 // One thing that differs, and how both had it.
 type difference struct{ what, theirs, ours string }
 
@@ -194,7 +219,7 @@ func compare(theirs, ours seen) []difference {
 		}
 		found = append(found, difference{"answer", whole(theirs), whole(ours)})
 		skip = func(what string) bool {
-			return slices.Contains([]string{"status", "errorCode", "message", "reason", "body", "header Content-Type"}, what)
+			return slices.Contains([]string{"status", "errorCode", "message", "reason", "details", "body", "header Content-Type"}, what)
 		}
 	}
 	uncounted := map[string]bool{

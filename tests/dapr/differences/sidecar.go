@@ -1,13 +1,13 @@
 package main
 
 import (
-	"bytes"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"dapr-tests/support"
 )
@@ -18,18 +18,21 @@ type sidecar struct {
 	robot, other *support.Recorder
 	app          *support.Recorder
 	*support.Process
+	beside  *support.Process
+	sockets string
 }
 
 // How a program is started. The ports are free ones.
 type program struct {
-	name string
-	// Whether it has Dapr's gRPC API.
-	grpc    bool
+	name    string
 	command func(resources, http, grpc, internal, app string) []string
+	// What has to be there before, given the folder in which daprd looks for components.
+	beside func(sockets string) []string
 }
 
-func daprd(path string) program {
-	return program{"dapr", true, func(resources, http, grpc, internal, app string) []string {
+// With its own binding, or without one.
+func daprd(name, path string) program {
+	return program{name: name, command: func(resources, http, grpc, internal, app string) []string {
 		command := []string{
 			path, "--app-id", "differences", "--resources-path", resources,
 			"--dapr-http-port", http, "--dapr-grpc-port", grpc, "--dapr-listen-addresses", "127.0.0.1",
@@ -43,19 +46,25 @@ func daprd(path string) program {
 	}}
 }
 
-func ours(path string) (program, error) {
-	help, err := exec.Command(path, "serve", "--help").Output()
-	grpc := bytes.Contains(help, []byte("--dapr-grpc-port"))
-	return program{"ours", grpc, func(resources, http, port, _, app string) []string {
-		command := []string{path, "serve", "--app-id", "differences", "--resources-path", resources, "--dapr-http-port", http}
-		if grpc {
-			command = append(command, "--dapr-grpc-port", port)
+// daprd with this project's host as a pluggable component.
+func socket(daprd program, host string) program {
+	daprd.beside = func(sockets string) []string {
+		return []string{host, "pluggable", "--components-sockets-folder", sockets}
+	}
+	return daprd
+}
+
+func ours(path string) program {
+	return program{name: "ours", command: func(resources, http, grpc, _, app string) []string {
+		command := []string{
+			path, "serve", "--app-id", "differences", "--resources-path", resources, "--dapr-http-port", http,
+			"--dapr-grpc-port", grpc,
 		}
 		if app != "" {
 			command = append(command, "--app-port", app)
 		}
 		return command
-	}}, err
+	}}
 }
 
 // Starts a program in a world. It may end by itself: some worlds are there for that.
@@ -97,7 +106,25 @@ func start(program program, world world, folder string) (*sidecar, error) {
 	}
 	sidecar.http, sidecar.grpc = "127.0.0.1:"+free[0], "127.0.0.1:"+free[1]
 	command := program.command(resources, free[0], free[1], free[2], app)
-	sidecar.Process, err = support.Start(program.name, append([]string{"HOME=" + folder}, world.environment...), command...)
+	environment := append([]string{"HOME=" + folder}, world.environment...)
+	if program.beside != nil {
+		// A socket's path may have 107 bytes.
+		sockets, err := os.MkdirTemp("", "dapr-")
+		if err != nil {
+			return nil, err
+		}
+		if sidecar.beside, err = support.Start("pluggable", environment, program.beside(sockets)...); err != nil {
+			return nil, err
+		}
+		for strings.Count(sidecar.beside.Log(), "listening for daprd") < 2 {
+			if sidecar.beside.EndsWithin(20 * time.Millisecond) {
+				return nil, fmt.Errorf("pluggable ended:\n%s", sidecar.beside.Log())
+			}
+		}
+		environment = append(environment, "DAPR_COMPONENTS_SOCKETS_FOLDER="+sockets)
+		sidecar.sockets = sockets
+	}
+	sidecar.Process, err = support.Start(program.name, environment, command...)
 	return sidecar, err
 }
 
@@ -106,6 +133,10 @@ func (s *sidecar) ready() (bool, error) { return s.Ready(s.http) }
 
 func (s *sidecar) stop() {
 	s.Stop()
+	if s.beside != nil {
+		s.beside.Stop()
+		os.RemoveAll(s.sockets)
+	}
 	for _, server := range []*support.Recorder{s.robot, s.other, s.app} {
 		if server != nil {
 			server.Close()
