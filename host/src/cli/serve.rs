@@ -155,7 +155,7 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     input.set_resiliency(resiliency);
     let api_token = env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new);
     let mut api = Api::new(input.clone(), args.app_id, api_token, args.max_body_size);
-    api.lists = configuration.lists;
+    (api.lists, api.grpc_lists) = (configuration.lists, configuration.grpc_lists);
     if let Some(namespace) = env::var("NAMESPACE").ok().filter(|namespace| !namespace.is_empty()) {
         api.namespace = namespace;
     }
