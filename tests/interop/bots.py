@@ -42,7 +42,7 @@ for named in sys.argv[1:]:
     name, version = named.split("=")
     table = Table(f"{name} in dingtalk-host", version)
     app = WORK / "app" / f"{name}.wasm"
-    command = [os.environ["HOST"], "serve", "--resources-path", folder, "--dapr-http-port", "0"]
+    command = [os.environ["HOST"], "serve", "--resources-path", folder, "--dapr-http-port", "0", "--dapr-grpc-port", "0"]
     command += ["--callback-timeout", "30s", "--handler", app]
     ready = lambda log: (found := re.search(r"HTTP API is listening address=(\S+)", log)) and f"http://{found[1]}"  # noqa: E731
     with serving(command, ready, patience=PATIENCE) as base:
