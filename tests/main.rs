@@ -27,6 +27,7 @@ mod metrics;
 mod pluggable;
 mod reload;
 mod replays;
+mod resiliency;
 mod serve;
 mod signature;
 mod strangers;

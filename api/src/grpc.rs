@@ -12,14 +12,15 @@ use crate::caller::Names;
 use crate::invoke::shown;
 use crate::problem::{Kind, Problem};
 use crate::request::{MAX_METADATA, too_many};
-use crate::route::{Denied, TOKEN};
+use crate::route::{Denied, Lists, TOKEN};
 use crate::trace::{self, TRACE};
 
 /// The service that is served.
 pub const SERVICE: &str = "dapr.proto.runtime.v1.Dapr";
 
-/// Those of its methods that are served.
-pub const METHODS: [&str; 3] = ["InvokeBinding", "GetMetadata", "SetMetadata"];
+/// Those of its methods that are served, each with the name by which [`Lists`] have it.
+const METHODS: [(&str, &str); 3] =
+    [("InvokeBinding", "v1/bindings"), ("GetMetadata", "v1/metadata"), ("SetMetadata", "v1/metadata")];
 
 /// gRPC's statuses, as far as they are used, with their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,21 +99,30 @@ impl Denied {
             Self::WrongToken => "authentication error: api token mismatch",
             Self::Stranger(stranger) => return stranger.problem(names).into(),
         };
-        let metadata = [("http.code", "401"), ("http.error_message", why)];
-        let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        let info = Some(ErrorInfo { reason: "Unauthorized", domain: ERROR_DOMAIN, metadata });
-        Status { code: Code::Unauthenticated, message: "Unauthorized".into(), info, retry_after: None }
+        like_http(Code::Unauthenticated, "401", "Unauthorized", why)
     }
 }
 
-/// Whether the method with this path is served.
-pub fn check_method(path: &str) -> Result<(), Status> {
+/// What daprd makes of a status of HTTP.
+fn like_http(code: Code, number: &str, reason: &'static str, why: &str) -> Status {
+    let metadata = [("http.code", number), ("http.error_message", why)];
+    let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let info = Some(ErrorInfo { reason, domain: ERROR_DOMAIN, metadata });
+    Status { code, message: reason.into(), info, retry_after: None }
+}
+
+/// Whether the method with this path is served, and `lists` have it.
+pub fn check_method(path: &str, lists: &Lists) -> Result<(), Status> {
     let method = path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE)?.strip_prefix('/'));
-    if method.is_some_and(|method| METHODS.contains(&method)) {
+    let Some((_, name)) = METHODS.iter().find(|(known, _)| Some(*known) == method) else {
+        let known = METHODS.map(|(known, _)| known).join(", ");
+        let message = format!("{} is not served here; of {SERVICE} there are {known}", shown(path, 128));
+        return Err(Status { code: Code::Unimplemented, message, info: None, retry_after: None });
+    };
+    if lists.have(|rule| rule == *name) {
         return Ok(());
     }
-    let message = format!("{} is not served here; of {SERVICE} there are {}", shown(path, 128), METHODS.join(", "));
-    Err(Status { code: Code::Unimplemented, message, info: None, retry_after: None })
+    Err(like_http(Code::Unimplemented, "501", "Not Implemented", "requested endpoint is not available"))
 }
 
 /// A message that is none.
@@ -426,16 +436,37 @@ mod tests {
     }
 
     #[test]
+    fn lists_take_methods_away() {
+        let permitted = |allowed: &[&str], denied: &[&str]| {
+            let [allowed, denied] = [allowed, denied].map(|rules| rules.iter().map(|&rule| rule.to_owned()).collect());
+            let lists = Lists { allowed, denied };
+            METHODS.map(|(method, _)| check_method(&format!("/{SERVICE}/{method}"), &lists))
+        };
+        let there = |results: [Result<(), Status>; 3]| results.map(|result| result.is_ok());
+        assert_eq!(there(permitted(&["v1/bindings"], &[])), [true, false, false]);
+        assert_eq!(there(permitted(&[], &["v1/bindings"])), [false, true, true]);
+        assert_eq!(there(permitted(&["v1/state"], &[])), [false; 3]);
+        assert_eq!(there(permitted(&["v1/metadata"], &["v1/metadata"])), [false; 3]);
+        let [denied, ..] = permitted(&[], &["v1/bindings"]);
+        let denied = denied.unwrap_err();
+        assert_eq!((denied.code, denied.message.as_str()), (Code::Unimplemented, "Not Implemented"));
+        let info = denied.info.unwrap();
+        assert_eq!(info.reason, "Not Implemented");
+        assert!(info.metadata.contains(&("http.error_message".into(), "requested endpoint is not available".into())));
+    }
+
+    #[test]
     fn the_methods_that_there_are() {
-        for method in METHODS {
-            assert_eq!(check_method(&format!("/{SERVICE}/{method}")), Ok(()));
+        let all = Lists::default();
+        for (method, _) in METHODS {
+            assert_eq!(check_method(&format!("/{SERVICE}/{method}"), &all), Ok(()));
         }
         for path in ["/", "", "/dapr.proto.runtime.v1.Dapr/GetState", "/a.B/InvokeBinding", "/InvokeBinding"] {
-            let status = check_method(path).unwrap_err();
+            let status = check_method(path, &all).unwrap_err();
             assert_eq!(status.code as i32, 12);
             assert!(status.message.contains(path) && status.message.contains("InvokeBinding"), "{status:?}");
         }
-        assert!(check_method(&format!("/{}", "x".repeat(10_000))).unwrap_err().message.len() < 300);
+        assert!(check_method(&format!("/{}", "x".repeat(10_000)), &all).unwrap_err().message.len() < 300);
         assert_eq!((name(0), name(16), name(17), name(-1)), ("OK", "Unauthenticated", "Unknown", "Unknown"));
     }
 }

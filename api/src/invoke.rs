@@ -87,6 +87,13 @@ impl<C: Failure> Failed<C> {
     }
 }
 
+impl<C: Failure> Failed<C> {
+    /// Whether the same call, made again, posts no second message.
+    pub fn may_be_repeated(&self) -> bool {
+        self.has_uuid || self.error.posted() == Outcome::NotSent
+    }
+}
+
 impl<C: Failure> fmt::Display for Failed<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let advice = match (self.error.posted(), self.has_uuid) {

@@ -41,7 +41,7 @@ impl Route {
     }
 }
 
-/// Dapr's lists of what of the HTTP API there is: `version/name` each.
+/// Dapr's lists of what of one of the APIs there is: `version/name` each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lists {
     /// If there are any: nothing but these.
@@ -51,15 +51,18 @@ pub struct Lists {
 }
 
 impl Lists {
+    /// Whether these lists have what `is_named` by a rule.
+    pub(crate) fn have(&self, is_named: impl Fn(&str) -> bool) -> bool {
+        let has = |rules: &[String]| rules.iter().any(|rule| is_named(rule));
+        !has(&self.denied) && (self.allowed.is_empty() || has(&self.allowed))
+    }
+
     /// The route, if the lists have it. What they take away is as if it had never been there.
     pub fn permit(&self, route: Route) -> Result<Route, Answer> {
         let Some((group, path)) = route.group() else { return Ok(route) };
         // A rule names a group, or is the beginning of a path.
-        let has = |rules: &[String]| rules.iter().any(|rule| rule == group || path.starts_with(rule.as_str()));
-        if has(&self.denied) || !(self.allowed.is_empty() || has(&self.allowed)) {
-            return Err(no_such_route());
-        }
-        Ok(route)
+        let is_there = self.have(|rule| rule == group || path.starts_with(rule));
+        if is_there { Ok(route) } else { Err(no_such_route()) }
     }
 }
 

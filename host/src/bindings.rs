@@ -243,8 +243,24 @@ impl Bindings {
         request: Request,
         reader: Option<Arc<dyn Handler>>,
     ) -> Result<Response, InvokeError> {
+        self.invoke_within(name, request, reader, None).await
+    }
+
+    /// As [`Bindings::invoke`], within this time should that be shorter than the binding's own.
+    pub(crate) async fn invoke_within(
+        &self,
+        name: &str,
+        request: Request,
+        reader: Option<Arc<dyn Handler>>,
+        limit: Option<Duration>,
+    ) -> Result<Response, InvokeError> {
         let binding = self.with_operation(name, &request.operation)?;
-        self.call(&binding, request, reader).await
+        self.call(&binding, request, reader, limit).await
+    }
+
+    /// Whether there is such a binding with such an operation.
+    pub(crate) fn check(&self, name: &str, operation: &str) -> Result<(), InvokeError> {
+        self.with_operation(name, operation).map(drop)
     }
 
     /// Has the binding called `name` create a message of `data`, which is copied once there is a slot for the call:
@@ -253,7 +269,7 @@ impl Bindings {
         const CREATE: &str = "create";
         let binding = self.with_operation(name, CREATE)?;
         let request = || Request { operation: CREATE.into(), data: data.to_vec(), metadata: Vec::new() };
-        let called = self.sandbox.invoke_with(&binding.tenant, CREATE, request, None).await;
+        let called = self.sandbox.invoke_with(&binding.tenant, CREATE, request, None, None).await;
         called.map_err(|error| Failed::new(error, operation::has_uuid(data, [])).into())
     }
 
@@ -275,7 +291,7 @@ impl Bindings {
     /// Performs one operation for the host itself, whichever sides the binding has.
     pub(crate) async fn perform(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
         let binding = self.get(name).ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
-        self.call(&binding, request, None).await
+        self.call(&binding, request, None, None).await
     }
 
     async fn call(
@@ -283,9 +299,11 @@ impl Bindings {
         binding: &Binding,
         request: Request,
         reader: Option<Arc<dyn Handler>>,
+        limit: Option<Duration>,
     ) -> Result<Response, InvokeError> {
         let has_uuid = invoke::has_uuid(&request);
-        let called = self.sandbox.invoke(&binding.tenant, request, reader).await;
+        let operation = request.operation.clone();
+        let called = self.sandbox.invoke_with(&binding.tenant, &operation, move || request, reader, limit).await;
         called.map_err(|error| Failed::new(error, has_uuid).into())
     }
 

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dingtalk_api::delivery;
+use dingtalk_api::{delivery, grpc};
 use dingtalk_binding::json;
 use sha2::{Digest as _, Sha256};
 
@@ -119,7 +119,27 @@ pub enum Undelivered {
         /// How long it asks to be left alone.
         retry_after: Option<Duration>,
     },
+    /// The application answered with a gRPC status that says no.
+    #[error("error invoking app: rpc error: code = {} desc = {message}", grpc::name(*code))]
+    Status {
+        /// Its number.
+        code: i32,
+        /// What it says, fit for a log line.
+        message: String,
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
+    },
 }
+
+/// gRPC's statuses that blame what was sent, whatever state the server is in: INVALID_ARGUMENT, ALREADY_EXISTS and
+/// OUT_OF_RANGE.
+const FINAL: [i32; 3] = [3, 6, 11];
+
+/// Those that speak of the server: RESOURCE_EXHAUSTED and UNAVAILABLE.
+const OVERLOADED: [i32; 2] = [8, 14];
+
+/// There is no such method: nobody there reads.
+const UNIMPLEMENTED: i32 = 12;
 
 /// To whom a failure applies, as far as can be told from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +160,9 @@ impl Undelivered {
     /// request is at fault, except those that speak of credentials, of routes that a starting application does
     /// not have yet, and of time.
     pub fn is_final(&self) -> bool {
+        if let Self::Status { code, .. } = self {
+            return FINAL.contains(code);
+        }
         matches!(self, Self::Refused { status: 400..=499, .. } | Self::Reused)
             && !matches!(self, Self::Refused { status: 401 | 403 | 404 | 405 | 407 | 408 | 421 | 423 | 425 | 429, .. })
     }
@@ -152,8 +175,13 @@ impl Undelivered {
             Self::Refused { status: 429 | 502 | 503 | 504, retry_after, .. } => {
                 Scope::Application { retry_after: *retry_after }
             }
-            Self::Unreachable(_) | Self::NotSubscribed { .. } => Scope::Binding,
-            Self::Refused { .. } | Self::Failed(_) | Self::Reused => Scope::Event,
+            Self::Status { code, retry_after, .. } if OVERLOADED.contains(code) => {
+                Scope::Application { retry_after: *retry_after }
+            }
+            Self::Unreachable(_) | Self::NotSubscribed { .. } | Self::Status { code: UNIMPLEMENTED, .. } => {
+                Scope::Binding
+            }
+            Self::Status { .. } | Self::Refused { .. } | Self::Failed(_) | Self::Reused => Scope::Event,
         }
     }
 }
@@ -228,6 +256,23 @@ mod tests {
         // It may hang, or break, with this event alone.
         assert_eq!(Undelivered::Unreachable("x".into()).scope(), Scope::Binding);
         assert_eq!(Undelivered::Failed("x".into()).scope(), Scope::Event);
+    }
+
+    #[test]
+    fn what_grpcs_statuses_say() {
+        let retry_after = Some(Duration::from_secs(7));
+        for code in 1..=17 {
+            let status = Undelivered::Status { code, message: "m".into(), retry_after };
+            let name = grpc::name(code);
+            assert_eq!(status.to_string(), format!("error invoking app: rpc error: code = {name} desc = m"));
+            assert_eq!(status.is_final(), ["InvalidArgument", "AlreadyExists", "OutOfRange"].contains(&name), "{name}");
+            let expected = match name {
+                "ResourceExhausted" | "Unavailable" => Scope::Application { retry_after },
+                "Unimplemented" => Scope::Binding,
+                _ => Scope::Event,
+            };
+            assert_eq!(status.scope(), expected, "{name}");
+        }
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod pluggable;
 #[doc(hidden)]
 pub mod quiet;
+pub mod resiliency;
 pub mod resources;
 pub mod sandbox;
 pub mod simulator;

@@ -3,8 +3,8 @@
 use serde_json::Value;
 use tonic::Code;
 
+use super::client::{Client, Refused, binding, framed};
 use crate::support::app::{Act, App};
-use crate::support::grpc::{Client, Refused, binding, framed};
 use crate::support::{Host, Resources, Robot, SECRET, component};
 
 const INVOKE: &str = "/dapr.proto.runtime.v1.Dapr/InvokeBinding";
@@ -210,4 +210,20 @@ fn the_calls_metadata_goes_to_the_application_with_get_but_for_the_token() {
     let refused = client.invoke(binding("ops", "get", b"x", &[])).unwrap_err();
     assert_eq!(refused.code, Code::InvalidArgument);
     assert!(refused.message.starts_with("invalid baggage header: "), "{refused:?}");
+}
+
+#[test]
+fn the_configuration_says_which_methods_there_are() {
+    let robot = Robot::start();
+    let text = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata:\n  name: dingtalk\nspec:\n  api:\n    denied:\n    \
+                - name: bindings\n      version: v1\n      protocol: grpc\n";
+    let configuration = Resources::new().with("config.yaml", text);
+    let file = configuration.path().join("config.yaml");
+    let host = Host::serve_with(&Resources::of("ops", &robot), &["--config", file.to_str().unwrap()], &[]);
+    let refused = client(&host).create("ops", r#"{"message":"Hi"}"#).unwrap_err();
+    assert_eq!((refused.code, refused.message.as_str()), (Code::Unimplemented, "Not Implemented"));
+    client(&host).get_metadata().unwrap();
+    // A rule is for one protocol.
+    assert_eq!(host.post("ops", r#"{"operation":"create","data":{"message":"Hi"}}"#).status, 200);
+    assert_eq!(robot.stats().accepted, 1);
 }

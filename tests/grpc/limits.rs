@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use tonic::Code;
 
+use super::client::{Client, binding, framed};
 use crate::strangers::{PREFACE, flood, frame, hpack};
-use crate::support::grpc::{Client, binding, framed};
 use crate::support::held::Held;
 use crate::support::{Host, PATIENCE, Resources, Robot, forget_peak, pause, peak};
 

@@ -2,4 +2,7 @@
 //! from them. Statuses, messages and details are daprd's, as its sources have them.
 
 mod api;
+mod app;
+mod application;
+mod client;
 mod limits;

@@ -10,6 +10,7 @@ export no_proxy="${no_proxy:+$no_proxy,}127.0.0.1" NO_PROXY="${NO_PROXY:+$NO_PRO
 # Something of this shape only: one client checks what a token and a secret look like.
 token=simulated0token
 simulator=
+host=
 mkdir -p "$work"
 table=$work/table
 : >"$table"
@@ -38,31 +39,42 @@ install_node() {
         { echo "npm could not install the programs"; return 1; }
 }
 
+end() {
+    [ -z "$1" ] || { kill "$1" 2>/dev/null; wait "$1" 2>/dev/null; }
+}
 stop() {
-    [ -z "$simulator" ] || { kill "$simulator" 2>/dev/null; wait "$simulator" 2>/dev/null; }
-    simulator=
+    end "$host"
+    end "$simulator"
+    host='' simulator=
 }
 trap stop EXIT
 trap 'exit 130' INT TERM
+
+# Waits until $1, whose output is $2, has said $3, an expression for sed, and prints what that leaves. Its log is $4.
+said() {
+    waited=0
+    until found=$(sed -n "$3" "$2") && [ -n "$found" ]; do
+        if ! kill -0 "$1" 2>/dev/null || [ "$waited" -ge 600 ]; then
+            echo "it does not start:" >&2
+            cat "$4" >&2
+            exit 1
+        fi
+        sleep 0.1
+        waited=$((waited + 1))
+    done
+    echo "$found"
+}
 
 # Starts a robot with this secret, or without one, and further flags, and waits until it says where it is.
 start() {
     ROBOT_TOKEN=$token ROBOT_SECRET=$1 HOST=$program
     shift
     [ -z "$ROBOT_SECRET" ] || set -- --secret "$ROBOT_SECRET" "$@"
+    # The one before is not to be read, should it be looked at first.
+    : >"$work/group"
     "$program" simulate --port 0 --rate-limit 0 --access-token "$token" "$@" >"$work/group" 2>"$work/log" &
     simulator=$!
-    waited=0
-    until ROBOT_BASE=$(sed -n 's,^simulated DingTalk robot: \(http://[^/]*\)/.*,\1,p' "$work/group") &&
-        [ -n "$ROBOT_BASE" ]; do
-        if ! kill -0 "$simulator" 2>/dev/null || [ "$waited" -ge 600 ]; then
-            echo "the simulator does not start:" >&2
-            cat "$work/log" >&2
-            exit 1
-        fi
-        sleep 0.1
-        waited=$((waited + 1))
-    done
+    ROBOT_BASE=$(said $simulator "$work/group" 's,^simulated DingTalk robot: \(http://[^/]*\)/.*,\1,p' "$work/log") || exit 1
     export ROBOT_BASE ROBOT_TOKEN ROBOT_SECRET HOST
 }
 

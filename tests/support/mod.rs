@@ -2,9 +2,6 @@
 
 pub mod app;
 pub mod bot;
-#[cfg(unix)]
-pub mod daprd;
-pub mod grpc;
 pub mod guest;
 pub mod held;
 pub mod inbox_app;

@@ -107,7 +107,7 @@ impl Api {
         caller::host(parts.version, &parts.uri, &parts.headers).map_err(Problem::malformed)?;
         let admitted = access.admit(&parts.uri, &parts.headers, seat.entrance());
         admitted.map_err(|denied| denied.status(access.names))?;
-        grpc::check_method(parts.uri.path())
+        grpc::check_method(parts.uri.path(), &self.grpc_lists)
     }
 }
 

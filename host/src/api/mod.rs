@@ -49,6 +49,8 @@ pub struct Api {
     pub allowed: Allowed,
     /// Which of its routes there are.
     pub lists: Lists,
+    /// Which methods of the gRPC API there are.
+    pub grpc_lists: Lists,
     quiet: Quiet,
     /// How many calls are running.
     calls: AtomicUsize,
@@ -58,7 +60,7 @@ impl Api {
     /// An API over the bindings of `input`.
     pub fn new(input: Input, app_id: String, api_token: Option<Secret>, max_body_size: usize) -> Self {
         let (attributes, quiet) = (Mutex::default(), Quiet::default());
-        let (allowed, lists) = (Allowed::default(), Lists::default());
+        let (allowed, lists, grpc_lists) = (Allowed::default(), Lists::default(), Lists::default());
         let (namespace, bindings_come, calls) = ("default".to_owned(), false, AtomicUsize::new(0));
         Self {
             input,
@@ -70,6 +72,7 @@ impl Api {
             attributes,
             allowed,
             lists,
+            grpc_lists,
             quiet,
             calls,
         }

@@ -317,8 +317,13 @@ mod tests {
         tokio::spawn(async move { app.deliver(&event).await })
     }
 
+    /// Not for ever: twice as long as a delivery may take.
+    async fn received(events: &mut Events) -> Result<ReadResponse, Status> {
+        tokio::time::timeout(2 * LIMIT, events.recv()).await.expect("something in time").unwrap()
+    }
+
     async fn next(events: &mut Events) -> ReadResponse {
-        events.recv().await.unwrap().unwrap()
+        received(events).await.unwrap()
     }
 
     fn answer(event: &ReadResponse, data: &str) -> ReadRequest {
@@ -511,7 +516,7 @@ mod tests {
         let mut streams: Vec<_> = (0..=MAX_STREAMS).map(|_| app.open("team")).collect();
         let (oldest, mut events) = streams.remove(0);
         oldest.ended().await;
-        let why = events.recv().await.unwrap().unwrap_err();
+        let why = received(&mut events).await.unwrap_err();
         assert!(why.message().contains("8 newer streams"), "{why:?}");
         assert_eq!(app.streams().get("team").unwrap().len(), MAX_STREAMS);
     }
@@ -524,7 +529,7 @@ mod tests {
         next(&mut events).await;
         app.end();
         reader.ended().await;
-        assert!(events.recv().await.unwrap().unwrap_err().message().contains("is stopping"));
+        assert!(received(&mut events).await.unwrap_err().message().contains("is stopping"));
         assert!(delivery.await.unwrap().is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! The ways to the application: over HTTP, as daprd takes events there, into a component, through daprd itself, or onto
-//! standard output.
+//! The ways to the application: over HTTP or gRPC, as daprd takes events there, into a component, through daprd itself, or
+//! onto standard output.
 //!
 //! What daprd does is kept where an application can see it: the request, the question whether it reads from a
 //! binding, the health check. Two things differ, because they lose events: daprd asks once and believes the answer
@@ -8,9 +8,12 @@
 mod component;
 #[cfg(unix)]
 mod dapr;
+mod grpc;
 mod health;
 mod http;
+mod peer;
 mod print;
+mod remote;
 mod retry_after;
 mod subscription;
 
@@ -21,8 +24,8 @@ pub use self::component::{ComponentApp, ComponentConfig, LoadError};
 #[cfg(unix)]
 pub use self::dapr::DaprApp;
 pub use self::health::HealthConfig;
-pub use self::http::{ConfigError, HttpApp, HttpConfig};
 pub use self::print::PrintApp;
+pub use self::remote::{ConfigError, Protocol, RemoteApp, RemoteConfig};
 pub use self::subscription::{Direction, Subscription};
 
 use crate::bindings::Binding;
@@ -31,7 +34,7 @@ use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
 /// Where events go.
 pub enum App {
     /// To an application with a port.
-    Http(HttpApp),
+    Remote(RemoteApp),
     /// To an application that is a component.
     Component(ComponentApp),
     /// To daprd, which reads events.
@@ -45,7 +48,7 @@ impl App {
     /// There is a binding now, or another one of its name. Must be called within a tokio runtime.
     pub(crate) fn subscribe(&self, binding: &Binding) {
         match self {
-            Self::Http(app) => app.subscribe(binding.subscription().clone()),
+            Self::Remote(app) => app.subscribe(binding.subscription().clone()),
             Self::Component(app) => app.subscribe(binding),
             #[cfg(unix)]
             Self::Dapr(_) => {}
@@ -56,7 +59,7 @@ impl App {
     /// There is no binding of this name any more.
     pub(crate) fn unsubscribe(&self, binding: &str) {
         match self {
-            Self::Http(app) => app.unsubscribe(binding),
+            Self::Remote(app) => app.unsubscribe(binding),
             Self::Component(app) => app.unsubscribe(binding),
             #[cfg(unix)]
             Self::Dapr(_) => {}
@@ -68,7 +71,7 @@ impl App {
 impl Application for App {
     fn deliver<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<Answer, Undelivered>> {
         match self {
-            Self::Http(app) => app.deliver(event),
+            Self::Remote(app) => app.deliver(event),
             Self::Component(app) => app.deliver(event),
             #[cfg(unix)]
             Self::Dapr(app) => app.deliver(event),

@@ -94,40 +94,49 @@ impl Subscription {
     }
 
     /// The route without its query, which may hold a key.
-    fn path(&self) -> &str {
+    pub(super) fn path(&self) -> &str {
         self.route.split('?').next().unwrap_or_default()
     }
 }
 
+/// What the application answers to the question whether it reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Reads,
+    /// With what it has said instead, and what to do.
+    ReadsNot(String),
+}
+
 /// What is known of the application's answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Known {
     Unknown,
     Reads,
-    ReadsNot { since: Instant, status: u16 },
+    ReadsNot { since: Instant, reason: String },
 }
 
 /// What to do with an event.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Deliver,
-    Refuse(u16),
+    Refuse(String),
     Ask,
 }
 
 impl Known {
-    /// daprd's rule. 405 is the answer of a server that has the route, and for POST alone.
-    fn from_status(status: u16, now: Instant) -> Self {
-        match status {
-            200..=299 | 405 => Self::Reads,
-            status => Self::ReadsNot { since: now, status },
+    fn from_verdict(verdict: Verdict, now: Instant) -> Self {
+        match verdict {
+            Verdict::Reads => Self::Reads,
+            Verdict::ReadsNot(reason) => Self::ReadsNot { since: now, reason },
         }
     }
 
-    fn next(self, now: Instant) -> Next {
+    fn next(&self, now: Instant) -> Next {
         match self {
             Self::Reads => Next::Deliver,
-            Self::ReadsNot { since, status } if now.saturating_duration_since(since) < NO_HOLDS => Next::Refuse(status),
+            Self::ReadsNot { since, reason } if now.saturating_duration_since(*since) < NO_HOLDS => {
+                Next::Refuse(reason.clone())
+            }
             Self::ReadsNot { .. } | Self::Unknown => Next::Ask,
         }
     }
@@ -156,12 +165,12 @@ impl Subscriber {
         Self { subscription, memory: Mutex::new(memory), asking: tokio::sync::Mutex::new(()) }
     }
 
-    /// Whether the application reads. Polls `probe`, which gives the status of the answer, only where nothing is
-    /// known and nobody else is asking.
+    /// Whether the application reads. Polls `probe`, which gives its answer, only where nothing is known and nobody
+    /// else is asking.
     pub(super) async fn reads(
         &self,
         now: impl Fn() -> Instant,
-        probe: impl Future<Output = Result<u16, Undelivered>>,
+        probe: impl Future<Output = Result<Verdict, Undelivered>>,
     ) -> Result<(), Undelivered> {
         let direction = self.subscription.direction;
         if !direction.reads() {
@@ -174,7 +183,7 @@ impl Subscriber {
             let memory = self.memory();
             match memory.known.next(now()) {
                 Next::Deliver => return Ok(()),
-                Next::Refuse(status) => return Err(self.answered_no(status)),
+                Next::Refuse(reason) => return Err(self.not_subscribed(reason)),
                 Next::Ask => memory.asked,
             }
         };
@@ -194,14 +203,15 @@ impl Subscriber {
         self.memory().known = Known::Unknown;
     }
 
-    fn learn(&self, answer: Result<u16, Undelivered>, now: Instant) -> Result<(), Undelivered> {
+    fn learn(&self, answer: Result<Verdict, Undelivered>, now: Instant) -> Result<(), Undelivered> {
         let mut memory = self.memory();
-        memory.known = answer.as_ref().map_or(Known::Unknown, |&status| Known::from_status(status, now));
-        memory.last = match (memory.known, answer) {
-            (Known::ReadsNot { status, .. }, _) => Err(self.answered_no(status)),
-            (_, Err(error)) => Err(error),
-            (_, Ok(_)) => Ok(()),
+        (memory.known, memory.last) = match answer {
+            Ok(verdict) => (Known::from_verdict(verdict, now), Ok(())),
+            Err(error) => (Known::Unknown, Err(error)),
         };
+        if let Known::ReadsNot { reason, .. } = &memory.known {
+            memory.last = Err(self.not_subscribed(reason.clone()));
+        }
         memory.asked = memory.asked.wrapping_add(1);
         let reads = match memory.known {
             Known::Unknown => None,
@@ -222,14 +232,6 @@ impl Subscriber {
             }
         }
         memory.last.clone()
-    }
-
-    fn answered_no(&self, status: u16) -> Undelivered {
-        let path = self.subscription.path();
-        self.not_subscribed(format!(
-            "it answers OPTIONS {path} with {status} instead of 2xx or 405; give it the route, or the binding direction: \
-             input"
-        ))
     }
 
     fn not_subscribed(&self, reason: String) -> Undelivered {
@@ -279,24 +281,13 @@ mod tests {
     }
 
     #[test]
-    fn the_rule_for_statuses() {
-        let now = Instant::now();
-        for status in [200, 204, 299, 405] {
-            assert_eq!(Known::from_status(status, now), Known::Reads, "{status}");
-        }
-        for status in [199, 300, 301, 400, 401, 403, 404, 406, 500, 503] {
-            assert_eq!(Known::from_status(status, now), Known::ReadsNot { since: now, status }, "{status}");
-        }
-    }
-
-    #[test]
     fn a_no_holds_for_a_while_and_a_yes_stays() {
         let now = Instant::now();
         assert_eq!(Known::Unknown.next(now), Next::Ask);
         assert_eq!(Known::Reads.next(now + Duration::from_secs(86_400)), Next::Deliver);
-        let no = Known::from_status(404, now);
-        assert_eq!(no.next(now), Next::Refuse(404));
-        assert_eq!(no.next(now + NO_HOLDS - Duration::from_millis(1)), Next::Refuse(404));
+        let no = Known::from_verdict(Verdict::ReadsNot("404".into()), now);
+        assert_eq!(no.next(now), Next::Refuse("404".into()));
+        assert_eq!(no.next(now + NO_HOLDS - Duration::from_millis(1)), Next::Refuse("404".into()));
         assert_eq!(no.next(now + NO_HOLDS), Next::Ask);
     }
 
@@ -309,7 +300,7 @@ mod tests {
         let subscriber = unstated();
         let down = Undelivered::Unreachable("down".into());
         assert_eq!(subscriber.reads(Instant::now, async { Err(down.clone()) }).await, Err(down.clone()));
-        assert_eq!(subscriber.reads(Instant::now, async { Ok(405) }).await, Ok(()));
+        assert_eq!(subscriber.reads(Instant::now, async { Ok(Verdict::Reads) }).await, Ok(()));
         assert_eq!(subscriber.reads(Instant::now, async { panic!("asked again") }).await, Ok(()));
         subscriber.forget();
         assert_eq!(subscriber.reads(Instant::now, async { Err(down.clone()) }).await, Err(down));
@@ -317,8 +308,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_refusal_says_what_to_do_and_shows_no_query() {
-        let refusal = unstated().reads(Instant::now, async { Ok(404) }).await.unwrap_err().to_string();
-        assert!(refusal.contains("team") && refusal.contains("OPTIONS /in with 404"), "{refusal}");
+        let subscriber = unstated();
+        let no = Verdict::ReadsNot(format!("it says no at {}; do this", subscriber.subscription.path()));
+        let refusal = subscriber.reads(Instant::now, async { Ok(no) }).await.unwrap_err().to_string();
+        assert!(refusal.contains("team") && refusal.contains("no at /in; do this"), "{refusal}");
         assert!(!refusal.contains("S3CR3T"), "{refusal}");
     }
 

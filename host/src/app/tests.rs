@@ -153,13 +153,13 @@ async fn receive(stream: &mut TcpStream) -> Option<Received> {
     Some(received)
 }
 
-fn config(address: SocketAddr) -> HttpConfig {
-    HttpConfig { token: Some(Secret::new(TOKEN)), ..HttpConfig::new(address.port()) }
+fn config(address: SocketAddr) -> RemoteConfig {
+    RemoteConfig { token: Some(Secret::new(TOKEN)), ..RemoteConfig::new(address.port()) }
 }
 
 /// An application whose binding `team` says `input`: it is not asked.
-fn unasked(server: &Server) -> HttpApp {
-    HttpApp::start(config(server.address), vec![Subscription::new("team", None, Direction::Input)]).unwrap()
+fn unasked(server: &Server) -> RemoteApp {
+    RemoteApp::start(config(server.address), vec![Subscription::new("team", None, Direction::Input)]).unwrap()
 }
 
 /// A binding whose file says nothing.
@@ -214,8 +214,8 @@ fn text(error: &Undelivered) -> String {
 /// The error of one delivery to an application that does `behaviour` with it.
 async fn failure(timeout: Duration, behaviour: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> String {
     let server = Server::start(behaviour).await;
-    let config = HttpConfig { timeout, ..config(server.address) };
-    let app = HttpApp::start(config, vec![Subscription::new("team", None, Direction::Input)]).unwrap();
+    let config = RemoteConfig { timeout, ..config(server.address) };
+    let app = RemoteApp::start(config, vec![Subscription::new("team", None, Direction::Input)]).unwrap();
     let error = app.deliver(&event(b"{}")).await.unwrap_err();
     assert!(matches!(error, Undelivered::Unreachable(_)), "{error}");
     let text = text(&error);
@@ -227,7 +227,7 @@ async fn failure(timeout: Duration, behaviour: impl Fn(&Received) -> Reply + Sen
 async fn an_event_arrives_as_daprd_sends_it() {
     let server = Server::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nthere").await;
     let route = Subscription::new("team", Some("hooks/../in/"), Direction::Input);
-    let app = HttpApp::start(config(server.address), vec![route]).unwrap();
+    let app = RemoteApp::start(config(server.address), vec![route]).unwrap();
     let data = b"{ \"n\": 1.00,\r\n\t\"text\": \"\xe4\xbd\xa0 \\u4f60\" }\n\xff\0";
     let metadata = [("msgId", "m1+/="), ("senderNick", "张"), ("connection", "close"), ("Dapr-Api-Token", "x")];
     let event = Event {
@@ -253,8 +253,8 @@ async fn an_event_arrives_as_daprd_sends_it() {
 async fn without_a_token_there_is_no_header_and_without_a_trace_a_new_one() {
     let server = Server::answering(OK).await;
     for token in [None, Some(Secret::new(""))] {
-        let config = HttpConfig { token, ..config(server.address) };
-        let app = HttpApp::start(config, vec![Subscription::new("team", None, Direction::Input)]).unwrap();
+        let config = RemoteConfig { token, ..config(server.address) };
+        let app = RemoteApp::start(config, vec![Subscription::new("team", None, Direction::Input)]).unwrap();
         assert_eq!(app.deliver(&event(b"")).await, Ok(None));
     }
     let received = server.received.lock().unwrap().clone();
@@ -343,8 +343,8 @@ async fn a_refusal_stays_one_whatever_becomes_of_its_body() {
     {
         let server =
             Server::start(move |_| if keep { Reply::Keep(answer.clone()) } else { Reply::Close(answer.clone()) }).await;
-        let config = HttpConfig { timeout: Duration::from_millis(500), ..config(server.address) };
-        let app = HttpApp::start(config, vec![Subscription::new("team", None, Direction::Input)]).unwrap();
+        let config = RemoteConfig { timeout: Duration::from_millis(500), ..config(server.address) };
+        let app = RemoteApp::start(config, vec![Subscription::new("team", None, Direction::Input)]).unwrap();
         let error = app.deliver(&event(b"{}")).await.unwrap_err();
         assert!(
             matches!(&error, Undelivered::Refused { status: 503, body, .. } if body.starts_with(expected)),
@@ -387,7 +387,7 @@ async fn an_answer_of_a_mebibyte_is_read_and_no_more() {
 #[tokio::test]
 async fn addresses_where_nobody_is() {
     let address = free().await;
-    let app = HttpApp::start(config(address), vec![Subscription::new("team", None, Direction::Input)]).unwrap();
+    let app = RemoteApp::start(config(address), vec![Subscription::new("team", None, Direction::Input)]).unwrap();
     let error = text(&app.deliver(&event(b"{}")).await.unwrap_err());
     let port = address.port();
     let expected = format!(
@@ -395,8 +395,8 @@ async fn addresses_where_nobody_is() {
     );
     assert_eq!(error, expected);
 
-    let config = HttpConfig { address: "no-such-host.invalid".into(), ..config(address) };
-    let app = HttpApp::start(config, vec![Subscription::new("team", None, Direction::Input)]).unwrap();
+    let config = RemoteConfig { address: "no-such-host.invalid".into(), ..config(address) };
+    let app = RemoteApp::start(config, vec![Subscription::new("team", None, Direction::Input)]).unwrap();
     let error = text(&app.deliver(&event(b"{}")).await.unwrap_err());
     assert!(
         error.contains("no connection to no-such-host.invalid") && error.contains("--app-channel-address"),
@@ -407,11 +407,11 @@ async fn addresses_where_nobody_is() {
 #[tokio::test]
 async fn a_bad_configuration_is_refused_without_showing_the_token() {
     let token = Some(Secret::new(format!("{TOKEN}\n")));
-    let error = HttpApp::start(HttpConfig { token, ..HttpConfig::new(1) }, Vec::new()).err().unwrap();
+    let error = RemoteApp::start(RemoteConfig { token, ..RemoteConfig::new(1) }, Vec::new()).err().unwrap();
     assert!(error.to_string().contains("--app-token"), "{error}");
     assert!(!format!("{error} {error:?}").contains(TOKEN));
     let address = "http://app".to_owned();
-    let error = HttpApp::start(HttpConfig { address, ..HttpConfig::new(1) }, Vec::new()).err().unwrap();
+    let error = RemoteApp::start(RemoteConfig { address, ..RemoteConfig::new(1) }, Vec::new()).err().unwrap();
     assert!(error.to_string().contains("--app-channel-address"), "{error}");
 }
 
@@ -436,7 +436,7 @@ async fn daprds_question_decides() {
             Reply::Keep(if request.line.starts_with("OPTIONS") { answer } else { OK.into() })
         })
         .await;
-        let app = HttpApp::start(config(server.address), asked()).unwrap();
+        let app = RemoteApp::start(config(server.address), asked()).unwrap();
         assert_eq!(app.reads("team").await.is_ok(), reads, "{status}");
         let result = app.deliver(&event(b"{}")).await;
         assert_eq!(result.is_ok(), reads, "{status}");
@@ -458,7 +458,7 @@ async fn nobody_is_asked_where_the_file_decides() {
     .await;
     let subscriptions =
         vec![Subscription::new("team", None, Direction::Both), Subscription::new("alerts", None, Direction::Output)];
-    let app = HttpApp::start(config(server.address), subscriptions).unwrap();
+    let app = RemoteApp::start(config(server.address), subscriptions).unwrap();
     assert_eq!(app.deliver(&event(b"{}")).await, Ok(None));
     for binding in ["alerts", "unknown"] {
         let error = app.deliver(&Event { binding: binding.into(), ..event(b"{}") }).await.unwrap_err();
@@ -470,7 +470,7 @@ async fn nobody_is_asked_where_the_file_decides() {
 #[tokio::test]
 async fn bindings_come_change_and_go_while_it_runs() {
     let server = Server::start(|_| Reply::Keep(OK.into())).await;
-    let app = HttpApp::start(config(server.address), Vec::new()).unwrap();
+    let app = RemoteApp::start(config(server.address), Vec::new()).unwrap();
     let refused = async || {
         let error = app.deliver(&event(b"{}")).await.unwrap_err();
         assert!(matches!(error, Undelivered::NotSubscribed { .. }), "{error}");
@@ -490,7 +490,7 @@ async fn bindings_come_change_and_go_while_it_runs() {
 async fn a_no_holds_for_five_seconds() {
     let server = Server::start(|_| Reply::Keep("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n".into())).await;
     let hand = Hand::new();
-    let app = HttpApp::start_at(config(server.address), asked(), hand.now()).unwrap();
+    let app = RemoteApp::start_at(config(server.address), asked(), hand.now()).unwrap();
     assert!(app.reads("team").await.is_err());
     server.behave(|_| Reply::Keep(OK.into()));
     hand.pass(Duration::from_millis(4_999));
@@ -505,7 +505,7 @@ async fn a_no_holds_for_five_seconds() {
 #[tokio::test]
 async fn an_application_that_starts_later_is_found_without_an_event() {
     let address = free().await;
-    let app = HttpApp::start(config(address), asked()).unwrap();
+    let app = RemoteApp::start(config(address), asked()).unwrap();
     let error = app.deliver(&event(b"{}")).await.unwrap_err();
     assert!(matches!(error, Undelivered::NoConnection(_)), "{error}");
     let server = Server::at(address, |_| Reply::Keep(OK.into())).await;
@@ -517,7 +517,7 @@ async fn an_application_that_starts_later_is_found_without_an_event() {
 #[tokio::test]
 async fn a_restarted_application_is_asked_again() {
     let server = Server::answering(OK).await;
-    let app = HttpApp::start(config(server.address), asked()).unwrap();
+    let app = RemoteApp::start(config(server.address), asked()).unwrap();
     assert_eq!(app.deliver(&event(b"{}")).await, Ok(None));
     let address = server.stop().await;
     // The pool may notice the closed connection before or after the first attempt.
@@ -533,8 +533,8 @@ async fn a_restarted_application_is_asked_again() {
 #[tokio::test]
 async fn a_slow_question_is_no_answer() {
     let server = Server::start(|_| Reply::Hang).await;
-    let config = HttpConfig { probe_timeout: Duration::from_millis(30), ..config(server.address) };
-    let app = HttpApp::start(config, asked()).unwrap();
+    let config = RemoteConfig { probe_timeout: Duration::from_millis(30), ..config(server.address) };
+    let app = RemoteApp::start(config, asked()).unwrap();
     let error = text(&app.reads("team").await.unwrap_err());
     assert!(error.contains("within 30ms") && error.contains("--app-binding-options-timeout"), "{error}");
     server.behave(|_| Reply::Keep(OK.into()));
@@ -556,7 +556,7 @@ async fn only_a_healthy_application_gets_events() {
         timeout: Duration::from_millis(50),
         threshold: 3,
     };
-    let app = HttpApp::start(HttpConfig { health: Some(health), ..config(server.address) }, asked()).unwrap();
+    let app = RemoteApp::start(RemoteConfig { health: Some(health), ..config(server.address) }, asked()).unwrap();
     assert_eq!(app.deliver(&event(b"{}")).await, Err(Undelivered::Unhealthy));
     until("it is checked", || server.count("GET /up?deep=1") >= 5).await;
     assert_eq!(app.reads("team").await, Err(Undelivered::Unhealthy));
@@ -590,7 +590,7 @@ async fn nothing_goes_on_after_the_end() {
         timeout: Duration::from_millis(5),
         ..HealthConfig::default()
     };
-    let app = HttpApp::start(HttpConfig { health: Some(health), ..config(server.address) }, asked()).unwrap();
+    let app = RemoteApp::start(RemoteConfig { health: Some(health), ..config(server.address) }, asked()).unwrap();
     until("it is checked", || server.count("GET /healthz") >= 2).await;
     drop(app);
     // What was on its way when it ended.

@@ -13,7 +13,8 @@ use dingtalk_binding::session;
 
 use super::quantity;
 use crate::app::{
-    App, ComponentApp, ComponentConfig, ConfigError, HealthConfig, HttpApp, HttpConfig, LoadError, PrintApp,
+    App, ComponentApp, ComponentConfig, ConfigError, HealthConfig, LoadError, PrintApp, Protocol, RemoteApp,
+    RemoteConfig,
 };
 use crate::bindings::Bindings;
 use crate::egress::{Policy, Proxies};
@@ -28,7 +29,7 @@ pub(super) struct AppArgs {
     /// Address of the application: IP address or host name.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     app_channel_address: String,
-    /// Protocol that the application speaks: http.
+    /// Protocol that the application speaks: http, or grpc without TLS.
     #[arg(long, value_name = "PROTOCOL", default_value = "http", value_parser = parse_protocol)]
     app_protocol: Protocol,
     /// Sent to the application as `dapr-api-token`. Everybody on the machine can read it in the command line; the
@@ -47,7 +48,7 @@ pub(super) struct AppArgs {
         default_value_t = false, default_missing_value = "true", requires = "app_port"
     )]
     enable_app_health_check: bool,
-    /// Path of the health check; any status from 200 to 299 is healthy.
+    /// Path of the health check over HTTP; any status from 200 to 299 is healthy.
     #[arg(long, value_name = "PATH", default_value = "/healthz")]
     app_health_check_path: String,
     /// Seconds from one health check to the next.
@@ -73,12 +74,6 @@ pub(super) struct AppArgs {
     /// Memory of the component of --handler for one message, at most 4Gi.
     #[arg(long, value_name = "SIZE", default_value = "128Mi", value_parser = parse_memory, requires = "handler")]
     handler_memory: usize,
-}
-
-/// How the application is spoken to. There is one way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Protocol {
-    Http,
 }
 
 /// Why events cannot go where the flags say.
@@ -109,21 +104,21 @@ impl AppArgs {
             return Ok(Some(App::Component(app)));
         }
         let Some(config) = self.config() else { return Ok(None) };
-        Ok(Some(App::Http(HttpApp::start(
+        Ok(Some(App::Remote(RemoteApp::start(
             config,
             bindings.all().iter().map(|binding| binding.subscription().clone()).collect(),
         )?)))
     }
 
-    fn config(self) -> Option<HttpConfig> {
-        let Protocol::Http = self.app_protocol;
+    fn config(self) -> Option<RemoteConfig> {
         let health = self.enable_app_health_check.then(|| HealthConfig {
             path: self.app_health_check_path,
             interval: Duration::from_secs(self.app_health_probe_interval.into()),
             timeout: Duration::from_millis(self.app_health_probe_timeout.into()),
             threshold: self.app_health_threshold,
         });
-        Some(HttpConfig {
+        Some(RemoteConfig {
+            protocol: self.app_protocol,
             address: self.app_channel_address,
             port: self.app_port.filter(|port| *port != 0)?,
             token: self.app_token.filter(|token| !token.expose().is_empty()),
@@ -137,10 +132,11 @@ impl AppArgs {
 fn parse_protocol(text: &str) -> Result<Protocol, String> {
     match text {
         "http" => Ok(Protocol::Http),
-        "grpc" | "grpcs" | "https" | "h2c" => {
-            Err(format!("this host speaks plain http with applications, {text} is not supported; write http"))
-        }
-        _ => Err("write http".into()),
+        "grpc" => Ok(Protocol::Grpc),
+        "grpcs" | "https" | "h2c" => Err(format!(
+            "this host speaks with applications without TLS, and HTTP/1.1 or gRPC, {text} is not supported; write http or grpc"
+        )),
+        _ => Err("write http or grpc".into()),
     }
 }
 
@@ -188,9 +184,11 @@ mod tests {
     #[test]
     fn defaults_are_daprds() {
         let config = parsed("--app-port 6001").unwrap().config().unwrap();
-        assert_eq!(config, HttpConfig::new(6001));
+        assert_eq!(config, RemoteConfig::new(6001));
         let config = parsed("--app-port 6001 --enable-app-health-check").unwrap().config().unwrap();
         assert_eq!(config.health, Some(HealthConfig::default()));
+        let config = parsed("--app-port 6001 --app-protocol grpc").unwrap().config().unwrap();
+        assert_eq!(config, RemoteConfig { protocol: Protocol::Grpc, ..RemoteConfig::new(6001) });
         for flags in ["", "--app-port 0"] {
             assert_eq!(parsed(flags).unwrap().config(), None, "{flags}");
         }
@@ -210,7 +208,8 @@ mod tests {
             timeout: Duration::from_millis(70),
             threshold: 9,
         };
-        let expected = HttpConfig {
+        let expected = RemoteConfig {
+            protocol: Protocol::Http,
             address: "app.local".into(),
             port: 80,
             token: Some(Secret::new("S3CR3T")),
@@ -235,9 +234,9 @@ mod tests {
             ("--handler a.wasm --handler-memory 5Gi", "is not between 64Ki and 4Gi"),
             ("--enable-app-health-check", "--app-port"),
             ("--app-port 65536", "65536"),
-            ("--app-protocol grpc", "grpc is not supported; write http"),
+            ("--app-protocol grpcs", "grpcs is not supported; write http or grpc"),
             ("--app-protocol https", "https is not supported"),
-            ("--app-protocol carrier-pigeon", "write http"),
+            ("--app-protocol carrier-pigeon", "write http or grpc"),
             ("--app-timeout 60", "is not a duration"),
             ("--app-binding-options-timeout soon", "is not a duration"),
         ] {
@@ -253,7 +252,7 @@ mod tests {
         let start = async |flags| parsed(flags).unwrap().start(&bindings, &Policy::default()).await;
         assert!(matches!(start("").await, Ok(None)));
         assert!(matches!(start("--print-events").await, Ok(Some(App::Print(_)))));
-        assert!(matches!(start("--app-port 1").await, Ok(Some(App::Http(_)))));
+        assert!(matches!(start("--app-port 1").await, Ok(Some(App::Remote(_)))));
         let error = async |flags| start(flags).await.err().unwrap().to_string();
         let wrong = error("--app-port 1 --app-channel-address http://app").await;
         assert!(wrong.contains("--app-channel-address"), "{wrong}");

@@ -20,7 +20,7 @@ use hyper_util::rt::TokioExecutor;
 use super::logging::{LogArgs, LogLevel};
 use super::{Failure, load};
 use crate::api::{Api, Server, Surface};
-use crate::app::{App, HttpApp, HttpConfig};
+use crate::app::{App, RemoteApp, RemoteConfig};
 use crate::egress::Policy;
 use crate::input::Input;
 use crate::resources;
@@ -88,8 +88,8 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let paths = [folder.path().to_owned()];
     let resources = load::with_context("demo", |context| resources::load_dirs(&paths, context))?;
     let bindings = load::bindings(resources, Limits::default(), &Policy::default()).await?;
-    let app = App::Http(HttpApp::start(
-        HttpConfig::new(application.port),
+    let app = App::Remote(RemoteApp::start(
+        RemoteConfig::new(application.port),
         bindings.all().iter().map(|binding| binding.subscription().clone()).collect(),
     )?);
     let server = Server::listen(&[((Ipv4Addr::LOCALHOST, 0).into(), Surface::Everything)]).await?;

@@ -181,7 +181,7 @@ enum Level {
 impl Running {
     /// Adds, replaces and removes bindings until they are those of the files.
     async fn follow(&mut self, input: &Input, resources: Resources, errors: Vec<LoadError>) {
-        let Resources { bindings, failures, warnings, .. } = resources;
+        let Resources { bindings, failures, warnings, resiliency, .. } = resources;
         let kept = |what: String| (Level::Error, format!("{what}; bindings go on as they were"));
         let warnings = warnings.into_iter().map(|warning| (Level::Warning, warning));
         let errors = errors.iter().map(|error| kept(error.to_string()));
@@ -192,6 +192,9 @@ impl Running {
         });
         let lines: Vec<_> = warnings.chain(errors).chain(unusable).collect();
         self.say(lines);
+        if is_whole {
+            input.set_resiliency(resiliency);
+        }
         let mut named: BTreeSet<String> = failures.into_iter().map(|failure| failure.name).collect();
         let mut failed = BTreeMap::new();
         for binding in bindings {

@@ -133,11 +133,12 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
         tracing::warn!("{warning}");
     }
     let mut loader = Loader::new(args.resources_path.clone());
-    let resources = load::with_context(&args.app_id, |context| loader.load(context))?;
+    let mut resources = load::with_context(&args.app_id, |context| loader.load(context))?;
     let policy = args.egress.policy();
     let is_watching = args.enable_hot_reload && configuration.hot_reload != Some(false);
     let files = reload::Files::new(loader, args.resources_path, args.app_id.clone(), is_watching);
     let mut reload = Reload::new(files, &resources, policy.clone());
+    let resiliency = std::mem::take(&mut resources.resiliency);
     let bindings = load::bindings(resources, Limits::for_messages_of(args.max_body_size), &policy).await?;
     reload.begin(&bindings);
     if bindings.all().is_empty() {
@@ -151,9 +152,10 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
         );
     }
     let input = Input::new(bindings, app, inbox, args.callbacks.callback_timeout);
+    input.set_resiliency(resiliency);
     let api_token = env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new);
     let mut api = Api::new(input.clone(), args.app_id, api_token, args.max_body_size);
-    api.lists = configuration.lists;
+    (api.lists, api.grpc_lists) = (configuration.lists, configuration.grpc_lists);
     if let Some(namespace) = env::var("NAMESPACE").ok().filter(|namespace| !namespace.is_empty()) {
         api.namespace = namespace;
     }

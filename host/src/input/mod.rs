@@ -8,6 +8,7 @@
 
 mod answer;
 mod ids;
+mod policy;
 mod repeats;
 mod signatures;
 
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use dingtalk_api::invoke::{self, Failed};
 use dingtalk_api::trace::TRACE;
 use dingtalk_binding::error::{HandlerError, ReceiveError};
 use serde::Deserialize;
@@ -31,8 +33,9 @@ use crate::event::{Answer, Application, BoxFuture, Digest, Event, Undelivered};
 use crate::inbox::{Consumer, Counts, Inbox, InboxError};
 use crate::metrics::{InboxState, Metrics, State};
 use crate::quiet::Quiet;
+use crate::resiliency::{Course, Direction, Resilience, Resiliency};
 use crate::resources::BindingResource;
-use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Rule, Slots};
+use crate::sandbox::{CallError, Callback, Handler, Overload, Reply, Request, Response, Rule, Slots};
 use answer::{Concurrency, Forward, Wish};
 use ids::Ids;
 use repeats::Repeats;
@@ -58,6 +61,7 @@ struct Inner {
     forwards: Slots,
     tasks: TaskTracker,
     metrics: Metrics,
+    resilience: Resilience,
     /// Lines of which a callback each could cause one.
     quiet: Quiet,
 }
@@ -147,6 +151,7 @@ impl Input {
             app.unsubscribe(name);
         }
         self.0.metrics.forget(name);
+        self.0.resilience.forget(name);
     }
 
     /// Over `bindings`; events go to `app`, through `inbox` if there is one. DingTalk is answered within
@@ -157,8 +162,20 @@ impl Input {
         let quiet = Quiet::default();
         let metrics = Metrics::new();
         metrics.loaded(bindings.all().len());
-        let inner =
-            Inner { bindings, app, inbox, memories, signatures, callback_timeout, forwards, tasks, metrics, quiet };
+        let resilience = Resilience::default();
+        let inner = Inner {
+            bindings,
+            app,
+            inbox,
+            memories,
+            signatures,
+            callback_timeout,
+            forwards,
+            tasks,
+            metrics,
+            resilience,
+            quiet,
+        };
         let input = Self(Arc::new(inner));
         if let Some(inbox) = &input.0.inbox {
             inbox.start(Arc::new(Deliveries(Arc::downgrade(&input.0))));
@@ -218,11 +235,44 @@ impl Input {
     pub async fn invoke(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
         let since = Instant::now();
         let operation = request.operation.clone();
-        let reader = (operation == "get").then(|| self.reader(name, Vec::new(), Way::Direct)).flatten();
-        let result = self.0.bindings.invoke(name, request, reader).await;
+        let result = self.invoke_by_policy(name, request).await;
         let failure = result.as_ref().err().map(InvokeError::metadata);
         self.0.metrics.invoked(self.0.bindings.known(name, &operation), since, failure.as_deref());
         result
+    }
+
+    /// As often as the policies allow, but never so that a message could be posted twice.
+    async fn invoke_by_policy(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
+        self.0.bindings.check(name, &request.operation)?;
+        let reader = (request.operation == "get").then(|| self.reader(name, Vec::new(), Way::Direct)).flatten();
+        let mut course = self.0.resilience.course(name, Direction::Outbound);
+        let mut next = request;
+        loop {
+            let leave = match course.begin() {
+                Ok(leave) => leave,
+                Err(refused) => {
+                    let error = CallError::Overloaded(Overload::Breaker(refused));
+                    return Err(Failed::new(error, invoke::has_uuid(&next)).into());
+                }
+            };
+            let kept = course.retry().map(|_| next.clone());
+            let result = self.0.bindings.invoke_within(name, next, reader.clone(), course.timeout()).await;
+            leave.end(result.as_ref().err().is_none_or(|error| !policy::counts(error)));
+            let again = result.as_ref().is_err_and(policy::may_be_repeated).then_some(kept).flatten();
+            let Some((request, pause)) = again.and_then(|request| Some((request, course.again()?))) else {
+                return result;
+            };
+            if let Err(error) = &result {
+                tracing::debug!(binding = name, %error, ?pause, "tried again, as the retry policy says");
+            }
+            tokio::time::sleep(pause).await;
+            next = request;
+        }
+    }
+
+    /// From now on, these policies apply.
+    pub fn set_resiliency(&self, policies: Resiliency) {
+        self.0.resilience.set(policies);
     }
 
     /// Takes one callback from DingTalk, and says what it is to be answered.
@@ -481,10 +531,41 @@ impl Inner {
         let Some(app) = &self.app else {
             return Err(Undelivered::Unreachable("there is no application; set --app-port or --handler".into()));
         };
-        let since = Instant::now();
-        let answer = app.deliver(event).await;
-        self.metrics.delivered(&event.binding, since, answer.is_ok());
-        answer
+        // With an inbox, trying again is its business alone.
+        let mut course = match &self.inbox {
+            None => Some(self.resilience.course(&event.binding, Direction::Inbound)),
+            Some(_) => None,
+        };
+        loop {
+            let leave = match course.as_ref().map(Course::begin).transpose() {
+                Ok(leave) => leave,
+                Err(refused) => return Err(Undelivered::Unreachable(refused.to_string())),
+            };
+            let since = Instant::now();
+            let answer = match course.as_ref().and_then(Course::timeout) {
+                None => app.deliver(event).await,
+                Some(limit) => tokio::time::timeout(limit, app.deliver(event)).await.unwrap_or_else(|_| {
+                    Err(Undelivered::Unreachable(format!(
+                        "no answer within {} ms, the timeout policy",
+                        limit.as_millis()
+                    )))
+                }),
+            };
+            self.metrics.delivered(&event.binding, since, answer.is_ok());
+            if let Some(leave) = leave {
+                leave.end(answer.is_ok());
+            }
+            let again = |error: &Undelivered, course: &mut Course| {
+                let is_for = course.retry().is_some_and(|retry| policy::is_for(retry, error));
+                is_for.then(|| course.again()).flatten()
+            };
+            let pause = match (&answer, &mut course) {
+                (Err(error), Some(course)) => again(error, course),
+                _ => None,
+            };
+            let Some(pause) = pause else { return answer };
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// Does what an answer asks for, in the background; the reply, if that is what it is.

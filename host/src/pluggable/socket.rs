@@ -285,10 +285,10 @@ mod tests {
         socket.listen(0).unwrap()
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn of_two_that_start_at_once_one_has_the_sockets() {
         let dir = tempfile::tempdir().unwrap();
-        for _ in 0..20 {
+        for _ in 0..100 {
             dead(&dir.path().join(NAMES[0]));
             let start = || {
                 let folder = dir.path().to_owned();

@@ -19,6 +19,8 @@ const KIND: &str = "Configuration";
 pub struct Configuration {
     /// Which routes of the HTTP API there are.
     pub lists: Lists,
+    /// Which methods of the gRPC API there are.
+    pub grpc_lists: Lists,
     /// Whether metrics are served, if it says so.
     pub metrics: Option<bool>,
     /// Whether component files are followed, if it says so.
@@ -111,11 +113,9 @@ fn configuration(document: &Node<'_>, path: &Path, context: &Context<'_>) -> Res
         }
     }
     if let Some(api) = mapping(spec, "api")? {
-        let mut warnings = Vec::new();
-        let (allowed, denied) = (rules(api, "allowed", &mut warnings)?, rules(api, "denied", &mut warnings)?);
+        let ([allowed, grpc_allowed], [denied, grpc_denied]) = (rules(api, "allowed")?, rules(api, "denied")?);
         configuration.lists = Lists { allowed, denied };
-        let warnings = warnings.into_iter().map(|(line, what)| format!("{}:{line}: {what}", path.display()));
-        configuration.warnings.extend(warnings);
+        configuration.grpc_lists = Lists { allowed: grpc_allowed, denied: grpc_denied };
     }
     for feature in list(spec, "features", "spec.features")? {
         if text(feature, "name", "the name of a feature")?.as_deref() == Some("HotReload") {
@@ -131,10 +131,10 @@ fn has_other_than(node: &Node<'_>, known: &[&str]) -> bool {
     matches!(&node.kind, Kind::Map(entries) if entries.iter().any(|(name, _)| !known.contains(&name.as_ref())))
 }
 
-/// The rules of one list: `version/name`, those of HTTP.
-fn rules(api: &Node<'_>, key: &str, warnings: &mut Vec<(u64, String)>) -> Result<Vec<String>, Mistake> {
+/// The rules of one list, `version/name`: those of HTTP, and those of gRPC.
+fn rules(api: &Node<'_>, key: &str) -> Result<[Vec<String>; 2], Mistake> {
     let what = format!("spec.api.{key}");
-    let mut rules = Vec::new();
+    let (mut http, mut grpc) = (Vec::new(), Vec::new());
     for rule in list(api, key, &what)? {
         let part = |part: &str| {
             let found = text(rule, part, &format!("the {part} of a rule of {what}"))?.filter(|text| !text.is_empty());
@@ -144,12 +144,12 @@ fn rules(api: &Node<'_>, key: &str, warnings: &mut Vec<(u64, String)>) -> Result
         };
         let (name, version, protocol) = (part("name")?, part("version")?, part("protocol")?);
         match protocol.to_ascii_lowercase().as_str() {
-            "http" => rules.push(format!("{version}/{name}")),
-            "grpc" => warnings.push((rule.line, format!("{what}: a rule for gRPC, of which there is no API here"))),
+            "http" => http.push(format!("{version}/{name}")),
+            "grpc" => grpc.push(format!("{version}/{name}")),
             _ => return Err(rule.mistake(format!("the protocol of a rule of {what} must be http or grpc"))),
         }
     }
-    Ok(rules)
+    Ok([http, grpc])
 }
 
 #[cfg(test)]
@@ -173,8 +173,8 @@ mod tests {
     fn the_documented_lists() {
         let spec = "spec:\n  api:\n    allowed:\n    - {name: bindings, version: v1, protocol: HTTP}\n    - {name: invoke, version: v1.0, protocol: grpc}\n    denied:\n    - name: metadata\n      version: v1.0\n      protocol: http\n";
         let lists = Lists { allowed: vec!["v1/bindings".into()], denied: vec!["v1.0/metadata".into()] };
-        let warnings = vec!["c.yaml:8: spec.api.allowed: a rule for gRPC, of which there is no API here".to_owned()];
-        assert_eq!(of(spec), Ok(Configuration { lists, warnings, ..Configuration::default() }));
+        let grpc_lists = Lists { allowed: vec!["v1.0/invoke".into()], denied: Vec::new() };
+        assert_eq!(of(spec), Ok(Configuration { lists, grpc_lists, ..Configuration::default() }));
         for (rule, said) in [
             ("{name: bindings, version: v1}", "has no protocol"),
             ("{name: bindings, protocol: http}", "has no version"),

@@ -6,6 +6,7 @@
 
 mod configuration;
 mod environment;
+mod resiliency;
 mod schema;
 mod secrets;
 mod templates;
@@ -24,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::event::Digest;
 use crate::files;
+use crate::resiliency::Resiliency;
 
 pub use configuration::{Configuration, load_configuration};
 pub use environment::Environment;
@@ -55,6 +57,8 @@ pub struct Resources {
     pub failures: Vec<BindingFailure>,
     /// What works, but probably not as meant. Each names its file.
     pub warnings: Vec<String>,
+    /// Policies for bindings.
+    pub resiliency: Resiliency,
     /// Where secrets files are, or would be: what else than the component files decides over the bindings.
     pub secrets_files: Vec<PathBuf>,
 }
@@ -335,6 +339,7 @@ type Failed<'a> = &'a mut dyn FnMut(LoadError) -> Result<(), LoadError>;
 struct Contents {
     bindings: Vec<Found>,
     stores: Vec<(StoreKind, Found)>,
+    policies: Vec<Resiliency>,
     /// Stores of a kind that is not handled, and what is said of them.
     others: Vec<(String, String)>,
     warnings: Vec<String>,
@@ -351,7 +356,8 @@ fn load(
     let mut all = Contents::default();
     for file in files {
         match contents(file, context, &mut names) {
-            Ok(Contents { bindings, stores, others, warnings }) => {
+            Ok(Contents { bindings, stores, policies, others, warnings }) => {
+                policies.into_iter().for_each(|policies| resources.resiliency.extend(policies));
                 all.bindings.extend(bindings);
                 all.stores.extend(stores);
                 all.others.extend(others);
@@ -371,6 +377,9 @@ fn load(
     for found in all.bindings {
         finish(found, &stores, context, uuids, &mut resources);
     }
+    for (kind, name) in resources.resiliency.missing() {
+        resources.warnings.push(format!("Resiliency: a target names the {kind} policy {name:?}, which no file has"));
+    }
     uuids.forget_others();
     Ok(resources)
 }
@@ -386,6 +395,11 @@ fn contents(file: &Path, context: &Context<'_>, names: &mut BTreeMap<String, Sou
     };
     let (text, _) = files::read(file).map_err(|reason| LoadError::Unreadable { path: file.to_owned(), reason })?;
     for document in yaml::read(&text).map_err(in_file)? {
+        let here = Source { file: file.to_owned(), line: document.line };
+        if let Some(found) = resiliency::read(&document, &here, context, &mut contents.warnings).map_err(in_file)? {
+            contents.policies.push(found);
+            continue;
+        }
         let Some(head) = Head::read(&document).map_err(in_file)? else {
             tracing::debug!(file = %file.display(), line = document.line, "not a Component; left out");
             continue;

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 
+use crate::resiliency::breaker::Refused;
+
 /// How much there is of something that bindings take, and how much of it one may have at most.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rule {
@@ -66,6 +68,8 @@ pub enum Overload {
         /// Set where so many wait that this one did not.
         waiting: Option<usize>,
     },
+    /// A circuit breaker lets nobody through, or nobody else.
+    Breaker(Refused),
 }
 
 impl fmt::Display for Overload {
@@ -79,6 +83,7 @@ impl fmt::Display for Overload {
                 write!(f, "the host runs {running} calls of all bindings")?;
                 waiting
             }
+            Self::Breaker(refused) => return refused.fmt(f),
         };
         match waiting {
             Some(waiting) => write!(f, " and {waiting} wait for one to end"),

@@ -228,6 +228,8 @@ struct Call<'a> {
     exit: Exit,
     reader: Option<Arc<dyn Handler>>,
     limit: Duration,
+    /// Where a policy ends it sooner than its own limit.
+    ends: Option<Instant>,
 }
 
 impl Sandbox {
@@ -277,6 +279,7 @@ impl Sandbox {
             exit: tenant.egress.exit(Reach::Nowhere),
             reader: None,
             limit: tenant.timeout,
+            ends: None,
         };
         self.limited(tenant, call, async |instance| {
             let Instance { store, binding } = instance;
@@ -294,10 +297,10 @@ impl Sandbox {
         reader: Option<Arc<dyn Handler>>,
     ) -> Result<Response, CallError<InvokeError>> {
         let operation = request.operation.clone();
-        self.invoke_with(tenant, &operation, move || request, reader).await
+        self.invoke_with(tenant, &operation, move || request, reader, None).await
     }
 
-    /// As [`Sandbox::invoke`]; the request is made once there is a slot for it, so that calls that wait need not
+    /// As [`Sandbox::invoke`], and `within` this time, should that be shorter; the request is made once there is a slot for it, so that calls that wait need not
     /// each have a copy of what they share.
     pub(crate) async fn invoke_with(
         &self,
@@ -305,14 +308,16 @@ impl Sandbox {
         operation: &str,
         request: impl FnOnce() -> Request,
         reader: Option<Arc<dyn Handler>>,
+        within: Option<Duration>,
     ) -> Result<Response, CallError<InvokeError>> {
+        let ends = within.map(|limit| Instant::now() + limit);
         let reach = match operation {
             "get" => Reach::Nowhere,
             "reply" => Reach::Sessions,
             _ => Reach::Robot,
         };
         let exit = tenant.egress.exit(reach);
-        let call = Call { slots: &self.operations, exit: exit.clone(), reader, limit: tenant.timeout };
+        let call = Call { slots: &self.operations, exit: exit.clone(), reader, limit: tenant.timeout, ends };
         let run = async |instance: &mut Instance| instance.invoke(&request().into()).await;
         match self.limited(tenant, call, run).await {
             Ok(response) => Ok(response.into()),
@@ -334,7 +339,7 @@ impl Sandbox {
         // A callback that waited for a slot must not be too old because of that.
         let arrived = callback.arrived.time;
         let callback = callback.into();
-        let call = Call { slots, exit, reader, limit };
+        let call = Call { slots, exit, reader, limit, ends: None };
         let receive = async |instance: &mut Instance| {
             instance.store.data_mut().clock = CallClock(Arc::new(move || arrived));
             instance.receive(&callback).await
@@ -349,10 +354,11 @@ impl Sandbox {
         call: Call<'_>,
         run: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<Result<T, E>>,
     ) -> Result<T, CallError<E>> {
-        let Call { slots, exit, reader, limit } = call;
-        let slot = slots.take(tenant.id(), limit.min(self.limits.queue)).await;
+        let Call { slots, exit, reader, limit, ends } = call;
+        let until_then = || ends.map(|ends| ends.saturating_duration_since(Instant::now())).unwrap_or(Duration::MAX);
+        let slot = slots.take(tenant.id(), limit.min(self.limits.queue).min(until_then())).await;
         let _slot = slot.map_err(CallError::Overloaded)?;
-        let wall = limit + self.limits.grace;
+        let wall = until_then().min(limit + self.limits.grace);
         let reads = reader.is_some();
         let run = pin!(async {
             let mut instance = self.instantiate(tenant, exit.clone(), reader).await?;

@@ -141,11 +141,11 @@ async fn a_call_that_waits_for_a_slot_has_no_copy_of_its_message() {
         Request { operation: "create".into(), data: b"Hi".to_vec(), metadata: Vec::new() }
     };
     let taken = sandbox.operations.try_take(tenant.id()).unwrap();
-    let refused = sandbox.invoke_with(&tenant, "create", message, None).await.unwrap_err();
+    let refused = sandbox.invoke_with(&tenant, "create", message, None, None).await.unwrap_err();
     assert!(matches!(refused, CallError::Overloaded(Overload::Host { running: 1, waiting: None })), "{refused:?}");
     assert_eq!(copies.get(), 0);
     drop(taken);
-    let sent = sandbox.invoke_with(&tenant, "create", message, None).await.unwrap_err();
+    let sent = sandbox.invoke_with(&tenant, "create", message, None, None).await.unwrap_err();
     assert!(matches!(sent, CallError::Binding(InvokeError { cause: InvokeCause::Unreachable(_), .. })), "{sent:?}");
     assert_eq!(copies.get(), 1);
 }

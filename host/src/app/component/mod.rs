@@ -200,7 +200,8 @@ impl ComponentApp {
     fn overloaded(&self, overload: Overload) -> Undelivered {
         let limit = match overload {
             Overload::Binding { .. } => AT_ONCE.each,
-            Overload::Host { .. } => AT_ONCE.all,
+            // Slots have no breakers.
+            Overload::Host { .. } | Overload::Breaker(_) => AT_ONCE.all,
         };
         let reason = format!(
             "--handler {}: {overload} ({:?}); it handles {limit} messages at once at most, let it answer sooner",
@@ -209,7 +210,7 @@ impl ComponentApp {
         match overload {
             Overload::Binding { .. } => Undelivered::Unreachable(reason),
             // Nobody's message would fare better.
-            Overload::Host { .. } => Undelivered::NoConnection(reason),
+            Overload::Host { .. } | Overload::Breaker(_) => Undelivered::NoConnection(reason),
         }
     }
 

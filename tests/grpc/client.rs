@@ -1,6 +1,7 @@
 //! A client of Dapr's gRPC API, made from its contracts: what an SDK does, without one.
 
-#![allow(clippy::result_large_err, reason = "a refusal is looked at once, in a test")]
+// A failed call is the end of a test.
+#![allow(clippy::result_large_err)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorInfo, StatusExt};
 
-use super::PATIENCE;
+use crate::support::PATIENCE;
 
 type Transport = HttpClient<HttpConnector, tonic::body::Body>;
 

@@ -27,7 +27,7 @@ use tonic::{Request, Status, Streaming};
 use tonic_reflection::pb::{v1, v1alpha};
 use tower_service::Service as _;
 
-use super::PATIENCE;
+use crate::support::PATIENCE;
 
 type Answered<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -63,10 +63,13 @@ fn origin() -> Uri {
     Uri::from_static("http://localhost")
 }
 
-/// Adds the name of the component file. Without one there is nothing to add.
+/// Of a call that says nothing of an instance.
+pub const UNNAMED: &str = "(no header)";
+
+/// Adds the name of the component file, which in Dapr's own tests is empty.
 fn of<T>(instance: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    if !instance.is_empty() {
+    if instance != UNNAMED {
         request.metadata_mut().insert("x-component-instance", instance.parse().unwrap());
     }
     request

@@ -1,0 +1,164 @@
+//! Dapr's resiliency policies, kept for messages on their way out and for events on their way in, and never so that a
+//! message is posted twice.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use dingtalk_host::simulator::fault::{Fault, Times};
+
+use crate::support::app::{Act, App};
+use crate::support::held::Held;
+use crate::support::receiving::{callback, text, until};
+use crate::support::{Host, Reply, Resources, Robot, SECRET, command, component, finish, stderr};
+
+const CREATE: &str = r#"{"operation":"create","data":{"message":"Hi"}}"#;
+const WITH_UUID: &str = r#"{"operation":"create","data":{"message":"Hi"},"metadata":{"msgUuid":"u1"}}"#;
+
+const RETRY: &str = "    retries:\n      again: {policy: constant, duration: 10ms, maxRetries: 3}\n";
+
+/// Policies, and which of them the binding `team` has.
+fn resiliency(policies: &str, target: &str) -> String {
+    format!(
+        "apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata:\n  name: policies\nspec:\n  policies:\n{policies}  \
+         targets:\n    components:\n      team:\n        {target}\n"
+    )
+}
+
+fn serve(robot: &Robot, policies: &str, target: &str) -> (Host, Resources) {
+    let resources = Resources::of("team", robot).with("resiliency.yaml", &resiliency(policies, target));
+    (Host::serve(&resources), resources)
+}
+
+/// Messages of the group are no requests to its robot.
+fn requests(robot: &Robot) -> u64 {
+    robot.stats().requests
+}
+
+#[test]
+fn what_was_not_sent_is_tried_again() {
+    let robot = Robot::start();
+    let (host, _resources) = serve(&robot, RETRY, "outbound: {retry: again}");
+    let busy = || Fault::Rejected { errcode: -1, errmsg: "system busy".into() };
+    robot.fail(busy(), Times::Next(2.try_into().unwrap()));
+    let reply = host.post("team", CREATE);
+    assert_eq!((reply.status, requests(&robot), robot.stats().accepted), (200, 3, 1), "{reply:?}");
+    robot.fail(busy(), Times::Always);
+    let reply = host.post("team", CREATE);
+    assert_eq!((reply.status, reply.metadata("errcode"), requests(&robot)), (500, Some("-1"), 3 + 4), "{reply:?}");
+    // Waiting for minutes is for the caller to decide, and a message that is at fault stays so.
+    for errcode in [130_101, 400_105] {
+        let before = requests(&robot);
+        robot.fail(Fault::Rejected { errcode, errmsg: String::new() }, Times::Always);
+        assert_eq!(host.post("team", CREATE).status, 500);
+        assert_eq!(requests(&robot), before + 1, "{errcode}");
+    }
+}
+
+#[test]
+fn what_may_have_been_posted_is_tried_again_with_a_uuid_only() {
+    let robot = Robot::start();
+    let (host, _resources) = serve(&robot, RETRY, "outbound: {retry: again}");
+    // The group sees the message, and nobody learns of it.
+    robot.fail(Fault::HalfBody, Times::ONCE);
+    let reply = host.post("team", CREATE);
+    assert_eq!((reply.status, reply.metadata("outcome"), requests(&robot)), (500, Some("unknown"), 1), "{reply:?}");
+    robot.fail(Fault::HalfBody, Times::ONCE);
+    let reply = host.post("team", WITH_UUID);
+    assert_eq!((reply.status, requests(&robot)), (200, 3), "{reply:?}");
+    let stats = robot.stats();
+    assert_eq!((stats.repeated, robot.messages().len()), (1, 2), "the group has each message once");
+}
+
+#[test]
+fn a_timeout_ends_an_attempt_and_says_what_became_of_it() {
+    let held = Held::start();
+    let url = held.url();
+    let resources = Resources::binding("team", &[("id", "team"), ("url", &url)])
+        .with("resiliency.yaml", &resiliency("    timeouts: {short: 300ms}\n", "outbound: {timeout: short}"));
+    let host = Host::serve(&resources);
+    let start = Instant::now();
+    let reply = host.post("team", CREATE);
+    assert!(start.elapsed() < Duration::from_secs(25), "not the binding's own 30 s: {:?}", start.elapsed());
+    let told = (reply.status, reply.metadata("error"), reply.metadata("outcome"));
+    assert_eq!(told, (500, Some("stopped"), Some("unknown")), "{reply:?}");
+    assert!(reply.body.contains("it did not end within "), "{reply:?}");
+    drop(held.receive());
+}
+
+#[test]
+fn an_open_circuit_breaker_sends_nothing() {
+    let robot = Robot::start();
+    let policies = "    circuitBreakers:\n      breaks: {trip: consecutiveFailures > 1, timeout: 2s}\n";
+    let (host, _resources) = serve(&robot, policies, "outbound: {circuitBreaker: breaks}");
+    robot.fail(Fault::Status(503), Times::Always);
+    let failed = |reply: &Reply| assert_eq!(reply.metadata("error"), Some("unexpected-answer.status"), "{reply:?}");
+    failed(&host.post("team", CREATE));
+    failed(&host.post("team", CREATE));
+    let reply = host.post("team", CREATE);
+    assert_eq!((reply.status, reply.metadata("outcome")), (500, Some("not-sent")), "{reply:?}");
+    assert!(reply.body.contains("circuit breaker is open. Nothing was sent"), "{reply:?}");
+    assert_eq!(requests(&robot), 2);
+    // A request that makes no sense says nothing of the robot.
+    assert_eq!(host.post("team", r#"{"operation":"x"}"#).metadata("error"), Some("unsupported-operation"));
+    robot.recover();
+    until("it is tried again", || host.post("team", CREATE).status == 200);
+}
+
+#[test]
+fn policies_follow_their_file_and_a_bad_one_leaves_them() {
+    let robot = Robot::start();
+    let (host, resources) = serve(&robot, RETRY, "outbound: {retry: again}");
+    robot.fail(Fault::Rejected { errcode: -1, errmsg: String::new() }, Times::Always);
+    let attempts = || {
+        let before = requests(&robot);
+        host.post("team", CREATE);
+        requests(&robot) - before
+    };
+    assert_eq!(attempts(), 4);
+    let breaker = "    circuitBreakers:\n      b: {trip: totalFailures > 3}\n";
+    resources.write("resiliency.yaml", &resiliency(breaker, "outbound: {circuitBreaker: b}"));
+    host.wait_for_log("resiliency.yaml:8:17: trip: this host understands");
+    assert_eq!(attempts(), 4);
+    resources.write(
+        "resiliency.yaml",
+        &resiliency(&RETRY.replace("maxRetries: 3", "maxRetries: 1"), "outbound: {retry: again}"),
+    );
+    until("the new policy applies", || attempts() == 2);
+}
+
+#[test]
+fn events_are_handed_over_again_as_the_policy_says() {
+    let (app, robot) = (App::start(), Robot::start());
+    let resources = Resources::new()
+        .with("team.yaml", &component("team", &[("id", "team"), ("url", &robot.url()), ("secret", SECRET)]))
+        .with("resiliency.yaml", &resiliency(RETRY, "inbound: {retry: again}"));
+    let host = Host::serve_with(&resources, &["--app-port", &app.port(), "--callback-timeout", "60s"], &[]);
+    let failures = AtomicUsize::new(2);
+    app.answer_with(move |_| {
+        let left = failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if left.is_ok() { Act::Answer(500, String::new()) } else { Act::ok("") }
+    });
+    assert_eq!(callback(&host, &text("m1")).status, 200);
+    assert_eq!(app.events().len(), 3);
+    // What the application will never take is not handed over again.
+    app.answer(Act::Answer(422, String::new()));
+    assert_eq!(callback(&host, &text("m2")).status, 503);
+    assert_eq!(app.events().len(), 4);
+}
+
+#[test]
+fn a_policy_that_cannot_be_kept_stops_the_start() {
+    let robot = Robot::start();
+    for (policies, target, said) in [
+        ("    timeouts: {a: soon}\n", "{}", "resiliency.yaml:7:19: \"soon\" is not a duration"),
+        ("    retries: {a: {policy: linear}}\n", "{}", "the policy of a retry must be constant or exponential"),
+    ] {
+        let resources = Resources::of("team", &robot).with("resiliency.yaml", &resiliency(policies, target));
+        let path = resources.path().to_str().unwrap();
+        let output = finish(command(&["serve", "--resources-path", path, "--dapr-http-port", "0"]), b"");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    }
+    let (host, _resources) = serve(&robot, "    timeouts: {a: 1s}\n", "outbound: {retry: gone}");
+    host.wait_for_log("a target names the retry policy \"gone\", which no file has");
+}
