@@ -184,7 +184,7 @@ fn a_callback_before_daprd_has_initialised_its_component_is_to_be_sent_again() {
     let folder = Folder::new();
     let host = folder.start(&[]);
     assert_later(&sends(&host, "m1").join().unwrap());
-    assert!(host.log().contains("daprd has not initialised this component"), "{}", host.log());
+    host.wait_for_log("daprd has not initialised this component");
     let daprd = folder.daprd();
     daprd.init("team", &[("id", "team"), ("url", NOWHERE), ("secret", SECRET), ("direction", "output")]).unwrap();
     assert_eq!(sends(&host, "m1").join().unwrap().status, 404);
