@@ -1,7 +1,8 @@
-"""The component that speaks HTTP in runtimes that serve HTTP: examples/wasmtime-serve and examples/wasmcloud.
+"""The component that speaks HTTP in runtimes that serve HTTP: examples/wasmtime-serve, examples/wasmcloud, examples/node.
 
     gateway.py wasmtime REPOSITORY [COMPOSITION…]
     gateway.py wash REPOSITORY
+    gateway.py jco REPOSITORY
 
 COMPOSITION is the open gateway with an application in it; it is named after the program that built that.
 """
@@ -62,13 +63,21 @@ PING = b'{"data": "ping", "metadata": {"text": "ping"}, "operation": "get"}'
 
 def version():
     """As the program itself says it."""
-    return subprocess.run([runtime, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    return subprocess.run([runtime, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1 if runtime == "jco" else 1]
 
 
 def wasmtime(settings, component=GATEWAY):
     env = {**os.environ, **settings, "ADDRESS": "127.0.0.1:0"}
     ready = lambda log: (found := re.search(r"Serving HTTP on (http://[^/\s]+)", log)) and found[1]  # noqa: E731
     return serving([examples / "wasmtime-serve" / "serve", component], ready, env=env)
+
+
+def jco(settings, component=GATEWAY):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = str(unused.getsockname()[1])
+    ready = lambda log: "Server listening" in log and f"http://127.0.0.1:{port}"  # noqa: E731
+    return serving([shutil.which("jco"), "serve", component, "--port", port], ready, env={**os.environ, **settings})
 
 
 def wash(settings, component=GATEWAY, allowed=None):
@@ -261,9 +270,13 @@ def once(table):
     table.row("it says why", "signature", "signature" if "check: some(signature)" in said[-1] else said[-1])
 
 
-serve = {"wasmtime": wasmtime, "wash": wash}[runtime]
-program = {"wasmtime": "wasmtime serve", "wash": "wash dev"}[runtime]
-for component, called in {GATEWAY: program, GATEWAY_P3: f"{program}, WASI 0.3"}.items():
+serve = {"wasmtime": wasmtime, "wash": wash, "jco": jco}[runtime]
+program = {"wasmtime": "wasmtime serve", "wash": "wash dev", "jco": "jco serve"}[runtime]
+gateways = {GATEWAY: program, GATEWAY_P3: f"{program}, WASI 0.3"}
+if runtime == "jco":
+    # Of WASI 0.3 it has a preview.
+    gateways.pop(GATEWAY_P3)
+for component, called in gateways.items():
     table = Table(called, version())
     without_an_application(table, serve, component)
     with_an_application(table, serve, component)
@@ -271,11 +284,11 @@ for component, called in {GATEWAY: program, GATEWAY_P3: f"{program}, WASI 0.3"}.
     without_a_token(table, serve, component)
     if runtime == "wash":
         with_another_destination(table, serve, component)
-    else:
+    elif runtime == "wasmtime":
         with_two_robots_at_once(table, serve, component)
 if runtime == "wash":
     with_a_memory(Table(program, version()), serve)
-else:
+elif runtime == "wasmtime":
     once(Table("wasmtime run", version()))
 for composition in map(Path, compositions):
     table = Table(f"wasmtime serve, {composition.stem.removesuffix('-gateway-open')}", version())
