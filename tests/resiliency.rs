@@ -146,6 +146,21 @@ fn events_are_handed_over_again_as_the_policy_says() {
     assert_eq!(app.events().len(), 4);
 }
 
+/// Whatever became of its answer: it may have acted on the event.
+#[test]
+fn get_is_handed_to_the_application_once() {
+    let (app, robot) = (App::start(), Robot::start());
+    let policies = format!("{RETRY}    timeouts: {{short: 300ms}}\n");
+    let resources = Resources::of("team", &robot)
+        .with("resiliency.yaml", &resiliency(&policies, "outbound: {retry: again, timeout: short}"));
+    let host = Host::serve_with(&resources, &["--app-port", &app.port()], &[]);
+    let gate = app.answer_behind(Act::ok(""));
+    let reply = host.post("team", r#"{"operation":"get","data":{"message":"Hi"}}"#);
+    assert_eq!((reply.status, reply.metadata("error")), (500, Some("stopped")), "{reply:?}");
+    assert_eq!(app.events().len(), 1);
+    gate.open();
+}
+
 #[test]
 fn a_policy_that_cannot_be_kept_stops_the_start() {
     let robot = Robot::start();

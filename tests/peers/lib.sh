@@ -39,12 +39,12 @@ install_node() {
         { echo "npm could not install the programs"; return 1; }
 }
 
-end() {
+finish() {
     [ -z "$1" ] || { kill "$1" 2>/dev/null; wait "$1" 2>/dev/null; }
 }
 stop() {
-    end "$host"
-    end "$simulator"
+    finish "$host"
+    finish "$simulator"
     host='' simulator=
 }
 trap stop EXIT

@@ -121,7 +121,7 @@ impl Reload {
         let mut wanted = false;
         let mut again = (!running.failed.is_empty()).then(|| Instant::now() + AGAIN);
         loop {
-            let next = if files.is_watching || wanted { Some(Instant::now() + EVERY) } else { again };
+            let next = (files.is_watching || wanted).then(|| Instant::now() + EVERY);
             tokio::select! {
                 () = hangup.wait() => {
                     tracing::info!("SIGHUP: component and secrets files are read again");
@@ -132,10 +132,13 @@ impl Reload {
                 }
                 () = sleep_until(next) => {}
             }
-            let is_due = wanted || again.is_some_and(|again| again <= Instant::now());
+            if again.is_some_and(|again| again <= Instant::now()) {
+                again = None;
+                files.settling.forget();
+            }
             // A file system that does not answer holds up nothing else.
             let read = tokio::task::spawn_blocking(move || {
-                let read = files.read(is_due);
+                let read = files.read(wanted);
                 (files, read)
             });
             let read = match read.await {

@@ -244,7 +244,8 @@ impl Input {
     /// As often as the policies allow, but never so that a message could be posted twice.
     async fn invoke_by_policy(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
         self.0.bindings.check(name, &request.operation)?;
-        let reader = (request.operation == "get").then(|| self.reader(name, Vec::new(), Way::Direct)).flatten();
+        let is_get = request.operation == "get";
+        let reader = is_get.then(|| self.reader(name, Vec::new(), Way::Direct)).flatten();
         let mut course = self.0.resilience.course(name, Direction::Outbound);
         let mut next = request;
         loop {
@@ -255,7 +256,8 @@ impl Input {
                     return Err(Failed::new(error, invoke::has_uuid(&next)).into());
                 }
             };
-            let kept = course.retry().map(|_| next.clone());
+            // What the application was handed once, it may have acted on, whatever became of its answer.
+            let kept = course.retry().filter(|_| !is_get).map(|_| next.clone());
             let result = self.0.bindings.invoke_within(name, next, reader.clone(), course.timeout()).await;
             leave.end(result.as_ref().err().is_none_or(|error| !policy::counts(error)));
             let again = result.as_ref().is_err_and(policy::may_be_repeated).then_some(kept).flatten();

@@ -82,9 +82,14 @@ impl Instances {
             init_timeout: DEFAULT_INIT_TIMEOUT,
             source: Source { file: PathBuf::from(component_type), line: 0 },
         };
-        let added = self.input.add(resource, &self.proxies, &self.policy).await;
-        added.map_err(|error| Refused::Wrong(error.reason().to_owned()))?;
-        let is_new = current.replace(digest).is_none();
+        // Should this be broken off, nobody knows which of the two it has become.
+        let before = current.take();
+        if let Err(error) = self.input.add(resource, &self.proxies, &self.policy).await {
+            *current = before;
+            return Err(Refused::Wrong(error.reason().to_owned()));
+        }
+        *current = Some(digest);
+        let is_new = before.is_none();
         tracing::info!(binding = name, "component instance {}", if is_new { "initialised" } else { "replaced" });
         Ok(())
     }

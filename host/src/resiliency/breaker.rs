@@ -103,6 +103,16 @@ impl Breaker {
         }
     }
 
+    /// A call was broken off by whoever made it, which says nothing of what was called.
+    pub fn cancel(&mut self, Ticket(generation): Ticket, now: Instant) {
+        self.turn(now);
+        if generation == self.generation
+            && let State::Half { begun, .. } = &mut self.state
+        {
+            *begun = begun.saturating_sub(1);
+        }
+    }
+
     /// What time alone changes.
     fn turn(&mut self, now: Instant) {
         let Settings { open, interval, .. } = self.settings;
@@ -140,6 +150,26 @@ mod tests {
         let ticket = breaker.begin(now)?;
         breaker.end(ticket, succeeded, now);
         Ok(())
+    }
+
+    #[test]
+    fn who_breaks_a_call_off_neither_opens_it_nor_keeps_a_place() {
+        let (mut breaker, now) = breaker(Settings { failures: 0, ..Settings::default() });
+        for _ in 0..10 {
+            let ticket = breaker.begin(now).unwrap();
+            breaker.cancel(ticket, now);
+        }
+        let old = breaker.begin(now).unwrap();
+        call(&mut breaker, false, now).unwrap();
+        assert_eq!(breaker.begin(now).map(drop), Err(Refused::Open));
+        let later = now + 60 * SECOND;
+        let trial = breaker.begin(later).unwrap();
+        // Of another state.
+        breaker.cancel(old, later);
+        assert_eq!(breaker.begin(later).map(drop), Err(Refused::Trial));
+        breaker.cancel(trial, later);
+        assert_eq!(call(&mut breaker, true, later), Ok(()));
+        assert_eq!(call(&mut breaker, true, later), Ok(()));
     }
 
     #[test]

@@ -201,7 +201,8 @@ impl Course {
         self.retry.as_ref()
     }
 
-    /// Leave for one attempt. Dropped without an end, the attempt has failed.
+    /// Leave for one attempt. Dropped without an end, the attempt was broken off: one client that goes away, or gives a
+    /// call no time, must not keep the others out.
     pub fn begin(&self) -> Result<Leave, Refused> {
         let Some(breaker) = &self.breaker else { return Ok(Leave(None)) };
         let ticket = lock(breaker).begin(Instant::now())?;
@@ -222,10 +223,6 @@ pub struct Leave(Option<(Shared, Ticket)>);
 impl Leave {
     /// How it ended, as far as the breaker is concerned.
     pub fn end(mut self, succeeded: bool) {
-        self.close(succeeded);
-    }
-
-    fn close(&mut self, succeeded: bool) {
         if let Some((breaker, ticket)) = self.0.take() {
             lock(&breaker).end(ticket, succeeded, Instant::now());
         }
@@ -234,7 +231,9 @@ impl Leave {
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        self.close(false);
+        if let Some((breaker, ticket)) = self.0.take() {
+            lock(&breaker).cancel(ticket, Instant::now());
+        }
     }
 }
 
@@ -292,9 +291,9 @@ mod tests {
         let resilience = Resilience::default();
         let settings = Settings { failures: 0, ..Settings::default() };
         resilience.set(with(settings));
-        let begin = |component| resilience.course(component, Direction::Outbound).begin().map(drop);
+        let begin = |component| resilience.course(component, Direction::Outbound).begin().map(|leave| leave.end(false));
         resilience.course("team", Direction::Outbound).begin().unwrap().end(true);
-        assert_eq!(begin("team"), Ok(()), "which is dropped without an end, and has failed");
+        assert_eq!(begin("team"), Ok(()), "which has failed");
         assert_eq!(begin("team"), Err(Refused::Open));
         assert_eq!(begin("other"), Ok(()));
         assert_eq!(resilience.course("team", Direction::Inbound).begin().map(drop), Ok(()));
@@ -306,6 +305,9 @@ mod tests {
         assert_eq!(begin("team"), Ok(()));
         assert_eq!(begin("team"), Err(Refused::Open));
         resilience.forget("team");
+        for _ in 0..10 {
+            assert_eq!(resilience.course("team", Direction::Outbound).begin().map(drop), Ok(()), "broken off");
+        }
         assert_eq!(begin("team"), Ok(()));
     }
 

@@ -84,6 +84,11 @@ impl<S: PartialEq> Settling<S> {
         is_settled && is_new
     }
 
+    /// What is there is to be read once more, once it has settled.
+    pub(crate) fn forget(&mut self) {
+        self.read = None;
+    }
+
     /// What was seen last has been read, and this is what there was afterwards. Whether that is the same: otherwise, what
     /// was read may be halves of two states, and is read again once it has settled.
     pub(crate) fn read(&mut self, afterwards: S) -> bool {
