@@ -12,6 +12,9 @@ use crate::event::Undelivered;
 /// next message but one; long enough that a busy group does not double the requests to one that will never read.
 const NO_HOLDS: Duration = Duration::from_secs(5);
 
+/// Characters of a word of `direction` that an error shows.
+const MAX_SHOWN: usize = 16;
+
 /// Which sides of a binding a component file asks for, with its item `direction`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Direction {
@@ -37,11 +40,11 @@ impl Direction {
                 "output" => output = true,
                 // A comma too many, which daprd takes.
                 "" => {}
-                _ => {
-                    // A word that does not fit in a line has no business here either.
-                    let word: String = word.trim().chars().take(40).collect();
-                    return Err(format!("has the unknown word {word:?}; write input, output, or both"));
+                // Longer than any mistake of spelling: it may be a secret in the wrong place.
+                word if word.chars().count() > MAX_SHOWN => {
+                    return Err("has an unknown word, too long to be shown; write input, output, or both".into());
                 }
+                word => return Err(format!("has the unknown word {word:?}; write input, output, or both")),
             }
         }
         Ok(match (input, output) {
@@ -264,6 +267,9 @@ mod tests {
         {
             assert!(Direction::parse(text).unwrap_err().contains(named), "{text}");
         }
+        let secret = "SEC-5ecret_0f_the-robot";
+        let error = Direction::parse(&format!("input, {secret}")).unwrap_err();
+        assert!(error.contains("too long to be shown") && !error.to_lowercase().contains(&secret[..8].to_lowercase()));
         for text in ["", " ", ","] {
             assert!(Direction::parse(text).unwrap_err().contains("is empty"), "{text:?}");
         }
