@@ -537,7 +537,7 @@ const LIMITS: [(&str, &str, &str, &str); 61] = [
         "const BODY_TIMEOUT: Duration = Duration::from_secs(60);",
     ),
     ("sockets: messages above", "24 MiB", "pluggable/server.rs", "bytes: 24 << 20,"),
-    ("sockets: items", "1,000", "pluggable/service.rs", "const MAX_METADATA: usize = 1_000;"),
+    ("sockets: items", "1,000", "../../api/src/request.rs", "const MAX_METADATA: usize = 1_000;"),
     ("sockets: instances", "1,024", "pluggable/instances.rs", "const MAX_INSTANCES: usize = 1_024;"),
     ("sockets: instances", "253 bytes", "pluggable/instances.rs", "const MAX_NAME: usize = 253;"),
     ("sockets: instances", "256 properties", "pluggable/instances.rs", "const MAX_PROPERTIES: usize = 256;"),

@@ -1,5 +1,5 @@
-//! A request's body, or the one message that it is: whole, in time and within the port's bytes, or why not, with the sender in a state to hear the
-//! answer.
+//! A request's body, or the one message that it is: whole, in time and within the port's bytes, or why not, with the
+//! sender in a state to hear the answer.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,8 +9,7 @@ use dingtalk_dapr::components::{AckResponseError, ReadRequest};
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 
-/// Compressed or not, and how long the message is.
-const HEAD: usize = 5;
+use crate::ingress::body::PREFIX;
 
 /// Of a message that is taken out, what is kept at each end: more than an identifier and what stands around it.
 const KEPT: usize = 64;
@@ -61,7 +60,7 @@ impl Acknowledgements {
         while !bytes.is_empty() {
             match &mut self.state {
                 State::Head(head) => {
-                    let more = bytes.split_to((HEAD - head.len()).min(bytes.len()));
+                    let more = bytes.split_to((PREFIX - head.len()).min(bytes.len()));
                     head.extend_from_slice(&more);
                     let &[_, a, b, c, d] = &head[..] else { continue };
                     let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
@@ -217,7 +216,7 @@ mod tests {
         fn nothing_that_comes_makes_it_stop(bytes in prop::collection::vec(any::<u8>(), 0..400), limit in 0_usize..100) {
             let mut acknowledgements = Acknowledgements::new(limit);
             let out = acknowledgements.push(bytes.clone().into());
-            prop_assert!(out.len() <= bytes.len() + 200 * bytes.len().div_ceil(HEAD));
+            prop_assert!(out.len() <= bytes.len() + 200 * bytes.len().div_ceil(PREFIX));
             count(&bytes, 2);
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dingtalk_api::delivery::MAX_ANSWER;
 use dingtalk_api::limits::BODY_TIMEOUT;
+use dingtalk_api::request::MAX_METADATA;
 use dingtalk_dapr::DESCRIPTORS;
 use dingtalk_dapr::components::input_binding_server::{InputBindingServer, SERVICE_NAME as INPUT};
 use dingtalk_dapr::components::output_binding_server::{OutputBindingServer, SERVICE_NAME as OUTPUT};
@@ -24,11 +25,11 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::frames::{self, Acknowledgements};
-use super::service::{MAX_METADATA, Service};
+use super::service::Service;
 use super::socket::{self, SocketError, Sockets};
 use super::{Pluggable, Shared};
 use crate::event::BoxFuture;
-use crate::ingress::body::{self, Unread};
+use crate::ingress::body::{self, PREFIX, Unread};
 use crate::ingress::connection::{Activity, Call, hold};
 use crate::ingress::port::{Policy, Port};
 use crate::quiet::Quiet;
@@ -54,9 +55,6 @@ const MAX_REFLECTIONS: usize = 64;
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
 /// The older one, which daprd asks for.
 const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
-
-/// Before a message, gRPC says how long it is.
-const FRAME: usize = 5;
 
 /// The field `metadata` of an `InvokeRequest`.
 const METADATA: u32 = 2;
@@ -292,14 +290,14 @@ impl Routes {
         let (parts, body) = request.into_parts();
         let is_init = parts.uri.path().ends_with("/Init");
         let limit = if is_init { MAX_INIT } else { self.max_message };
-        let read = body::read(&parts.headers, body, limit.saturating_add(FRAME), BODY_TIMEOUT, &port.budget).await;
+        let read = body::read_message(&parts.headers, body, limit, BODY_TIMEOUT, &port.budget).await;
         let (body, _share) = match read {
             Ok(body) => body,
             Err(unread) => return self.unread(unread, limit).into_http(),
         };
         let _call = activity.call();
         // Not only of an operation: what else has so many is nothing that is known here.
-        if !is_init && frames::count(body.get(FRAME..).unwrap_or_default(), METADATA) > MAX_METADATA {
+        if !is_init && frames::count(body.get(PREFIX..).unwrap_or_default(), METADATA) > MAX_METADATA {
             return Status::invalid_argument(format!("metadata has more than {MAX_METADATA} items")).into_http();
         }
         route(Request::from_parts(parts, Body::new(Full::from(body)))).await

@@ -25,9 +25,6 @@ use crate::sandbox::{self, CallError};
 /// What daprd puts the name of the component file into.
 const INSTANCE: &str = "x-component-instance";
 
-/// Items of a request's metadata, as over HTTP.
-pub(super) const MAX_METADATA: usize = 1_000;
-
 /// One component type, on its socket.
 #[derive(Clone)]
 pub(super) struct Service {
