@@ -10,7 +10,7 @@ use std::time::Duration;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::REMEMBERED;
+use super::memory::REMEMBERED;
 use crate::event::{Digest, digest};
 
 /// The identifiers of one binding. Kept as hashes, because a sender chooses how long they are.

@@ -8,12 +8,12 @@
 
 mod answer;
 mod ids;
+mod memory;
 mod policy;
 mod repeats;
 mod signatures;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,7 +22,6 @@ use dingtalk_api::trace::TRACE;
 use dingtalk_binding::error::{HandlerError, ReceiveError};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
@@ -37,9 +36,7 @@ use crate::resiliency::{Course, Direction, Resilience, Resiliency};
 use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Overload, Reply, Request, Response, Rule, Slots};
 use answer::{Concurrency, Forward, Wish};
-use ids::Ids;
-use repeats::Repeats;
-use signatures::Signatures;
+use memory::{Memories, Memory};
 
 /// When the host stops: for what goes on after its callback was answered (data sent on to other bindings, a
 /// delivery that DingTalk has been told to repeat).
@@ -53,10 +50,7 @@ struct Inner {
     bindings: Bindings,
     app: Option<App>,
     inbox: Option<Inbox>,
-    /// By binding. Made at a binding's first message: most never receive any.
-    memories: Mutex<HashMap<String, Arc<Memory>>>,
-    /// By key: a callback that was seen on its way to one robot of an app would be signed for all of them.
-    signatures: Mutex<HashMap<Digest, (Duration, Arc<Signatures>)>>,
+    memories: Memories,
     callback_timeout: Duration,
     forwards: Slots,
     tasks: TaskTracker,
@@ -71,19 +65,6 @@ struct Inner {
 /// messages pile up in memory.
 const DELIVERIES: usize = 256;
 
-/// Messages of one binding that are remembered, and as many signatures: for the two hours in which a callback can be
-/// repeated by default, seven a second. Should they come faster, those that come last are remembered.
-const REMEMBERED: u64 = 50_000;
-
-/// More than the longest time from a callback's arrival to the moment at which it is remembered: its body, its turn
-/// and its verification have limits, which are shorter in all.
-const DELAY: Duration = Duration::from_secs(60);
-
-/// For how long that is to be remembered whose signature is good for `window`.
-fn lifetime(window: Duration) -> Duration {
-    window + DELAY
-}
-
 /// Answers that are being sent on to other bindings at once. Each has 1 MiB of data at most, which is shared by those
 /// that it is for.
 const FORWARDS: Rule = Rule { all: 64, each: 16 };
@@ -92,28 +73,6 @@ const FORWARDS: Rule = Rule { all: 64, each: 16 };
 /// its data several times: without a limit, two bindings whose answers of 700 KB went to 16 robots that hung took
 /// 316 MiB. 200 times what DingTalk takes as one message.
 const SENDING: usize = 4 << 20;
-
-/// What is remembered of the messages of one binding.
-struct Memory {
-    /// Where callbacks have any: a token is the same for every message.
-    signatures: Option<Arc<Signatures>>,
-    messages: Arc<Messages>,
-    /// What it was made for: a binding that is loaded again may differ.
-    key: Option<Digest>,
-    lifetime: Duration,
-}
-
-/// The part that stays when a binding is loaded again with another secret.
-struct Messages {
-    ids: Ids,
-    repeats: Repeats,
-    deliveries: Semaphore,
-    /// Bytes of answers that calls may take.
-    sending: Semaphore,
-}
-
-/// Memories of bindings that are no longer loaded, which may be loaded again in a moment.
-const UNLOADED: usize = 64;
 
 /// Why a callback is not acknowledged.
 #[derive(Debug, thiserror::Error)]
@@ -157,25 +116,14 @@ impl Input {
     /// Over `bindings`; events go to `app`, through `inbox` if there is one. DingTalk is answered within
     /// `callback_timeout`.
     pub fn new(bindings: Bindings, app: Option<App>, inbox: Option<Inbox>, callback_timeout: Duration) -> Self {
-        let (memories, signatures, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
+        let (memories, tasks) = (Memories::default(), TaskTracker::new());
         let forwards = Slots::new(FORWARDS);
         let quiet = Quiet::default();
         let metrics = Metrics::new();
         metrics.loaded(bindings.all().len());
         let resilience = Resilience::default();
-        let inner = Inner {
-            bindings,
-            app,
-            inbox,
-            memories,
-            signatures,
-            callback_timeout,
-            forwards,
-            tasks,
-            metrics,
-            resilience,
-            quiet,
-        };
+        let inner =
+            Inner { bindings, app, inbox, memories, callback_timeout, forwards, tasks, metrics, resilience, quiet };
         let input = Self(Arc::new(inner));
         if let Some(inbox) = &input.0.inbox {
             inbox.start(Arc::new(Deliveries(Arc::downgrade(&input.0))));
@@ -451,6 +399,11 @@ impl Inner {
         if allowed { Ok(message) } else { Err(HandlerError::Reused) }
     }
 
+    /// That of the binding called `name`.
+    fn memory(&self, name: &str) -> Option<Arc<Memory>> {
+        self.memories.of(name, &self.bindings)
+    }
+
     /// Delivers an event unless a copy of it is being delivered, or has been. The reply, if there is one.
     async fn deliver_once(self: Arc<Self>, event: &Event, message: Digest) -> Result<Answer, Undelivered> {
         let Some(memory) = self.memory(&event.binding) else { return self.deliver(event).await };
@@ -464,54 +417,6 @@ impl Inner {
             })
         };
         memory.messages.repeats.once(message, delivery).await
-    }
-
-    /// That of the binding called `name`.
-    fn memory(&self, name: &str) -> Option<Arc<Memory>> {
-        let binding = self.bindings.get(name)?;
-        let (key, lifetime) = (binding.key(), lifetime(binding.repeat_window()));
-        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = memories.get(name);
-        if let Some(memory) = known.filter(|memory| memory.key == key && memory.lifetime == lifetime) {
-            return Some(Arc::clone(memory));
-        }
-        // With another secret, the messages are the same ones. Those that were remembered for a shorter time would be
-        // forgotten while they can still be repeated.
-        let kept = known.filter(|memory| memory.lifetime >= lifetime).map(|memory| Arc::clone(&memory.messages));
-        let messages = kept.unwrap_or_else(|| {
-            Arc::new(Messages {
-                ids: Ids::new(lifetime),
-                repeats: Repeats::new(lifetime),
-                deliveries: Semaphore::new(DELIVERIES),
-                sending: Semaphore::new(SENDING),
-            })
-        });
-        let signatures = key.map(|key| self.signatures(key));
-        let memory = Arc::new(Memory { signatures, messages, key, lifetime });
-        let loaded = self.bindings.all();
-        if memories.len() >= loaded.len() + UNLOADED {
-            memories.retain(|name, _| loaded.iter().any(|binding| binding.name() == name));
-        }
-        memories.insert(name.to_owned(), Arc::clone(&memory));
-        Some(memory)
-    }
-
-    /// Those by one key, remembered for as long as the binding with the widest window takes them.
-    fn signatures(&self, key: Digest) -> Arc<Signatures> {
-        let bindings = self.bindings.all();
-        let sharing = bindings.iter().filter(|binding| binding.key() == Some(key));
-        let window = sharing.map(|binding| binding.repeat_window()).max().unwrap_or_default();
-        let lifetime = lifetime(window);
-        let mut signatures = self.signatures.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, known)) = signatures.get(&key).filter(|(known, _)| *known >= lifetime) {
-            return Arc::clone(known);
-        }
-        if signatures.len() >= bindings.len() + UNLOADED {
-            signatures.retain(|key, _| bindings.iter().any(|binding| binding.key() == Some(*key)));
-        }
-        let new = Arc::new(Signatures::new(lifetime));
-        signatures.insert(key, (lifetime, Arc::clone(&new)));
-        new
     }
 
     /// Hands an event to the application and does what the answer asks for. The reply, if there is one.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::{future, sync};
 
-use super::REMEMBERED;
+use super::memory::REMEMBERED;
 use crate::event::{Answer, Digest};
 
 /// Memory for the replies of one binding. One has 100 bytes to 20 KB, and is wanted by a copy of its message,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::REMEMBERED;
+use super::memory::REMEMBERED;
 use crate::event::Digest;
 
 /// Messages that are signed in the same millisecond arrive together, give or take a connection that has to be made.

@@ -3,6 +3,7 @@
 use dingtalk_binding::secret::Secret;
 use dingtalk_component::COMPONENT;
 
+use super::memory::UNLOADED;
 use super::*;
 use crate::clock;
 use crate::egress::{Policy, Proxies};
@@ -91,7 +92,8 @@ async fn bindings_that_are_gone_are_forgotten_when_they_are_many() {
         assert!(input.0.memory(&name).is_some());
         input.remove(&name);
     }
-    let (memories, signatures) = (input.0.memories.lock().unwrap().len(), input.0.signatures.lock().unwrap().len());
+    let (memories, signatures) =
+        (input.0.memories.by_name.lock().unwrap().len(), input.0.memories.by_key.lock().unwrap().len());
     assert!(memories <= UNLOADED + 2 && signatures <= UNLOADED + 2, "{memories} and {signatures}");
-    assert!(input.0.memories.lock().unwrap().contains_key("stays"));
+    assert!(input.0.memories.by_name.lock().unwrap().contains_key("stays"));
 }
