@@ -11,21 +11,11 @@ use std::time::{Duration, Instant};
 
 use dingtalk_api::invoke;
 use dingtalk_binding::error::{HandlerError, InvokeCause, InvokeError, Outcome, PropertyError, ReceiveError};
-use tokio_util::task::AbortOnDropHandle;
-use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
-use wasmtime::{
-    Cache, CacheConfig, Config, Engine, PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, Trap,
-};
-use wasmtime_wasi::p2::bindings::clocks::wall_clock;
-use wasmtime_wasi_http::p2::bindings::http::outgoing_handler;
-use wasmtime_wasi_http::p2::bindings::http::types::{self, ErrorCode};
-use wasmtime_wasi_http::{
-    Error as HttpError, RequestOptions, WasiBody, WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
-};
-use wasmtime_wasi_io::IoView;
+use wasmtime::component::Component;
+use wasmtime::{Cache, CacheConfig, Config, Engine, PoolingAllocationConfig, Store, Trap};
 
 use crate::clock::{Arrival, Clock};
-use crate::egress::{Egress, Exit, Reach, Sending};
+use crate::egress::{Egress, Exit, Reach};
 use crate::event::BoxFuture;
 use crate::quiet::Quiet;
 
@@ -33,14 +23,16 @@ mod admission;
 mod contract;
 mod fair;
 mod slots;
+mod state;
 mod stops;
 mod turns;
 pub use admission::Overload;
 pub(crate) use admission::Rule;
-use contract::{BindingPre, handler, wit};
+use contract::{BindingPre, wit};
 pub use contract::{Callback, Reply, Request, Response};
 pub(crate) use fair::{Executor, Processor, Share};
 pub(crate) use slots::Slots;
+use state::{State, linker};
 pub use stops::Limit;
 use stops::Stops;
 
@@ -341,7 +333,7 @@ impl Sandbox {
         let callback = callback.into();
         let call = Call { slots, exit, reader, limit, ends: None };
         let receive = async |instance: &mut Instance| {
-            instance.store.data_mut().clock = CallClock(Arc::new(move || arrived));
+            instance.store.data_mut().set_clock(Arc::new(move || arrived));
             instance.receive(&callback).await
         };
         self.limited(tenant, call, receive).await.map(Into::into)
@@ -420,16 +412,7 @@ impl Sandbox {
 
     fn store(&self, tenant: &Tenant, exit: Exit, reader: Option<Arc<dyn Handler>>) -> wasmtime::Result<Store<State>> {
         let limits = &self.limits;
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(limits.handles);
-        let state = State {
-            table,
-            http: WasiHttpCtx::new(),
-            exit: FairExit { exit, share: tenant.share.clone() },
-            reader,
-            clock: CallClock(Arc::clone(&self.clock)),
-            limits: StoreLimitsBuilder::new().memory_size(limits.memory).trap_on_grow_failure(true).build(),
-        };
+        let state = State::new(limits, Arc::clone(&self.clock), exit, tenant.share.clone(), reader);
         let mut store = Store::new(self.binding.engine(), state);
         store.limiter(|state| &mut state.limits);
         store.set_fuel(limits.fuel)?;
@@ -529,90 +512,6 @@ pub(crate) fn keep_compiled(config: &mut Config) {
             config.cache(Some(cache));
         }
         Err(error) => tracing::debug!(%error, "compiled code is not cached"),
-    }
-}
-
-/// Exactly what the world imports. A component that asks for more does not link.
-fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
-    let mut linker = Linker::new(engine);
-    wasmtime_wasi_io::add_to_linker_async(&mut linker)?;
-    wall_clock::add_to_linker::<State, HasSelf<CallClock>>(&mut linker, |state| &mut state.clock)?;
-    types::add_to_linker::<State, WasiHttp>(&mut linker, &Default::default(), State::http)?;
-    outgoing_handler::add_to_linker::<State, WasiHttp>(&mut linker, State::http)?;
-    handler::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
-    Ok(linker)
-}
-
-/// What belongs to one call.
-struct State {
-    table: ResourceTable,
-    http: WasiHttpCtx,
-    exit: FairExit,
-    reader: Option<Arc<dyn Handler>>,
-    clock: CallClock,
-    limits: StoreLimits,
-}
-
-impl State {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.exit, table: &mut self.table, ctx: &mut self.http }
-    }
-}
-
-/// The way out of one call, which its tenant takes in its turns.
-struct FairExit {
-    exit: Exit,
-    share: Share,
-}
-
-impl WasiHttpHooks for FairExit {
-    fn send_request(
-        &mut self,
-        request: hyper::Request<WasiBody>,
-        options: Option<RequestOptions>,
-        received: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
-    ) -> Sending {
-        let sending = self.exit.send_request(request, options, received);
-        Box::new(self.share.run(Box::into_pin(sending)))
-    }
-
-    fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode {
-        self.exit.p2_error_from_hyper(error)
-    }
-}
-
-impl IoView for State {
-    fn table(&mut self) -> &mut ResourceTable {
-        &mut self.table
-    }
-}
-
-impl handler::Host for State {
-    async fn handle(&mut self, event: wit::Event) -> wasmtime::Result<Result<Option<Vec<u8>>, wit::HandlerError>> {
-        // Whose binding it is, the host knows by its own name for it.
-        let wit::Event { id: _, data, metadata } = event;
-        // The component hands on only what it was told to read.
-        let Some(reader) = self.reader.clone() else { return Ok(Err(wit::HandlerError::NotReading)) };
-        // In a task of its own, because the fibre's stack is small: an HTTP client, unoptimised, overflows it, and
-        // that ends the process.
-        let task = tokio::spawn(async move { reader.handle(data, metadata).await });
-        let answer = AbortOnDropHandle::new(task).await;
-        let answer = answer.unwrap_or_else(|_| Err(HandlerError::Failed("the delivery broke off".into())));
-        Ok(answer.map_err(Into::into))
-    }
-}
-
-struct CallClock(Clock);
-
-impl wall_clock::Host for CallClock {
-    fn now(&mut self) -> wasmtime::Result<wall_clock::Datetime> {
-        let now = (self.0)();
-        let nanoseconds = u32::try_from(now % 1_000 * 1_000_000).unwrap_or_default();
-        Ok(wall_clock::Datetime { seconds: now / 1_000, nanoseconds })
-    }
-
-    fn resolution(&mut self) -> wasmtime::Result<wall_clock::Datetime> {
-        Ok(wall_clock::Datetime { seconds: 0, nanoseconds: 1_000_000 })
     }
 }
 
