@@ -22,13 +22,12 @@ mod backoff;
 mod desk;
 mod dispatcher;
 mod error;
+mod lock;
 mod operator;
 mod store;
 mod writer;
 
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,11 +44,9 @@ pub use operator::{Counts, Entry, Listing, Operator, Selection, State};
 
 use desk::{Desk, Late, Ticket};
 use dispatcher::Shared;
+use lock::Lock;
 use store::{LEAST_BYTES, Store, Stored};
 use writer::Writer;
-
-/// Name of the lock in the directory.
-const LOCK: &str = "inbox.lock";
 
 /// Whoever takes the events out of the inbox. Both futures must end by themselves: a time limit is theirs to set.
 pub trait Consumer: Send + Sync + 'static {
@@ -119,7 +116,7 @@ impl Inbox {
     ///
     /// If another host has it, the directory or the store cannot be used, or the store is damaged or newer.
     pub fn open(dir: &Path, clock: Clock, limits: Limits) -> Result<Self, InboxError> {
-        let lock = lock(dir)?;
+        let lock = Lock::take(dir)?;
         let store = Store::create(dir, limits)?;
         let (closing, closed) = watch::channel(());
         let writer = Writer::start(store, lock, closing, dir)?;
@@ -284,29 +281,6 @@ impl Accepted {
             Pending::Waiting(ticket) => ticket.wait(deadline).await,
             Pending::Known(reply) => reply,
         }
-    }
-}
-
-/// Creates the directory, and keeps other hosts out of it for as long as the file is open.
-fn lock(dir: &Path) -> Result<File, InboxError> {
-    let unusable = |what: &str, error: &io::Error| InboxError::Directory {
-        dir: dir.to_owned(),
-        reason: format!("cannot be {what}: {error}; name a directory that this user can write to"),
-    };
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir).map_err(|error| unusable("created", &error))?;
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(dir.join(LOCK)).map_err(|error| unusable("locked", &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(InboxError::InUse { dir: dir.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(unusable("locked", &error)),
     }
 }
 

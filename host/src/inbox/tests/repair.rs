@@ -24,7 +24,7 @@ async fn root(inbox: &Inbox, name: &'static str) -> u64 {
 fn destroy(dir: &Path, page: u64) {
     use std::io::{Seek, Write};
     let mut file = std::fs::File::options().write(true).open(dir.join("inbox.sqlite")).unwrap();
-    file.seek(io::SeekFrom::Start((page - 1) * 4_096)).unwrap();
+    file.seek(std::io::SeekFrom::Start((page - 1) * 4_096)).unwrap();
     file.write_all(&[0xA5; 4_096]).unwrap();
 }
 

@@ -65,7 +65,7 @@ fn what_400_000_events_cost() {
             let mut seen = 0;
             let _ = operator.list(&Listing { states: states.to_vec(), binding: None, content: false }, |_| {
                 seen += 1;
-                if seen < most { Ok(()) } else { Err(io::Error::other("enough")) }
+                if seen < most { Ok(()) } else { Err(std::io::Error::other("enough")) }
             });
         };
         timed("list: the first page", || list(&[State::Pending, State::Dead], 100));
