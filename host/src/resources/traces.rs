@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn what_daprd_reads() {
         let spec = "samplingRate: '0.5'\nstdout: true\notel:\n  endpointAddress: otel:4317\n  isSecure: false\n  \
-                    protocol: grpc\n  timeout: 2s\n  headers:\n  - a=b=c\n  - {name: authorization, value: Bearer ${TOKEN}}\n  \
+                    protocol: grpc\n  timeout: 2s\n  headers:\n  - a=b=c\n  - {name: authorization, value: 'Bearer ${TOKEN}'}\n  \
                     - x=$TOKEN!\n";
         let (found, warnings) = of(spec).unwrap();
         assert!(warnings.is_empty() && found.stdout && found.rate.as_deref() == Some("0.5"));

@@ -455,10 +455,10 @@ mod tests {
         }
         let both = [(ENDPOINT, "a:1"), (TRACES_ENDPOINT, "b:2"), ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "TRUE")];
         assert_eq!(receiver(of(&Tracing::default(), &both)).url.to_string(), format!("http://b:2{GRPC}"));
-        let secret = "Basic%20dTpw,%20c=%E4%BD%A0";
+        let secret = "Basic%20dTpw, b c=";
         let variables = [
             (ENDPOINT, "http://otel:1"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", &*format!("Authorization={secret}=")),
+            ("OTEL_EXPORTER_OTLP_HEADERS", &*format!("Authorization={secret}")),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "1500"),
         ];
         let error = of(&Tracing::default(), &variables).unwrap_err();
