@@ -15,7 +15,7 @@ use percent_encoding::percent_decode_str;
 const RATE: f64 = 1e-4;
 
 /// OpenTelemetry's, for one batch and all tries to send it.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const USUAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Spans wait meanwhile, and their places are counted.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,6 +28,19 @@ const MAX_TEXT: usize = 4 << 10;
 
 /// OTLP's path for spans.
 const TRACES: &str = "/v1/traces";
+
+/// OTLP's variables: the one for spans, which counts, and the one for everything.
+type Variable = [&'static str; 2];
+
+const ENDPOINT: Variable = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+const PROTOCOL: Variable = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+const INSECURE: Variable = ["OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_INSECURE"];
+const HEADERS: Variable = ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"];
+const TIMEOUT: Variable = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
+const CERTIFICATE: Variable = ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"];
+const COMPRESSION: Variable = ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"];
+const CLIENT_CERTIFICATE: Variable =
+    ["OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"];
 
 /// What a file's `spec.tracing` says. `Debug` shows no header.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -199,10 +212,10 @@ impl Variables<'_> {
         }
     }
 
-    /// OTLP's variable for spans, or else the one for everything, with its name.
-    fn of(&self, name: &str) -> Result<Option<(String, String)>, String> {
-        for name in [format!("OTEL_EXPORTER_OTLP_TRACES_{name}"), format!("OTEL_EXPORTER_OTLP_{name}")] {
-            if let Some(text) = self.text(&name)? {
+    /// The first of the two that there is, with its name.
+    fn of(&self, variable: Variable) -> Result<Option<(&'static str, String)>, String> {
+        for name in variable {
+            if let Some(text) = self.text(name)? {
                 return Ok(Some((name, text)));
             }
         }
@@ -210,8 +223,8 @@ impl Variables<'_> {
     }
 
     fn receiver(&self, file: &Otel, warnings: &mut Vec<String>) -> Result<Option<Receiver>, String> {
-        let Some((variable, endpoint)) = self.of("ENDPOINT")? else { return Ok(None) };
-        let protocol = match self.of("PROTOCOL")? {
+        let Some((variable, endpoint)) = self.of(ENDPOINT)? else { return Ok(None) };
+        let protocol = match self.of(PROTOCOL)? {
             None => Protocol::Grpc,
             Some((_, text)) if text == "grpc" => Protocol::Grpc,
             Some((name, text)) if text.starts_with("http") => {
@@ -222,21 +235,21 @@ impl Variables<'_> {
             }
             Some((name, _)) => return Err(format!("{name} must be grpc or http/protobuf")),
         };
-        let insecure = self.of("INSECURE")?.is_some_and(|(_, text)| text.eq_ignore_ascii_case("true"));
+        let insecure = self.of(INSECURE)?.is_some_and(|(_, text)| text.eq_ignore_ascii_case("true"));
         let secure = if insecure { Some(false) } else { file.secure };
         // One for spans alone is the whole of it.
-        let base = if variable.contains("_TRACES_") { Base::Whole("/") } else { Base::Below };
+        let base = if variable == ENDPOINT[0] { Base::Whole("/") } else { Base::Below };
         // A scheme says it all, as OpenTelemetry has it.
         let secure = secure.filter(|_| !endpoint.contains("://"));
         let url = url(&endpoint, secure, protocol, base).map_err(|what| format!("{variable} {what}"))?;
-        let said = self.of("HEADERS")?;
+        let said = self.of(HEADERS)?;
         let (name, said) = match &said {
-            Some((name, text)) => (name.as_str(), pairs(text).map_err(|what| format!("{name} {what}"))?),
+            Some((name, text)) => (*name, pairs(text).map_err(|what| format!("{name} {what}"))?),
             None => ("spec.tracing.otel.headers", Vec::new()),
         };
         let of_file = file.headers.iter().map(|(name, value)| (name.as_str(), value.expose()));
         let headers = headers(of_file.chain(said.iter().map(|(name, value)| (name.as_str(), value.as_str()))), name)?;
-        let said = match self.of("TIMEOUT")? {
+        let said = match self.of(TIMEOUT)? {
             Some((name, text)) => {
                 let wrong = |_| format!("{name} must be a number of milliseconds");
                 Some(Duration::from_millis(text.parse().map_err(wrong)?))
@@ -249,12 +262,12 @@ impl Variables<'_> {
     /// What Go's exporter reads itself, whoever has named the receiver.
     fn tls(&self, mut receiver: Receiver, warnings: &mut Vec<String>) -> Result<Receiver, String> {
         if receiver.url.scheme() == Some(&Scheme::HTTPS) {
-            receiver.certificate = self.of("CERTIFICATE")?.map(|(_, path)| path.into());
+            receiver.certificate = self.of(CERTIFICATE)?.map(|(_, path)| path.into());
         }
-        if let Some((name, _)) = self.of("COMPRESSION")?.filter(|(_, text)| text != "none") {
+        if let Some((name, _)) = self.of(COMPRESSION)?.filter(|(_, text)| text != "none") {
             warnings.push(format!("{name} is not followed: spans are sent as they are"));
         }
-        if let Some((name, _)) = self.of("CLIENT_CERTIFICATE")? {
+        if let Some((name, _)) = self.of(CLIENT_CERTIFICATE)? {
             warnings.push(format!("{name} is not followed: prove who this is by headers, or by a proxy beside it"));
         }
         Ok(receiver)
@@ -278,7 +291,7 @@ impl Variables<'_> {
 }
 
 fn timeout(said: Option<Duration>) -> Duration {
-    said.filter(|limit| !limit.is_zero()).unwrap_or(TIMEOUT).min(LONGEST_TIMEOUT)
+    said.filter(|limit| !limit.is_zero()).unwrap_or(USUAL_TIMEOUT).min(LONGEST_TIMEOUT)
 }
 
 /// What becomes of an address's path, for HTTP.
@@ -383,8 +396,8 @@ fn headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, source: &str) ->
 mod tests {
     use super::*;
 
-    const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+    const FOR_ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    const FOR_SPANS: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
 
     fn of(file: &Tracing, variables: &[(&str, &str)]) -> Result<Found, String> {
         let environment =
@@ -428,7 +441,7 @@ mod tests {
         ] {
             let mut said = file(Some("1"), endpoint, protocol);
             said.otel.secure = secure;
-            let found = receiver(of(&said, &[(ENDPOINT, "elsewhere:1"), ("OTEL_EXPORTER_OTLP_HEADERS", "a=b")]));
+            let found = receiver(of(&said, &[(FOR_ALL, "elsewhere:1"), ("OTEL_EXPORTER_OTLP_HEADERS", "a=b")]));
             assert_eq!(found.url.to_string(), url);
             assert!(found.headers.is_empty(), "the variables are another receiver's");
         }
@@ -437,14 +450,14 @@ mod tests {
     #[test]
     fn variables_name_it_where_no_file_does() {
         for (variable, endpoint, protocol, more, url) in [
-            (ENDPOINT, "http://otel:4317", "", "", format!("http://otel:4317{GRPC}")),
-            (ENDPOINT, "https://otel:4317/x", "grpc", "true", format!("https://otel:4317{GRPC}")),
-            (ENDPOINT, "otel:4317", "grpc", "true", format!("http://otel:4317{GRPC}")),
-            (ENDPOINT, "otel:4317", "grpc", "false", format!("https://otel:4317{GRPC}")),
-            (ENDPOINT, "http://otel:4318/", "http/protobuf", "", "http://otel:4318/v1/traces".into()),
-            (ENDPOINT, "http://otel/a", "http/protobuf", "", "http://otel/a/v1/traces".into()),
-            (TRACES_ENDPOINT, "http://otel/a", "http/protobuf", "", "http://otel/a".into()),
-            (TRACES_ENDPOINT, "http://otel", "http/protobuf", "", "http://otel/".into()),
+            (FOR_ALL, "http://otel:4317", "", "", format!("http://otel:4317{GRPC}")),
+            (FOR_ALL, "https://otel:4317/x", "grpc", "true", format!("https://otel:4317{GRPC}")),
+            (FOR_ALL, "otel:4317", "grpc", "true", format!("http://otel:4317{GRPC}")),
+            (FOR_ALL, "otel:4317", "grpc", "false", format!("https://otel:4317{GRPC}")),
+            (FOR_ALL, "http://otel:4318/", "http/protobuf", "", "http://otel:4318/v1/traces".into()),
+            (FOR_ALL, "http://otel/a", "http/protobuf", "", "http://otel/a/v1/traces".into()),
+            (FOR_SPANS, "http://otel/a", "http/protobuf", "", "http://otel/a".into()),
+            (FOR_SPANS, "http://otel", "http/protobuf", "", "http://otel/".into()),
         ] {
             let variables = [
                 (variable, endpoint),
@@ -453,11 +466,11 @@ mod tests {
             ];
             assert_eq!(receiver(of(&Tracing::default(), &variables)).url.to_string(), url, "{endpoint}");
         }
-        let both = [(ENDPOINT, "a:1"), (TRACES_ENDPOINT, "b:2"), ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "TRUE")];
+        let both = [(FOR_ALL, "a:1"), (FOR_SPANS, "b:2"), ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "TRUE")];
         assert_eq!(receiver(of(&Tracing::default(), &both)).url.to_string(), format!("http://b:2{GRPC}"));
         let secret = "Basic%20dTpw, b c=";
         let variables = [
-            (ENDPOINT, "http://otel:1"),
+            (FOR_ALL, "http://otel:1"),
             ("OTEL_EXPORTER_OTLP_HEADERS", &*format!("Authorization={secret}")),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "1500"),
         ];
@@ -475,7 +488,7 @@ mod tests {
     #[test]
     fn rates_are_daprds() {
         let rate = |file: &Tracing, variables: &[(&str, &str)]| of(file, variables).unwrap().0.map(|found| found.rate);
-        let variable = [(ENDPOINT, "http://otel:1")];
+        let variable = [(FOR_ALL, "http://otel:1")];
         for (text, expected) in
             [(None, Some(1e-4)), (Some("1"), Some(1.0)), (Some(" 0.25"), Some(0.25)), (Some("7"), Some(1.0))]
         {
@@ -520,18 +533,18 @@ mod tests {
     fn what_cannot_be_understood_is_named_and_not_shown() {
         let pairs = vec!["a=S3CR3T"; MAX_PAIRS + 1].join(",");
         for (variables, said) in [
-            (vec![(ENDPOINT, "ftp://S3CR3T")], "OTEL_EXPORTER_OTLP_ENDPOINT has a scheme other than"),
-            (vec![(ENDPOINT, "http://S3CR3T@otel")], "has a user, a query or a fragment"),
-            (vec![(ENDPOINT, "http://otel/?S3CR3T")], "has a user, a query or a fragment"),
-            (vec![(ENDPOINT, "S3CR3T:port")], "is no host:port"),
-            (vec![(ENDPOINT, ":4317")], "is no host:port"),
-            (vec![(ENDPOINT, "a:1"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "S3CR3T")], "PROTOCOL must be grpc or"),
-            (vec![(ENDPOINT, "a:1"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "S3CR3T")], "TIMEOUT must be a number"),
-            (vec![(ENDPOINT, "a:1"), ("OTEL_EXPORTER_OTLP_HEADERS", "S3CR3T")], "HEADERS has an entry 1 that is no"),
-            (vec![(ENDPOINT, "a:1"), ("OTEL_EXPORTER_OTLP_HEADERS", "a=S3CR3T%0A")], "no header can carry"),
-            (vec![(ENDPOINT, "a:1"), ("OTEL_EXPORTER_OTLP_HEADERS", "Host=S3CR3T")], "is set by the host itself"),
-            (vec![(ENDPOINT, "a:1"), ("OTEL_EXPORTER_OTLP_HEADERS", &pairs)], "more than 64 entries"),
-            (vec![(ENDPOINT, "a:1"), ("OTEL_RESOURCE_ATTRIBUTES", "=S3CR3T")], "has an entry 1"),
+            (vec![(FOR_ALL, "ftp://S3CR3T")], "OTEL_EXPORTER_OTLP_ENDPOINT has a scheme other than"),
+            (vec![(FOR_ALL, "http://S3CR3T@otel")], "has a user, a query or a fragment"),
+            (vec![(FOR_ALL, "http://otel/?S3CR3T")], "has a user, a query or a fragment"),
+            (vec![(FOR_ALL, "S3CR3T:port")], "is no host:port"),
+            (vec![(FOR_ALL, ":4317")], "is no host:port"),
+            (vec![(FOR_ALL, "a:1"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "S3CR3T")], "PROTOCOL must be grpc or"),
+            (vec![(FOR_ALL, "a:1"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "S3CR3T")], "TIMEOUT must be a number"),
+            (vec![(FOR_ALL, "a:1"), ("OTEL_EXPORTER_OTLP_HEADERS", "S3CR3T")], "HEADERS has an entry 1 that is no"),
+            (vec![(FOR_ALL, "a:1"), ("OTEL_EXPORTER_OTLP_HEADERS", "a=S3CR3T%0A")], "no header can carry"),
+            (vec![(FOR_ALL, "a:1"), ("OTEL_EXPORTER_OTLP_HEADERS", "Host=S3CR3T")], "is set by the host itself"),
+            (vec![(FOR_ALL, "a:1"), ("OTEL_EXPORTER_OTLP_HEADERS", &pairs)], "more than 64 entries"),
+            (vec![(FOR_ALL, "a:1"), ("OTEL_RESOURCE_ATTRIBUTES", "=S3CR3T")], "has an entry 1"),
         ] {
             let error = of(&Tracing::default(), &variables).unwrap_err();
             assert!(error.contains(said) && !error.contains("S3CR3T"), "{said}: {error}");
@@ -554,6 +567,6 @@ mod tests {
         .unwrap();
         assert!(warnings[0].contains("COMPRESSION is not followed") && warnings[1].contains("CLIENT_CERTIFICATE"));
         assert_eq!(timeout(Some(Duration::from_secs(3_600))), LONGEST_TIMEOUT);
-        assert_eq!(timeout(Some(Duration::ZERO)), TIMEOUT);
+        assert_eq!(timeout(Some(Duration::ZERO)), USUAL_TIMEOUT);
     }
 }
