@@ -1,7 +1,7 @@
 # Each target does all the set-up it needs, so that a fresh clone starts with the one command that is wanted.
 # After the first, plain `cargo run`, `cargo test` and `cargo bench` work too.
 
-.PHONY: demo test peers interop daprd dapr dapr-kills dapr-bench dapr-differences lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
+.PHONY: demo test peers interop daprd dapr dapr-kills dapr-bench dapr-traces dapr-differences lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
 
 # Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
 # whom the application in examples/ answers, and shows the group.
@@ -48,6 +48,11 @@ dapr-kills: toolchain
 dapr-bench: toolchain
 	cargo build --locked --profile measure --package dingtalk-host --bin dingtalk-host
 	tests/dapr/run bench target/measure/dingtalk-host
+
+# Spans of the host, of daprd with Dapr's binding, and of daprd with this one, as an OpenTelemetry Collector gets them.
+dapr-traces: toolchain
+	cargo build --locked
+	tests/dapr/run traces target/debug/dingtalk-host
 
 # Asks Dapr's own binding, in the real sidecar, and the host the same things. Fails where docs/dapr.md does not say what
 # differs, or says what does not; tests/dapr/README.md explains the table.

@@ -11,6 +11,7 @@ use dingtalk_host::simulator::robot::RobotConfig;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::support::app::{Act, App};
+use crate::support::collector::Collector;
 use crate::support::witness::{Received, Tap, base64};
 use crate::support::{Host, PATIENCE, Reply, Resources, Robot, component, run, send, stderr, stdout};
 
@@ -53,6 +54,14 @@ impl Seen {
         self.add(place, format!("{}\n{}", reply.status, reply.body));
         for (name, value) in &reply.headers {
             self.add(format!("{place}, header {name}"), format!("{name}: {value}"));
+        }
+    }
+
+    /// What was sent by OTLP, bytes that are text among them.
+    fn spans(&mut self, collector: &Collector) {
+        assert!(collector.spans().len() > 20, "{:?}", collector.spans());
+        for post in collector.posts() {
+            self.add("spans", format!("{:?} {}", post.headers, String::from_utf8_lossy(&post.body)));
         }
     }
 
@@ -144,7 +153,10 @@ fn everything_that_can_fail(logging: &[&str]) {
         let properties = [("id", name), ("url", url), ("secret", secret), ("timeout", timeout)];
         resources = resources.with(&format!("{name}.yaml"), &component(name, &properties));
     }
-    let host = Host::serve_with(&resources, logging, &[("DAPR_API_TOKEN", API_TOKEN)]);
+    let collector = Collector::start();
+    let endpoint = format!("http://{}", collector.address());
+    let environment = [("DAPR_API_TOKEN", API_TOKEN), ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)];
+    let host = Host::serve_with(&resources, logging, &environment);
     let mut seen = Seen::default();
     let authorised = [("dapr-api-token", API_TOKEN)];
     let mut call = |place: &str, method: &str, path: &str, body: &str| {
@@ -189,6 +201,7 @@ fn everything_that_can_fail(logging: &[&str]) {
     assert!(log.contains("invocation failed") && log.contains("invoked"), "{log}");
     assert_eq!(log.lines().all(|line| line.starts_with('{')), !logging.is_empty(), "{log}");
     seen.add("the log", log);
+    seen.spans(&collector);
     let mut canaries = canaries(&signatures(&tap));
     canaries.extend([TOKEN.replace('/', r"\/"), TOKEN.replace('+', r"\u002b"), "\u{202e}".into()]);
     let signatures = signatures(&tap);
@@ -237,7 +250,10 @@ fn everything_that_can_be_received(logging: &[&str]) {
     }
     let port = app.port();
     let arguments = [&["--app-port", &*port, "--app-timeout", "1s", "--callback-timeout", "60s"], logging].concat();
-    let host = Host::serve_with(&resources, &arguments, &[("APP_API_TOKEN", APP_TOKEN)]);
+    let collector = Collector::start();
+    let endpoint = format!("http://{}", collector.address());
+    let environment = [("APP_API_TOKEN", APP_TOKEN), ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)];
+    let host = Host::serve_with(&resources, &arguments, &environment);
     let tap = Tap::before(host.address());
     for (robot, name) in robots.iter().zip(["signed", "token"]) {
         robot.set_callback_url(&format!("http://{}/v1.0/bindings/{name}/callback", tap.address()));
@@ -314,6 +330,7 @@ fn everything_that_can_be_received(logging: &[&str]) {
     }
     assert_eq!(log.lines().all(|line| line.starts_with('{')), !logging.is_empty(), "{log}");
     seen.add("the log", log);
+    seen.spans(&collector);
     let mut signatures = sent_headers(&tap, "sign");
     assert!(signatures.len() > 20, "{signatures:?}");
     // What the forgeries make of one is none, but could still be of use.

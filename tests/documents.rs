@@ -180,10 +180,11 @@ fn strings(text: &str) -> impl Iterator<Item = &str> {
 
 /// The names in the sources that look like a variable's. Those that are something else are named here.
 fn variables() -> Names {
-    const OTHER: [&str; 5] = [
+    const OTHER: [&str; 6] = [
         "INPUT_BINDING",
         "OUTPUT_BINDING",
-        // Its version, when it is built.
+        // Its name and version, when it is built.
+        "CARGO_PKG_NAME",
         "CARGO_PKG_VERSION",
         // Libraries read these; an operator here has no use for them.
         "REQUEST_METHOD",
@@ -215,7 +216,13 @@ fn variables() -> Names {
 fn every_variable_is_documented_and_every_documented_one_is_read() {
     let document = read("docs/commands.md");
     let documented = names(rows(section(&document, "\n## Environment variables\n", "\n## ")));
-    same("docs/commands.md", "variables", &documented, &variables());
+    let (mut of_spans, others): (Names, Names) = variables().into_iter().partition(|name| name.starts_with("OTEL_"));
+    same("docs/commands.md", "variables", &documented, &others);
+    let tracing = read("docs/tracing.md");
+    let names_of_spans = code_spans(&tracing).filter(|name| name.starts_with("OTEL_"));
+    // The SDK reads it.
+    of_spans.insert("OTEL_BSP_SCHEDULE_DELAY".to_owned());
+    same("docs/tracing.md", "variables", &names(names_of_spans), &of_spans);
     let of_flags = commands().into_iter().flat_map(|path| {
         let command = subcommand(&path.iter().map(String::as_str).collect::<Vec<_>>());
         command.get_arguments().filter_map(|a| Some(a.get_env()?.to_str()?.to_owned())).collect::<Vec<_>>()

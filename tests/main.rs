@@ -30,5 +30,6 @@ mod replays;
 mod resiliency;
 mod serve;
 mod signature;
+mod spans;
 mod strangers;
 mod support;

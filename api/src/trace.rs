@@ -97,6 +97,15 @@ pub fn of_callback(headers: &HeaderMap) -> Vec<(String, String)> {
     trace
 }
 
+/// The caller's trace over gRPC, in either form, where there is one.
+pub fn of_call(headers: &HeaderMap) -> Vec<(String, String)> {
+    let trace = of_callback(headers);
+    match of_binary(headers) {
+        Some(parent) if trace.is_empty() => vec![(TRACE[0].to_owned(), parent)],
+        _ => trace,
+    }
+}
+
 /// W3C trace context, section 3.2: version, trace, parent and flags, in lower case; neither id is zero.
 fn is_traceparent(value: &str) -> bool {
     let mut parts = value.split('-');

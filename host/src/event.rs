@@ -10,6 +10,8 @@ use dingtalk_api::{delivery, grpc};
 use dingtalk_binding::json;
 use sha2::{Digest as _, Sha256};
 
+use crate::spans::Span;
+
 /// A received message. Its `Debug` output shows neither data nor metadata: people wrote them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Event {
@@ -56,6 +58,13 @@ impl Event {
         if id.is_none() || is_text() != Some(true) {
             self.metadata.retain(|(name, _)| name != "msgId");
         }
+    }
+
+    /// The same event, handed on below `span`.
+    pub(crate) fn below(&self, span: &Span) -> Self {
+        let mut event = self.clone();
+        span.put(&mut event.trace);
+        event
     }
 
     /// The value of a metadata item, its name as documented.

@@ -38,6 +38,7 @@ pub mod resiliency;
 pub mod resources;
 pub mod sandbox;
 pub mod simulator;
+pub mod spans;
 
 pub use dingtalk_binding::settings::Settings;
 pub use dingtalk_component::COMPONENT;

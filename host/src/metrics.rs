@@ -58,6 +58,8 @@ pub(crate) struct State {
     pub(crate) calls: Vec<(&'static str, &'static str, usize)>,
     /// If there is an inbox, and it can be read.
     pub(crate) inbox: Option<InboxState>,
+    /// By what became of them: spans, where there are any.
+    pub(crate) spans: Option<[(&'static str, u64); 3]>,
 }
 
 /// What an inbox holds.
@@ -220,7 +222,7 @@ impl Families {
 
 impl State {
     fn register(&self, registry: &Registry) -> Result<(), Error> {
-        let Self { bindings, egress_refused, stopped, calls, inbox } = self;
+        let Self { bindings, egress_refused, stopped, calls, inbox, spans } = self;
         let refused = counter(
             "dingtalk_egress_refused_total",
             "Requests to destinations that the binding may not reach, since it was loaded.",
@@ -251,6 +253,13 @@ impl State {
         let build = IntGauge::with_opts(version)?;
         build.set(1);
         registry.register(Box::new(build))?;
+        if let Some(spans) = spans {
+            let all = counter("dingtalk_spans_total", "Spans, by what became of them.", &["result"])?;
+            for (result, number) in spans {
+                all.get_metric_with_label_values(&[*result])?.inc_by(*number);
+            }
+            registry.register(Box::new(all))?;
+        }
         if let Some(InboxState { pending, dead, oldest_ms }) = inbox {
             let events = IntGaugeVec::new(Opts::new("dingtalk_inbox_events", "Events in the inbox now."), &["state"])?;
             events.get_metric_with_label_values(&["pending"])?.set(gauge(*pending));
@@ -377,6 +386,7 @@ mod tests {
             stopped: vec![("team".into(), "time", 2)],
             calls: vec![("operation", "running", 5)],
             inbox: Some(InboxState { pending: 4, dead: 1, oldest_ms: 61_999 }),
+            spans: Some([("exported", 6), ("failed", 0), ("dropped", 9)]),
         };
         let lines = lines(&Metrics::new(), &state).join("\n");
         for line in [
@@ -387,6 +397,8 @@ mod tests {
             r#"dingtalk_inbox_events{app_id="shop",namespace="default",state="pending"} 4"#,
             r#"dingtalk_inbox_events{app_id="shop",namespace="default",state="dead"} 1"#,
             r#"dingtalk_inbox_oldest_seconds{app_id="shop",namespace="default"} 61"#,
+            r#"dingtalk_spans_total{app_id="shop",namespace="default",result="dropped"} 9"#,
+            r#"dingtalk_spans_total{app_id="shop",namespace="default",result="failed"} 0"#,
         ] {
             assert!(lines.contains(line), "{line}\n{lines}");
         }

@@ -4,5 +4,5 @@
 mod api;
 mod app;
 mod application;
-mod client;
+pub mod client;
 mod limits;

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod bot;
+pub mod collector;
 pub mod guest;
 pub mod held;
 pub mod inbox_app;
@@ -167,6 +168,10 @@ pub fn command(arguments: &[&str]) -> Command {
         "DAPR_HTTP_PORT",
         "DAPR_LOG_LEVEL",
         "NAMESPACE",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_RESOURCE_ATTRIBUTES",
+        "OTEL_SERVICE_NAME",
         "POD_NAME",
         "ROBOT_SECRET",
         "ROBOT_URL",

@@ -2,7 +2,7 @@
 
 use dingtalk_api::invoke::{self, InvokeError, undecodable};
 use dingtalk_api::limits::BODY_TIMEOUT;
-use dingtalk_api::{Answer, Problem, request, unread};
+use dingtalk_api::{Answer, Problem, request, trace, unread};
 use http::Request;
 use http::header::HeaderMap;
 use hyper::body::Incoming;
@@ -11,21 +11,40 @@ use super::Api;
 use super::server::Seat;
 use crate::ingress::body::{self, Share, Unread};
 use crate::sandbox;
+use crate::spans::{Span, said};
 
 /// From here on, a body is decoded where no other request waits for the thread.
 const LONG_BODY: usize = 256 << 10;
 
 impl Api {
     pub(super) async fn invoke(&self, name: &str, request: Request<Incoming>, seat: &Seat) -> Answer {
+        let Some(spans) = self.input.spans() else { return self.invoke_below(None, name, request, seat).await };
+        let said = said::invoke(request.method(), self.named(name));
+        let span = spans.begin(said, &trace::of_callback(request.headers()));
+        let mut answer = self.invoke_below(Some(&span), name, request, seat).await;
+        span.tell(answer.headers_mut());
+        span.end(said::answered(answer.status()));
+        answer
+    }
+
+    /// The name, if a binding has it.
+    pub(super) fn named<'a>(&self, name: &'a str) -> Option<&'a str> {
+        self.input.bindings().get(name).map(|_| name)
+    }
+
+    async fn invoke_below(&self, span: Option<&Span>, name: &str, request: Request<Incoming>, seat: &Seat) -> Answer {
         let (parts, body) = request.into_parts();
         let (body, _share) = match self.body(&parts.headers, body, seat).await {
             Ok(body) => body,
             Err(unread) => return self.unread(unread, undecodable),
         };
-        let request = match invoke::complete(&parts.headers, decode(body).await) {
+        let mut request = match invoke::complete(&parts.headers, decode(body).await) {
             Ok(request) => request,
             Err(answer) => return answer,
         };
+        if let Some(span) = span {
+            span.put(&mut request.metadata);
+        }
         match self.perform(name, request, seat).await {
             Ok(response) => invoke::answer::<sandbox::InvokeFailure>(name, Ok(response)),
             Err(error) => invoke::answer(name, Err(&error)),

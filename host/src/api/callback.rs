@@ -14,47 +14,59 @@ use super::server::Seat;
 use crate::ingress::body::{self, Unread};
 use crate::input::CallbackError;
 use crate::sandbox::{CallError, Callback};
+use crate::spans::said;
 
 impl Api {
     pub(super) async fn callback(&self, name: &str, request: Request<Incoming>, seat: &Seat) -> Answer {
-        let count = |result| {
-            // Whoever makes names up is counted without one.
-            let known = self.input.bindings().get(name);
-            self.input.metrics().callback(known.as_ref().map_or("", |binding| binding.name()), result);
-        };
+        let mut trace = trace::of_callback(request.headers());
+        // Whoever makes names up is counted, and told of, without one.
+        let span = self.input.spans().map(|spans| {
+            let span = spans.begin(said::callback(request.method(), self.named(name)), &trace);
+            span.put(&mut trace);
+            span
+        });
+        let (result, answer) = self.take(name, request, trace, seat).await;
+        self.input.metrics().callback(self.named(name).unwrap_or_default(), result);
+        if let Some(span) = span {
+            span.end(said::called_back(answer.status(), result));
+        }
+        answer
+    }
+
+    /// What it is counted as, and answered with.
+    async fn take(
+        &self,
+        name: &str,
+        request: Request<Incoming>,
+        trace: Vec<(String, String)>,
+        seat: &Seat,
+    ) -> (&'static str, Answer) {
         if let Err(answer) = callback::check(request.method()) {
-            count("method");
-            return answer;
+            return ("method", answer);
         }
         let arrived = self.input.bindings().arrival();
         let (parts, body) = request.into_parts();
         let body = match body::read(&parts.headers, body, MAX_BODY, CALLBACK_TIMEOUT, &seat.port.budget).await {
             Ok(body) => body,
             Err(unread) => {
-                let (result, answer) = match unread {
+                return match unread {
                     Unread::Busy => ("overloaded", callback::busy("too many long bodies at once")),
                     Unread::TooLong => ("too-large", callback::too_large()),
                     Unread::Incomplete => ("incomplete", callback::incomplete()),
                     Unread::TooSlow => ("too-slow", callback::too_slow()),
                 };
-                count(result);
-                return answer;
             }
         };
         let headers = parts.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
         let (body, _share) = body;
         let callback = Callback { headers: headers.collect(), body, arrived };
         let _call = self.call(seat);
-        match self.input.receive(name, callback, trace::of_callback(&parts.headers)).await {
+        match self.input.receive(name, callback, trace).await {
             Ok(reply) => {
                 tracing::debug!(binding = name, "callback answered");
-                count("answered");
-                callback::replied(reply)
+                ("answered", callback::replied(reply))
             }
-            Err(error) => {
-                count(result(&error));
-                self.refuse(name, &error)
-            }
+            Err(error) => (result(&error), self.refuse(name, &error)),
         }
     }
 

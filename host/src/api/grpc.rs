@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dingtalk_api::grpc::{self, Status};
 use dingtalk_api::limits::BODY_TIMEOUT;
-use dingtalk_api::{Problem, caller, unread};
+use dingtalk_api::{Problem, caller, trace, unread};
 use dingtalk_dapr::runtime::actor_runtime::ActorRuntimeStatus;
 use dingtalk_dapr::runtime::dapr_server::{Dapr, DaprServer};
 use dingtalk_dapr::runtime::{
@@ -20,7 +20,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic::codegen::{Service, async_trait};
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Extensions};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -28,6 +28,7 @@ use super::server::Seat;
 use super::{Api, bindings, fields};
 use crate::ingress::body::{self, PREFIX, Unread};
 use crate::sandbox;
+use crate::spans::{Span, said};
 
 /// A status as tonic has it.
 pub(super) fn status(status: Status) -> tonic::Status {
@@ -129,17 +130,22 @@ struct Calls {
     seat: Arc<Seat>,
 }
 
-#[async_trait]
-impl Dapr for Calls {
-    async fn invoke_binding(
+impl Calls {
+    /// What `InvokeBinding` does, below `span` if there is one.
+    async fn invoke(
         &self,
-        request: tonic::Request<InvokeBindingRequest>,
+        extensions: &Extensions,
+        head: &MetadataMap,
+        message: InvokeBindingRequest,
+        span: Option<&Span>,
     ) -> Result<tonic::Response<InvokeBindingResponse>, tonic::Status> {
-        let (head, extensions, message) = request.into_parts();
         let InvokeBindingRequest { name, data, metadata, operation } = message;
         let request = sandbox::Request { operation, data, metadata: metadata.into_iter().collect() };
         let uri = extensions.get::<Uri>().cloned().unwrap_or_default();
-        let request = grpc::complete(&uri, head.as_ref(), request).map_err(failed)?;
+        let mut request = grpc::complete(&uri, head.as_ref(), request).map_err(failed)?;
+        if let Some(span) = span {
+            span.put(&mut request.metadata);
+        }
         match self.api.perform(&name, request, &self.seat).await {
             Ok(sandbox::Response { data, metadata }) => {
                 let head = MetadataMap::from_headers(grpc::headers(&metadata));
@@ -149,6 +155,33 @@ impl Dapr for Calls {
             }
             Err(error) => Err(failed(Problem::not_invoked(&name, &error))),
         }
+    }
+}
+
+#[async_trait]
+impl Dapr for Calls {
+    async fn invoke_binding(
+        &self,
+        request: tonic::Request<InvokeBindingRequest>,
+    ) -> Result<tonic::Response<InvokeBindingResponse>, tonic::Status> {
+        let (head, extensions, message) = request.into_parts();
+        let span = self.api.input.spans().map(|spans| {
+            let said = said::invoke_grpc(self.api.named(&message.name));
+            spans.begin(said, &trace::of_call(head.as_ref()))
+        });
+        let mut answer = self.invoke(&extensions, &head, message, span.as_ref()).await;
+        if let Some(span) = span {
+            let (told, code) = match &mut answer {
+                Ok(answer) => (answer.metadata_mut(), Code::Ok),
+                Err(status) => {
+                    let code = status.code();
+                    (status.metadata_mut(), code)
+                }
+            };
+            told.insert_bin("grpc-trace-bin", MetadataValue::from_bytes(&span.binary()));
+            span.end(said::answered_grpc(code as i32));
+        }
+        answer
     }
 
     async fn get_metadata(

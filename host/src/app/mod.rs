@@ -14,7 +14,7 @@ mod http;
 mod peer;
 mod print;
 mod remote;
-mod retry_after;
+pub(crate) mod retry_after;
 mod subscription;
 
 #[cfg(test)]
@@ -30,6 +30,7 @@ pub use self::subscription::{Direction, Subscription};
 
 use crate::bindings::Binding;
 use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
+use crate::spans::said::Way;
 
 /// Where events go.
 pub enum App {
@@ -64,6 +65,19 @@ impl App {
             #[cfg(unix)]
             Self::Dapr(_) => {}
             Self::Print(_) => {}
+        }
+    }
+}
+
+impl App {
+    /// What a span says of it.
+    pub(crate) fn way(&self) -> Way {
+        match self {
+            Self::Remote(app) => app.way(),
+            Self::Component(_) => Way::Component,
+            #[cfg(unix)]
+            Self::Dapr(_) => Way::Dapr,
+            Self::Print(_) => Way::Print,
         }
     }
 }

@@ -17,6 +17,7 @@ use super::http::Http;
 use super::peer::Peer;
 use super::subscription::{Subscriber, Subscription, Verdict};
 use crate::event::{Answer, Application, BoxFuture, Event, Undelivered};
+use crate::spans::said;
 
 /// Between questions to an application that does not listen yet: it is usually started at the same time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -186,6 +187,14 @@ impl RemoteApp {
         if probe {
             let ask = Arc::clone(&self.inner).ask_early(binding.clone());
             asking.insert(binding, AbortOnDropHandle::new(tokio::spawn(ask)));
+        }
+    }
+
+    /// What a span says of the way.
+    pub(super) fn way(&self) -> said::Way {
+        match self.inner.way {
+            Way::Http(_) => said::Way::Http,
+            Way::Grpc(_) => said::Way::Grpc,
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 pub(super) const LONGEST: Duration = Duration::from_secs(300);
 
 /// Seconds or an HTTP date, as RFC 9110 has it; `None` for anything else.
-pub(super) fn parse(value: &[u8], now: SystemTime) -> Option<Duration> {
+pub(crate) fn parse(value: &[u8], now: SystemTime) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?.trim();
     let pause = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // What is no u64 is longer than any pause.

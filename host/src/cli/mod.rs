@@ -19,6 +19,7 @@ mod serve;
 mod shutdown;
 mod signals;
 pub mod simulate;
+mod spans;
 mod variables;
 
 use std::process::ExitCode;

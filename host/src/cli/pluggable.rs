@@ -14,7 +14,7 @@ use super::egress::EgressArgs;
 use super::logging::{LogArgs, LogLevel};
 use super::receiving::{self, CallbackArgs, InboxArgs};
 use super::signals::Ended;
-use super::{Failure, descriptors, shutdown};
+use super::{Failure, descriptors, shutdown, spans};
 use crate::api::{Api, Server, Surface};
 use crate::app::{App, DaprApp};
 use crate::bindings::Bindings;
@@ -23,6 +23,8 @@ use crate::egress::Proxies;
 use crate::input::Input;
 use crate::pluggable::{self, DEFAULT_FOLDER, Pluggable};
 use crate::sandbox::{Limits, Sandbox};
+use crate::spans::Spans;
+use crate::spans::settings::Tracing;
 
 /// Serves daprd as a pluggable component, in place of its built-in DingTalk binding.
 ///
@@ -56,6 +58,9 @@ pub(super) struct PluggableArgs {
     #[command(flatten)]
     log: LogArgs,
 }
+
+/// What this process is called, beside a daprd that has a name of its own.
+const NAME: &str = "dingtalk-host";
 
 /// Dapr's runtime reads the first, its SDKs for components the others.
 const FOLDERS: [&str; 3] =
@@ -97,7 +102,7 @@ pub(super) async fn run(args: PluggableArgs) -> Result<(), Failure> {
     let mut ended = Ended::new()?;
     let grace = Duration::from_secs(args.dapr_graceful_shutdown_seconds.into());
     // Beside this task, which hears a signal even while a file or a disk lets the start wait.
-    let Serving { sockets, callbacks, api, pluggable } = tokio::select! {
+    let Serving { sockets, callbacks, api, pluggable, spans } = tokio::select! {
         started = tokio::spawn(start(args)) => started??,
         _ = ended.wait() => {
             tracing::info!("stopped before anything was served");
@@ -113,6 +118,7 @@ pub(super) async fn run(args: PluggableArgs) -> Result<(), Failure> {
         };
         tokio::join!(sockets.run(pluggable.clone(), stop.clone()), received);
     };
+    let serving = spans::serve(serving, spans, &stop, grace);
     shutdown::serve(serving, stop.clone(), ended, grace, calls).await
 }
 
@@ -122,6 +128,7 @@ struct Serving {
     callbacks: Server,
     api: Arc<Api>,
     pluggable: Pluggable,
+    spans: Option<Spans>,
 }
 
 async fn start(args: PluggableArgs) -> Result<Serving, Failure> {
@@ -135,6 +142,11 @@ async fn start(args: PluggableArgs) -> Result<Serving, Failure> {
     let inbox = args.inbox.open()?;
     let app = DaprApp::new(args.app_timeout);
     let input = Input::new(bindings, Some(App::Dapr(app.clone())), inbox, args.callbacks.callback_timeout);
+    // The Configuration is daprd's: the variables alone.
+    let spans = spans::start(&Tracing::default(), NAME)?;
+    if let Some(spans) = &spans {
+        input.trace(spans.clone());
+    }
     let addresses: Vec<_> = args.callbacks.addresses().collect();
     let mut callbacks = Server::listen(&addresses).await?;
     callbacks.set_policy(Surface::Callbacks, Surface::Callbacks.policy(descriptors));
@@ -150,11 +162,11 @@ async fn start(args: PluggableArgs) -> Result<Serving, Failure> {
     for socket in sockets.paths() {
         tracing::info!(socket = %socket.display(), "listening for daprd");
     }
-    let mut api = Api::new(input.clone(), "dingtalk-host".into(), None, args.max_body_size);
+    let mut api = Api::new(input.clone(), NAME.into(), None, args.max_body_size);
     api.bindings_come = true;
     let api = Arc::new(api);
     let pluggable = Pluggable::new(input, app, Proxies::from_env(), args.egress.policy());
-    Ok(Serving { sockets, callbacks, api, pluggable })
+    Ok(Serving { sockets, callbacks, api, pluggable, spans })
 }
 
 #[cfg(test)]

@@ -16,11 +16,12 @@ use super::logging::{LogArgs, LogLevel};
 use super::receiving::{self, CallbackArgs, InboxArgs};
 use super::reload::{self, Reload};
 use super::signals::{Ended, Hangup};
-use super::{Failure, descriptors, load, shutdown};
+use super::{Failure, descriptors, load, shutdown, spans};
 use crate::api::{Allowed, Api, Server, Surface};
 use crate::input::Input;
 use crate::resources::{self, Configuration, Loader};
 use crate::sandbox::Limits;
+use crate::spans::Spans;
 
 /// Serves Dapr's bindings API over HTTP and gRPC, and hands what DingTalk sends to the application.
 ///
@@ -32,7 +33,8 @@ pub(super) struct ServeArgs {
     /// Directory with component files. Repeatable.
     #[arg(long, value_name = "DIRECTORY", required = true, value_delimiter = ',')]
     resources_path: Vec<PathBuf>,
-    /// File with Dapr's Configuration: lists of the API's routes, whether there are metrics and hot reload.
+    /// File with Dapr's Configuration: lists of the API's routes, whether there are metrics and hot reload, where spans
+    /// are sent.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Port of the HTTP API; 0 takes a free one.
@@ -98,7 +100,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let hangup = Hangup::new()?;
     let grace = Duration::from_secs(args.dapr_graceful_shutdown_seconds.into());
     // Beside this task, which hears a signal even while a file, a disk or a name server lets the start wait.
-    let Serving { server, api, input, reload } = tokio::select! {
+    let Serving { server, api, input, reload, spans } = tokio::select! {
         started = tokio::spawn(start(args)) => started??,
         _ = ended.wait() => {
             tracing::info!("stopped before anything was served");
@@ -112,6 +114,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
         server.run(Arc::clone(&api), stop.cancelled()).await;
         input.stop().await;
     };
+    let serving = spans::serve(serving, spans, &stop, grace);
     shutdown::serve(serving, stop.clone(), ended, grace, || api.calls()).await
 }
 
@@ -121,6 +124,7 @@ struct Serving {
     api: Arc<Api>,
     input: Input,
     reload: Reload,
+    spans: Option<Spans>,
 }
 
 async fn start(args: ServeArgs) -> Result<Serving, Failure> {
@@ -153,6 +157,10 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     }
     let input = Input::new(bindings, app, inbox, args.callbacks.callback_timeout);
     input.set_resiliency(resiliency);
+    let spans = spans::start(&configuration.tracing, &args.app_id)?;
+    if let Some(spans) = &spans {
+        input.trace(spans.clone());
+    }
     let api_token = env::var("DAPR_API_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new);
     let mut api = Api::new(input.clone(), args.app_id, api_token, args.max_body_size);
     (api.lists, api.grpc_lists) = (configuration.lists, configuration.grpc_lists);
@@ -188,5 +196,5 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
             Surface::Metrics => tracing::info!(%address, "metrics are listening"),
         }
     }
-    Ok(Serving { server, api: Arc::new(api), input, reload })
+    Ok(Serving { server, api: Arc::new(api), input, reload, spans })
 }

@@ -168,12 +168,17 @@ pub(crate) fn tls(scheme: Scheme) -> Result<rustls::ClientConfig, String> {
         // Never used for a connection; not worth reading the system's authorities for.
         Scheme::Http => Arc::new(rustls::RootCertStore::empty()),
     };
+    Ok(trusting(roots))
+}
+
+/// For TLS with whoever one of `roots` vouches for.
+pub(crate) fn trusting(roots: Arc<rustls::RootCertStore>) -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     #[expect(clippy::expect_used, reason = "ring offers every version that rustls has")]
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring offers TLS 1.2 and 1.3");
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    builder.with_root_certificates(roots).with_no_client_auth()
 }
 
 /// How a binding's connections reach its host. Fixed when the binding is loaded: it has one destination.

@@ -37,9 +37,10 @@ use crate::quiet::Quiet;
 pub use address::{Kind, Network};
 use client::Client;
 pub use client::Proxies;
-pub(crate) use client::tls;
+pub(crate) use client::{tls, trusting};
 use departure::Departure;
 pub use resolver::{Lookup, Policy};
+pub(crate) use roots::trusted;
 
 /// The largest request that is sent, and therefore the largest `--max-body-size`. DingTalk takes 20,000 bytes.
 pub const MAX_REQUEST_BODY: usize = 16 * 1024 * 1024;

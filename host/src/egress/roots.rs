@@ -23,7 +23,7 @@ const SYSTEM_BUNDLES: [&str; 5] = [
 /// The system's authorities, Mozilla's list (for a container image without any), and those of SSL_CERT_FILE
 /// and SSL_CERT_DIR. Read once, and only when a binding uses https: that takes some milliseconds. The error names what
 /// of the two variables cannot be read so.
-pub(super) fn trusted() -> Result<Arc<RootCertStore>, String> {
+pub(crate) fn trusted() -> Result<Arc<RootCertStore>, String> {
     static ROOTS: OnceLock<Result<Arc<RootCertStore>, String>> = OnceLock::new();
     let roots = ROOTS.get_or_init(|| {
         check(env::var_os("SSL_CERT_FILE").as_deref(), env::var_os("SSL_CERT_DIR").as_deref())?;

@@ -13,7 +13,7 @@ mod policy;
 mod repeats;
 mod signatures;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -35,6 +35,7 @@ use crate::quiet::Quiet;
 use crate::resiliency::{Course, Direction, Resilience, Resiliency};
 use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Overload, Reply, Request, Response, Rule, Slots};
+use crate::spans::{Spans, said};
 use answer::{Concurrency, Forward, Wish};
 use memory::{Memories, Memory};
 
@@ -56,6 +57,8 @@ struct Inner {
     tasks: TaskTracker,
     metrics: Metrics,
     resilience: Resilience,
+    /// Nothing where tracing is off.
+    spans: OnceLock<Spans>,
     /// Lines of which a callback each could cause one.
     quiet: Quiet,
 }
@@ -122,8 +125,20 @@ impl Input {
         let metrics = Metrics::new();
         metrics.loaded(bindings.all().len());
         let resilience = Resilience::default();
-        let inner =
-            Inner { bindings, app, inbox, memories, callback_timeout, forwards, tasks, metrics, resilience, quiet };
+        let spans = OnceLock::new();
+        let inner = Inner {
+            bindings,
+            app,
+            inbox,
+            memories,
+            callback_timeout,
+            forwards,
+            tasks,
+            metrics,
+            resilience,
+            spans,
+            quiet,
+        };
         let input = Self(Arc::new(inner));
         if let Some(inbox) = &input.0.inbox {
             inbox.start(Arc::new(Deliveries(Arc::downgrade(&input.0))));
@@ -136,6 +151,16 @@ impl Input {
         &self.0.bindings
     }
 
+    /// From now on, spans tell what is done. Once.
+    pub fn trace(&self, spans: Spans) {
+        let _ = self.0.spans.set(spans);
+    }
+
+    /// What makes spans, if anything does.
+    pub(crate) fn spans(&self) -> Option<&Spans> {
+        self.0.spans.get()
+    }
+
     /// What is counted.
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
@@ -143,7 +168,7 @@ impl Input {
 
     /// What is counted, and what is now, as Prometheus' text: each line with `labels`.
     pub(crate) async fn metrics_text(&self, labels: &[(&str, &str)]) -> Result<String, prometheus::Error> {
-        let Inner { bindings, inbox, metrics, .. } = &*self.0;
+        let Inner { bindings, inbox, metrics, spans, .. } = &*self.0;
         let loaded = bindings.all();
         let stopped = |binding: &Arc<Binding>| {
             let name = binding.name().to_owned();
@@ -154,6 +179,7 @@ impl Input {
             egress_refused: loaded.iter().map(|one| (one.name().to_owned(), one.egress_refused())).collect(),
             stopped: loaded.iter().flat_map(stopped).collect(),
             calls: bindings.calls(),
+            spans: spans.get().map(Spans::counts),
             inbox: match inbox {
                 // What cannot be read is left out; the inbox itself says why.
                 Some(inbox) => match (inbox.counts().await, inbox.oldest_ms().await) {
@@ -196,7 +222,9 @@ impl Input {
         let reader = is_get.then(|| self.reader(name, Vec::new(), Way::Direct)).flatten();
         let mut course = self.0.resilience.course(name, Direction::Outbound);
         let mut next = request;
+        let mut attempt = 0_u32;
         loop {
+            attempt = attempt.saturating_add(1);
             let leave = match course.begin() {
                 Ok(leave) => leave,
                 Err(refused) => {
@@ -206,7 +234,13 @@ impl Input {
             };
             // What the application was handed once, it may have acted on, whatever became of its answer.
             let kept = course.retry().filter(|_| !is_get).map(|_| next.clone());
+            // Of "get" there is what the application is handed.
+            let spans = self.0.spans.get().filter(|_| !is_get);
+            let span = spans.map(|spans| spans.begin(said::operation(name, &next.operation, attempt), &next.metadata));
             let result = self.0.bindings.invoke_within(name, next, reader.clone(), course.timeout()).await;
+            if let Some(span) = span {
+                span.end(said::operated(&result));
+            }
             leave.end(result.as_ref().err().is_none_or(|error| !policy::counts(error)));
             let again = result.as_ref().is_err_and(policy::may_be_repeated).then_some(kept).flatten();
             let Some((request, pause)) = again.and_then(|request| Some((request, course.again()?))) else {
@@ -321,7 +355,7 @@ impl Reader {
                 let answer = answer.map_err(|error| failure(&error))?;
                 // A reply has nowhere to go but to the caller.
                 if let Ok(Wish::Forward(forward)) = answer::read(&answer) {
-                    self.inner.forward(&event.binding, forward);
+                    self.inner.forward(event, forward);
                 }
                 Ok(answer)
             }
@@ -443,11 +477,18 @@ impl Inner {
             None => Some(self.resilience.course(&event.binding, Direction::Inbound)),
             Some(_) => None,
         };
+        let mut attempt = 0_u32;
         loop {
+            attempt = attempt.saturating_add(1);
             let leave = match course.as_ref().map(Course::begin).transpose() {
                 Ok(leave) => leave,
                 Err(refused) => return Err(Undelivered::Unreachable(refused.to_string())),
             };
+            let begin = |spans: &Spans| spans.begin(said::delivery(&event.binding, app.way(), attempt), &event.trace);
+            let span = self.spans.get().map(begin);
+            // The application continues what it is handed.
+            let handed = span.as_ref().map(|span| event.below(span));
+            let event = handed.as_ref().unwrap_or(event);
             let since = Instant::now();
             let answer = match course.as_ref().and_then(Course::timeout) {
                 None => app.deliver(event).await,
@@ -459,6 +500,9 @@ impl Inner {
                 }),
             };
             self.metrics.delivered(&event.binding, since, answer.is_ok());
+            if let Some(span) = span {
+                span.end(said::delivered(&answer));
+            }
             if let Some(leave) = leave {
                 leave.end(answer.is_ok());
             }
@@ -481,7 +525,7 @@ impl Inner {
             Ok(Wish::Nothing) => None,
             Ok(Wish::Reply(reply)) => Some(reply),
             Ok(Wish::Forward(forward)) => {
-                self.forward(&event.binding, forward);
+                self.forward(event, forward);
                 None
             }
             Err(reason) => {
@@ -493,7 +537,8 @@ impl Inner {
 
     /// Sends data on in the background. Answers whose data waits are bounded: a robot that hangs keeps each of them
     /// for as long as a call may take.
-    fn forward(self: &Arc<Self>, from: &str, forward: Forward) {
+    fn forward(self: &Arc<Self>, event: &Event, forward: Forward) {
+        let from = event.binding.as_str();
         let owner = self.bindings.get(from).map_or(u64::MAX, |binding| binding.tenant_id());
         let slot = match self.forwards.try_take(owner) {
             Ok(slot) => slot,
@@ -505,13 +550,14 @@ impl Inner {
         let Forward { to, data, concurrency } = forward;
         let data: Bytes = data.map_or_else(|| "null".into(), |data| String::from(Box::<str>::from(data)).into());
         let (inner, from) = (Arc::clone(self), from.to_owned());
+        let trace: Trace = if self.spans.get().is_some() { event.trace.clone().into() } else { Arc::default() };
         self.tasks.spawn(async move {
             let _slot = slot;
             match concurrency {
                 Concurrency::Sequential => {
                     for name in to {
                         // As Dapr does: what comes after may depend on it.
-                        if !inner.send_on(&from, &name, &data).await {
+                        if !inner.send_on(&from, &name, &data, &trace).await {
                             break;
                         }
                     }
@@ -520,7 +566,8 @@ impl Inner {
                     let mut sending = JoinSet::new();
                     for name in to {
                         let (inner, from, data) = (Arc::clone(&inner), from.clone(), data.clone());
-                        sending.spawn(async move { inner.send_on(&from, &name, &data).await });
+                        let trace = Arc::clone(&trace);
+                        sending.spawn(async move { inner.send_on(&from, &name, &data, &trace).await });
                     }
                     sending.join_all().await;
                 }
@@ -528,14 +575,20 @@ impl Inner {
         });
     }
 
-    async fn send_on(&self, from: &str, to: &str, data: &Bytes) -> bool {
+    async fn send_on(&self, from: &str, to: &str, data: &Bytes, trace: &[(String, String)]) -> bool {
         let memory = self.memory(from);
         let bytes = u32::try_from(data.len().min(SENDING)).unwrap_or(u32::MAX);
         let _share = match &memory {
             Some(memory) => memory.messages.sending.acquire_many(bytes).await.ok(),
             None => None,
         };
+        // A name that the application has made up is in no span.
+        let spans = self.spans.get().filter(|_| self.bindings.get(to).is_some());
+        let span = spans.map(|spans| spans.begin(said::operation(to, "create", 1), trace));
         let sent = self.bindings.create(to, data).await;
+        if let Some(span) = span {
+            span.end(said::operated(&sent));
+        }
         if let Err(error) = &sent {
             tracing::error!(binding = from, to, %error, "an answer was not sent on");
         }
@@ -561,12 +614,21 @@ impl Inner {
             metadata.push(("sessionWebhookExpiredTime".into(), expires.get().trim_matches('"').to_owned()));
         }
         let request = Request { operation: "reply".into(), data: reply.into(), metadata };
-        match self.bindings.perform(&event.binding, request).await {
+        let begin = |spans: &Spans| spans.begin(said::operation(&event.binding, "reply", 1), &event.trace);
+        let span = self.spans.get().map(begin);
+        let posted = self.bindings.perform(&event.binding, request).await;
+        if let Some(span) = span {
+            span.end(said::operated(&posted));
+        }
+        match posted {
             Ok(_) => tracing::debug!(binding = event.binding, "a late reply was posted"),
             Err(error) => failed(&error.to_string()),
         }
     }
 }
+
+/// Shared by all whom an answer is sent on to.
+type Trace = Arc<[(String, String)]>;
 
 /// What the inbox delivers to. Does not keep the bindings: the inbox is part of what holds them.
 struct Deliveries(std::sync::Weak<Inner>);

@@ -9,8 +9,9 @@ use dingtalk_api::route::Lists;
 
 use super::schema::{API_VERSION, boolean, field, list, mapping, text};
 use super::yaml::{self, Kind, Mistake, Node};
-use super::{Context, LoadError};
+use super::{Context, LoadError, traces};
 use crate::files;
+use crate::spans::settings::Tracing;
 
 const KIND: &str = "Configuration";
 
@@ -25,6 +26,8 @@ pub struct Configuration {
     pub metrics: Option<bool>,
     /// Whether component files are followed, if it says so.
     pub hot_reload: Option<bool>,
+    /// Which spans are wanted.
+    pub tracing: Tracing,
     /// What it says in vain. Each names its file.
     pub warnings: Vec<String>,
 }
@@ -80,9 +83,10 @@ fn configuration(document: &Node<'_>, path: &Path, context: &Context<'_>) -> Res
     }
     let Some(spec) = mapping(document, "spec")? else { return Ok(configuration) };
     let Kind::Map(entries) = &spec.kind else { return Ok(configuration) };
-    let mut warn = |node: &Node<'_>, what: &str| {
-        configuration.warnings.push(format!("{}:{}: {what}", path.display(), node.line));
+    let mut warn = |line: u64, what: &str| {
+        configuration.warnings.push(format!("{}:{line}: {what}", path.display()));
     };
+    let mut tracing = Tracing::default();
     let mut features = None;
     let mut metrics = None;
     for (name, node) in entries {
@@ -91,7 +95,7 @@ fn configuration(document: &Node<'_>, path: &Path, context: &Context<'_>) -> Res
             "metric" | "metrics" => {
                 if has_other_than(node, &["enabled"]) {
                     warn(
-                        node,
+                        node.line,
                         &format!("spec.{name}: only \"enabled\" is followed; buckets and labels are Dapr's defaults"),
                     );
                 }
@@ -99,17 +103,19 @@ fn configuration(document: &Node<'_>, path: &Path, context: &Context<'_>) -> Res
                     metrics = Some(boolean(node, "enabled", "metrics.enabled")?);
                 }
             }
+            "tracing" if matches!(node.kind, Kind::Null) => {}
             "tracing" => {
-                let rate = text(node, "samplingRate", "tracing.samplingRate")?.unwrap_or_default();
-                if rate.parse::<f64>().is_ok_and(|rate| rate > 0.0) {
-                    warn(node, "spec.tracing: this host makes no spans; it hands a caller's traceparent on");
+                let (said, in_vain) = traces::read(node, context.env)?;
+                tracing = said;
+                for (line, what) in in_vain {
+                    warn(line, &what);
                 }
             }
             "accesscontrol" | "secrets" | "components" => {
                 // Who may call other applications, read secrets by the API, or have a component of another kind: nobody.
                 tracing::debug!(spec = %name, "there is nothing that it would limit");
             }
-            _ => warn(node, &format!("spec.{name} is not followed by this host")),
+            _ => warn(node.line, &format!("spec.{name} is not followed by this host")),
         }
     }
     if let Some(api) = mapping(spec, "api")? {
@@ -122,7 +128,7 @@ fn configuration(document: &Node<'_>, path: &Path, context: &Context<'_>) -> Res
             features = Some(boolean(feature, "enabled", "the enabled of the feature HotReload")?);
         }
     }
-    configuration.metrics = metrics;
+    (configuration.metrics, configuration.tracing) = (metrics, tracing);
     configuration.hot_reload = features;
     Ok(configuration)
 }
@@ -191,19 +197,20 @@ mod tests {
     #[test]
     fn what_is_followed_and_what_is_not() {
         let quiet = "spec:\n  metrics: {enabled: false}\n  features: [{name: HotReload, enabled: false}, {name: Other, enabled: true}]\n  tracing: {samplingRate: \"0\"}\n  accessControl: {}\n";
-        let expected = Configuration { metrics: Some(false), hot_reload: Some(false), ..Configuration::default() };
+        let tracing = Tracing { rate: Some("0".into()), ..Tracing::default() };
+        let expected =
+            Configuration { metrics: Some(false), hot_reload: Some(false), tracing, ..Configuration::default() };
         assert_eq!(of(quiet), Ok(expected));
-        let loud = "spec:\n  metric:\n    enabled: true\n    rules: []\n  tracing:\n    samplingRate: \"0.5\"\n  httpPipeline:\n    handlers: []\n";
+        let loud = "spec:\n  metric:\n    enabled: true\n    rules: []\n  tracing:\n    zipkin: {endpointAddress: z}\n  httpPipeline:\n    handlers: []\n";
         let read = of(loud).unwrap();
         assert_eq!((read.metrics, read.hot_reload), (Some(true), None));
+        let [metric, zipkin, pipeline] = &read.warnings[..] else { panic!("{:?}", read.warnings) };
         assert_eq!(
-            read.warnings,
-            [
-                "c.yaml:6: spec.metric: only \"enabled\" is followed; buckets and labels are Dapr's defaults",
-                "c.yaml:9: spec.tracing: this host makes no spans; it hands a caller's traceparent on",
-                "c.yaml:11: spec.httpPipeline is not followed by this host",
-            ]
+            metric,
+            "c.yaml:6: spec.metric: only \"enabled\" is followed; buckets and labels are Dapr's defaults"
         );
+        assert!(zipkin.starts_with("c.yaml:9: spec.tracing.zipkin: "), "{zipkin}");
+        assert_eq!(pipeline, "c.yaml:11: spec.httpPipeline is not followed by this host");
         assert_eq!(of("spec:"), Ok(Configuration::default()));
     }
 

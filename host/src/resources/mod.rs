@@ -11,6 +11,7 @@ mod resiliency;
 mod schema;
 mod secrets;
 mod templates;
+mod traces;
 mod uuids;
 pub(crate) mod watch;
 mod yaml;

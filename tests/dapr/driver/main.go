@@ -11,17 +11,17 @@ import (
 
 // Where the programs are, and where files go: all but the first in the folder that ./build fills.
 type paths struct {
-	host, daprd, builtin, conformance, folder string
+	host, daprd, builtin, conformance, collector, folder string
 }
 
 func main() {
 	if len(os.Args) < 4 {
-		fmt.Fprintln(os.Stderr, "usage: driver run|kills|bench DINGTALK-HOST FOLDER [NUMBER [SEED]]")
+		fmt.Fprintln(os.Stderr, "usage: driver run|kills|bench|traces DINGTALK-HOST FOLDER [NUMBER [SEED]]")
 		os.Exit(2)
 	}
 	folder := os.Args[3]
 	built := func(name string) string { return filepath.Join(folder, name) }
-	programs := paths{os.Args[2], built("daprd"), built("daprd-builtin"), built("conformance"), built("stages")}
+	programs := paths{os.Args[2], built("daprd"), built("daprd-builtin"), built("conformance"), built("collector"), built("stages")}
 	number, seed := argument(4), argument(5)
 	right := false
 	switch os.Args[1] {
@@ -31,8 +31,10 @@ func main() {
 		right = kills(programs, int(number), seed)
 	case "bench":
 		right = bench(programs, int(number))
+	case "traces":
+		right = traces(programs)
 	default:
-		fmt.Fprintf(os.Stderr, "%q is none of run, kills, bench\n", os.Args[1])
+		fmt.Fprintf(os.Stderr, "%q is none of run, kills, bench, traces\n", os.Args[1])
 		os.Exit(2)
 	}
 	if !right {

@@ -104,12 +104,15 @@ func (s *stage) speakTo(name string) error {
 }
 
 // Starts the component's process, and waits until daprd can find it.
-func (s *stage) startComponent(flags ...string) error {
+func (s *stage) startComponent(flags ...string) error { return s.startComponentWith(nil, flags...) }
+
+// The same, with these environment variables.
+func (s *stage) startComponentWith(environment []string, flags ...string) error {
 	command := append([]string{
 		s.host, "pluggable", "--callback-port", s.callbacks, "--components-sockets-folder", s.sockets,
 	}, flags...)
 	var err error
-	if s.component, err = support.Start("dingtalk-host pluggable", nil, command...); err != nil {
+	if s.component, err = support.Start("dingtalk-host pluggable", environment, command...); err != nil {
 		return err
 	}
 	err = eventually(patience, "the component listens for daprd", func() bool {

@@ -1,0 +1,33 @@
+//! Spans as lines of the log, for who tries tracing out: `spec.tracing.stdout`.
+
+use std::time::Duration;
+
+use opentelemetry::trace::Status;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{SpanData, SpanExporter};
+
+/// Writes what daprd writes: name, identifiers and times.
+#[derive(Debug)]
+pub(super) struct Log;
+
+impl SpanExporter for Log {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        for span in batch {
+            let took = span.end_time.duration_since(span.start_time).unwrap_or(Duration::ZERO);
+            let failure = match &span.status {
+                Status::Error { description } => Some(description.as_ref()),
+                Status::Ok | Status::Unset => None,
+            };
+            tracing::info!(
+                name = %span.name,
+                trace_id = %span.span_context.trace_id(),
+                span_id = %span.span_context.span_id(),
+                parent_id = %span.parent_span_id,
+                microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                failure,
+                "span"
+            );
+        }
+        Ok(())
+    }
+}
