@@ -83,6 +83,11 @@ pub(crate) async fn read_message(
 /// Of a gRPC message: whether it is compressed, and its length in four bytes.
 pub(crate) const PREFIX: usize = 5;
 
+/// Of a gRPC message with its prefix, as far as `begun` tells.
+pub(crate) fn message_length(begun: &[u8]) -> usize {
+    Announced::InPrefix.length(begun).unwrap_or(begun.len())
+}
+
 /// Where a body's length stands.
 #[derive(Clone, Copy)]
 enum Announced {

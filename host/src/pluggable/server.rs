@@ -24,11 +24,12 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::frames::{self, Acknowledgements};
+use super::frames::Acknowledgements;
 use super::service::Service;
 use super::socket::{self, SocketError, Sockets};
 use super::{Pluggable, Shared};
 use crate::event::BoxFuture;
+use crate::fields::{self, Often, Unfit};
 use crate::ingress::body::{self, PREFIX, Unread};
 use crate::ingress::connection::{Activity, Call, hold};
 use crate::ingress::port::{Policy, Port};
@@ -57,7 +58,7 @@ const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
 const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
 
 /// The field `metadata` of an `InvokeRequest`.
-const METADATA: u32 = 2;
+const METADATA: Often = Often { field: 2, most: MAX_METADATA, is_map: true };
 
 /// Of reflection's questions, which are names.
 const MAX_QUESTION: usize = 4 << 10;
@@ -297,8 +298,12 @@ impl Routes {
         };
         let _call = activity.call();
         // Not only of an operation: what else has so many is nothing that is known here.
-        if !is_init && frames::count(body.get(PREFIX..).unwrap_or_default(), METADATA) > MAX_METADATA {
-            return Status::invalid_argument(format!("metadata has more than {MAX_METADATA} items")).into_http();
+        if !is_init && let Err(unfit) = fields::check(body.get(PREFIX..).unwrap_or_default(), Some(METADATA)) {
+            return match unfit {
+                Unfit::Items(most) => Status::invalid_argument(format!("metadata has more than {most} items")),
+                unfit => Status::internal(format!("the message cannot be decoded: {unfit}")),
+            }
+            .into_http();
         }
         route(Request::from_parts(parts, Body::new(Full::from(body)))).await
     }
