@@ -3,4 +3,5 @@
 
 pub(crate) mod body;
 pub(crate) mod connection;
+pub(crate) mod listeners;
 pub(crate) mod port;
