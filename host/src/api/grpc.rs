@@ -80,17 +80,17 @@ impl Api {
     }
 
     async fn call_grpc(self: Arc<Self>, request: Request<Incoming>, seat: &Arc<Seat>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         if let Err(refused) = self.check_grpc(&parts, seat) {
             return status(refused).into_http();
         }
         let limit = self.max_body_size;
-        let read = body::read_message(&parts.headers, body, limit, BODY_TIMEOUT, &seat.port.budget).await;
+        let read = body::read_message(&mut parts.headers, body, limit, BODY_TIMEOUT, &seat.port.budget).await;
         let (message, _share) = match read {
             Ok(message) => message,
             Err(why) => return failed(unread_message(why, limit)).into_http(),
         };
-        // Before tonic makes something of every field. What is compressed it refuses.
+        // Before tonic makes something of every field. What is compressed in another way than gzip it refuses.
         if let Some((_, fields)) = message.split_at_checked(PREFIX).filter(|(prefix, _)| prefix.starts_with(&[0]))
             && let Err(what) = fields::check(fields, Some(METADATA))
         {

@@ -253,10 +253,10 @@ impl Routes {
         let Some(_request) = port.request() else {
             return Status::resource_exhausted("too many calls at once; send it again").into_http();
         };
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let is_init = parts.uri.path().ends_with("/Init");
         let limit = if is_init { MAX_INIT } else { self.max_message };
-        let read = body::read_message(&parts.headers, body, limit, BODY_TIMEOUT, &port.budget).await;
+        let read = body::read_message(&mut parts.headers, body, limit, BODY_TIMEOUT, &port.budget).await;
         let (body, _share) = match read {
             Ok(body) => body,
             Err(unread) => return self.unread(unread, limit).into_http(),
