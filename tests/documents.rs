@@ -553,7 +553,7 @@ const LIMITS: [(&str, &str, &str, &str); 61] = [
     ("sockets: answer", "1 MiB", "../../api/src/delivery/mod.rs", "const MAX_ANSWER: usize = 1 << 20;"),
     ("sockets: reflection", "64", "pluggable/server.rs", "const MAX_REFLECTIONS: usize = 64;"),
     ("sockets: reflection", "4 KiB", "pluggable/server.rs", "const MAX_QUESTION: usize = 4 << 10;"),
-    ("fields of a gRPC message", "64 beside", "api/fields.rs", "const MAX_FIELDS: usize = 64;"),
+    ("fields of a gRPC message", "64 beside", "fields.rs", "const MAX_FIELDS: usize = 64;"),
     ("items of `metadata`", "1,000", "../../api/src/request.rs", "const MAX_METADATA: usize = 1_000;"),
 ];
 

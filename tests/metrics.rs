@@ -19,13 +19,13 @@ fn address(host: &Host) -> SocketAddr {
     line.split_once("address=").unwrap().1.trim().parse().unwrap()
 }
 
-fn get(host: &Host) -> Reply {
+pub fn get(host: &Host) -> Reply {
     send(address(host), "GET", "/metrics", &[], b"")
 }
 
 /// The number of a line, which is known by its beginning and by `labels`.
 #[track_caller]
-fn value(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
+pub fn value(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
     let start = format!("{name}{{");
     let mut lines =
         text.lines().filter(|line| line.starts_with(&start) && labels.iter().all(|label| line.contains(label)));

@@ -4,11 +4,13 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use dingtalk_host::simulator::conversation::Say;
 use dingtalk_host::simulator::fault::{Fault, Times};
 
+use crate::metrics::{get, value};
 use crate::support::app::{Act, App};
 use crate::support::held::Held;
-use crate::support::receiving::{callback, text, until};
+use crate::support::receiving::{callback, talkative, text, until};
 use crate::support::{Host, Reply, Resources, Robot, SECRET, command, component, finish, stderr};
 
 const CREATE: &str = r#"{"operation":"create","data":{"message":"Hi"}}"#;
@@ -144,6 +146,75 @@ fn events_are_handed_over_again_as_the_policy_says() {
     app.answer(Act::Answer(422, String::new()));
     assert_eq!(callback(&host, &text("m2")).status, 503);
     assert_eq!(app.events().len(), 4);
+}
+
+/// As a client's own calls are: `other` has the policies of `team`, and the inbox is too late for its callback.
+#[test]
+fn what_an_answer_asks_for_is_under_the_policies_of_whom_it_is_for_and_is_counted() {
+    let (app, robot) = (App::start(), talkative());
+    let url = robot.url();
+    let origin = url.split("/robot/").next().unwrap();
+    let properties = [("id", "team"), ("url", url.as_str()), ("secret", SECRET)];
+    let policies = resiliency(RETRY, "outbound: {retry: again}\n      other:\n        outbound: {retry: again}");
+    let resources = Resources::new()
+        .with("team.yaml", &component("team", &[&properties[..], &[("sessionWebhookHosts", origin)]].concat()))
+        .with("other.yaml", &component("other", &properties))
+        .with("resiliency.yaml", &policies);
+    let dir = tempfile::tempdir().unwrap();
+    let inbox = dir.path().to_str().unwrap().to_owned();
+    let more = ["--app-port", &app.port(), "--metrics-port", "0", "--inbox", &inbox, "--callback-timeout", "100ms"];
+    let host = Host::serve_with(&resources, &more, &[]);
+    robot.set_callback_url(&host.callback_url("team"));
+    let busy = || Fault::Rejected { errcode: -1, errmsg: "system busy".into() };
+    let forward = |data: &str| Act::ok(&format!(r#"{{"to":["other"],"data":{data}}}"#));
+    let twice = Times::Next(2.try_into().unwrap());
+
+    robot.fail(busy(), twice);
+    app.answer(forward(r#"{"message":"first"}"#));
+    assert_eq!(callback(&host, &text("m1")).status, 200);
+    until("it is sent on", || robot.stats().accepted == 1);
+    assert_eq!(requests(&robot), 3);
+    assert_output(&host, "other", "create", "true", 1.0);
+
+    // Whether it was posted nobody knows: it is sent again with a uuid only.
+    robot.fail(Fault::HalfBody, Times::ONCE);
+    app.answer(forward(r#"{"message":"second"}"#));
+    assert_eq!(callback(&host, &text("m2")).status, 200);
+    host.wait_for_log("an answer was not sent on");
+    assert_output(&host, "other", "create", "false", 1.0);
+    assert_eq!((requests(&robot), robot.messages().len()), (4, 2));
+    robot.fail(Fault::HalfBody, Times::ONCE);
+    app.answer(forward(r#"{"msgtype":"text","text":{"content":"third"},"msgUuid":"u1"}"#));
+    assert_eq!(callback(&host, &text("m3")).status, 200);
+    until("it is sent on", || requests(&robot) == 6);
+    assert_output(&host, "other", "create", "true", 2.0);
+    assert_eq!((robot.stats().repeated, robot.messages().len()), (1, 3), "the group has each message once");
+
+    // What is not there is nobody's.
+    app.answer(Act::ok(r#"{"to":["none"],"data":1}"#));
+    assert_eq!(callback(&host, &text("m4")).status, 200);
+    host.wait_for_log("couldn't find output binding none");
+    let none = ["component=\"\"", "operation=\"\"", "success=\"false\""];
+    until("it is counted", || value(&get(&host).body, "dapr_component_output_binding_count", &none) == Some(1.0));
+
+    // A reply that comes late.
+    let gate = app.answer_behind(Act::ok(r#"{"msgtype":"text","text":{"content":"see you"}}"#));
+    let said = robot.say(Say::text("hello"));
+    assert_eq!(said.attempts.last().unwrap().status, Some(200));
+    robot.fail(busy(), twice);
+    gate.open();
+    until("the reply is posted", || robot.messages().iter().any(|message| message.shown.contains("see you")));
+    assert_output(&host, "team", "reply", "true", 1.0);
+}
+
+/// So many operations of `component` have ended like this, sooner or later.
+#[track_caller]
+fn assert_output(host: &Host, component: &str, operation: &str, success: &str, expected: f64) {
+    let labels = [("component", component), ("operation", operation), ("success", success)];
+    let labels = labels.map(|(label, value)| format!("{label}=\"{value}\""));
+    let labels: Vec<_> = labels.iter().map(String::as_str).collect();
+    let what = format!("{expected} of {labels:?}");
+    until(&what, || value(&get(host).body, "dapr_component_output_binding_count", &labels) == Some(expected));
 }
 
 /// Whatever became of its answer: it may have acted on the event.

@@ -117,6 +117,9 @@ impl Binding {
     }
 }
 
+/// The operation that sends.
+pub(crate) const CREATE: &str = "create";
+
 /// Why an operation failed.
 pub type InvokeError = invoke::InvokeError<InvokeFailure>;
 
@@ -265,11 +268,15 @@ impl Bindings {
 
     /// Has the binding called `name` create a message of `data`, which is copied once there is a slot for the call:
     /// the same data may wait for many.
-    pub(crate) async fn create(&self, name: &str, data: &[u8]) -> Result<Response, InvokeError> {
-        const CREATE: &str = "create";
+    pub(crate) async fn create(
+        &self,
+        name: &str,
+        data: &[u8],
+        limit: Option<Duration>,
+    ) -> Result<Response, InvokeError> {
         let binding = self.with_operation(name, CREATE)?;
         let request = || Request { operation: CREATE.into(), data: data.to_vec(), metadata: Vec::new() };
-        let called = self.sandbox.invoke_with(&binding.tenant, CREATE, request, None, None).await;
+        let called = self.sandbox.invoke_with(&binding.tenant, CREATE, request, None, limit).await;
         called.map_err(|error| Failed::new(error, operation::has_uuid(data, [])).into())
     }
 
@@ -289,9 +296,14 @@ impl Bindings {
     }
 
     /// Performs one operation for the host itself, whichever sides the binding has.
-    pub(crate) async fn perform(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
+    pub(crate) async fn perform(
+        &self,
+        name: &str,
+        request: Request,
+        limit: Option<Duration>,
+    ) -> Result<Response, InvokeError> {
         let binding = self.get(name).ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
-        self.call(&binding, request, None, None).await
+        self.call(&binding, request, None, limit).await
     }
 
     async fn call(

@@ -25,6 +25,7 @@ pub mod cli;
 pub mod clock;
 pub mod egress;
 pub mod event;
+pub(crate) mod fields;
 pub(crate) mod files;
 pub mod inbox;
 pub(crate) mod ingress;

@@ -1,5 +1,10 @@
 //! Applications that speak gRPC: what they are asked, what they are sent, and what becomes of their answers.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use dingtalk_dapr::runtime::BindingEventResponse;
@@ -267,7 +272,7 @@ fn what_is_no_answer_is_told_apart_and_harms_nobody() {
         assert!(error.contains("are no base64"), "{error}");
     }
     let error = said(Act::Raw(grpc(), vec![0, 0, 0, 0, 2, 0x22, 0x7f], vec![("grpc-status", "0".into())]));
-    assert!(error.contains("code = Internal"), "{error}");
+    assert!(error.contains("cannot be decoded: a field is cut off"), "{error}");
     let error = said(Act::Raw(grpc(), b"<html>".to_vec(), vec![]));
     assert!(error.contains("rpc error: code = "), "{error}");
     assert!(!host.log().contains("panicked"), "{}", host.log());
@@ -305,4 +310,122 @@ fn neither_token_nor_session_stands_in_an_error() {
     assert!(!log.contains("4pp-t0k3n") && !log.contains("S3SS10N"), "{log}");
     let output = run(&["serve", "--resources-path", ".", "--app-port", "1", "--app-protocol", "grpcs"]);
     assert!(stderr(&output).contains("write http or grpc"), "{output:?}");
+}
+
+/// Decoded, they would take dozens of megabytes.
+#[test]
+fn fields_of_an_answer_are_counted_before_they_are_decoded() {
+    let Setup { host, app, .. } = start(&[], &[]);
+    let grpc = || vec![("content-type", "application/grpc".to_owned())];
+    let message = |fields: &[u8]| {
+        let length = u32::try_from(fields.len()).unwrap();
+        let bytes = [&[0][..], &length.to_be_bytes(), fields].concat();
+        app.answer(Act::Raw(grpc(), bytes, vec![("grpc-status", "0".to_owned())]));
+        host.post("team", GET)
+    };
+    // `to`, and a field that nobody knows.
+    for (field, said) in [([0x1a, 0], "a field comes more than 1000 times"), ([0x78, 1], "more than 64 fields")] {
+        let reply = message(&field.repeat(500_000));
+        assert_eq!((reply.status, reply.metadata("error")), (500, Some("handler-failed")), "{}", reply.body.len());
+        let error = reply.json()["message"].as_str().unwrap().to_owned();
+        assert!(error.contains("cannot be decoded") && error.contains(said), "{error}");
+    }
+    assert_answer(&message(b"\x22\x04fine"), "fine");
+    // A second message belongs to no answer, and is not looked at.
+    let long = [&[0, 0, 0, 0, 6][..], b"\x22\x04fine", &[0, 0, 8, 0, 0], &[0x1a, 0].repeat(1 << 18)].concat();
+    app.answer(Act::Raw(grpc(), long, vec![("grpc-status", "0".to_owned())]));
+    assert_answer(&host.post("team", GET), "fine");
+    assert_answer(&callback(&host, &text("m1")), EMPTY);
+}
+
+/// Everything on the way between two programs, until it lets nothing through any more on connections that there are.
+struct Wire {
+    port: u16,
+    swallows: Arc<Mutex<Arc<AtomicBool>>>,
+}
+
+impl Wire {
+    fn to(app: &App) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let swallows: Arc<Mutex<Arc<AtomicBool>>> = Arc::default();
+        let (current, app) = (Arc::clone(&swallows), app.port().parse::<u16>().unwrap());
+        thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let Ok(far) = TcpStream::connect(("127.0.0.1", app)) else { continue };
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let swallows = Arc::clone(&current.lock().unwrap());
+                    thread::spawn(move || {
+                        let mut bytes = [0; 4_096];
+                        while let Ok(length @ 1..) = from.read(&mut bytes) {
+                            if !swallows.load(Ordering::SeqCst) && to.write_all(&bytes[..length]).is_err() {
+                                break;
+                            }
+                        }
+                    });
+                }
+            }
+        });
+        Self { port, swallows }
+    }
+
+    /// From now on, whatever is sent on a connection that there is already.
+    fn swallow(&self) {
+        std::mem::take(&mut *self.swallows.lock().unwrap()).store(true, Ordering::SeqCst);
+    }
+}
+
+fn through_wire(app: &App, more: &[&str]) -> (Host, Robot, Wire) {
+    let (robot, wire) = (talkative(), Wire::to(app));
+    let port = wire.port.to_string();
+    let flags = [&["--app-protocol", "grpc", "--app-port", &port, "--callback-timeout", "60s"], more].concat();
+    let host = Host::serve_with(&Resources::of("team", &robot), &flags, &[]);
+    assert_answer(&host.post("team", GET), "");
+    (host, robot, wire)
+}
+
+/// Without an end of the connection there is nothing that would tell of it.
+#[test]
+fn a_call_without_an_answer_leaves_its_connection_to_nobody() {
+    let app = App::start();
+    let (host, _robot, wire) = through_wire(&app, &["--app-timeout", "2s"]);
+    wire.swallow();
+    let reply = host.post("team", GET);
+    assert!(reply.json()["message"].as_str().unwrap().contains("has not answered within 2s"), "{reply:?}");
+    assert_answer(&host.post("team", GET), "");
+    assert_eq!(app.connections(), 2);
+}
+
+#[test]
+fn an_application_that_has_gone_silent_is_noticed_before_its_time_is_up() {
+    let app = App::start();
+    let (host, _robot, wire) = through_wire(&app, &["--app-timeout", "24s"]);
+    wire.swallow();
+    let reply = host.post("team", GET);
+    let error = reply.json()["message"].as_str().unwrap().to_owned();
+    assert!(error.contains("has gone silent: its process is stopped, or nothing gets through to it"), "{error}");
+    assert_answer(&host.post("team", GET), "");
+}
+
+/// What the kernel does by itself where another machine is gone cannot be seen on this one, but for its timer.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_kernel_is_told_to_ask_whether_the_application_is_there() {
+    let app = App::start();
+    let gate = Arc::new(AtomicBool::new(false));
+    let (opened, address) = (Arc::clone(&gate), format!("0100007F:{:04X}", app.port().parse::<u16>().unwrap()));
+    app.answer_with(move |_| {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        // Those that are established; 2 is the timer that asks.
+        let asked = lines.iter().any(|line| line[2] == address && line[3] == "01" && line[5].starts_with("02:"));
+        opened.store(asked, Ordering::SeqCst);
+        Act::ok("")
+    });
+    let Setup { host, app: _app, .. } = start_for(app, &[], &[], &[]);
+    until("its timer runs", || {
+        assert_answer(&host.post("team", GET), "");
+        gate.load(Ordering::SeqCst)
+    });
 }

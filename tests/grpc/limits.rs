@@ -1,9 +1,11 @@
 //! What a caller over gRPC can cost.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use prost::Message;
 use tonic::Code;
 
@@ -52,6 +54,81 @@ fn a_thousand_items_and_no_more() {
     let refused = client(&host).invoke(binding("none", "create", b"", &items)).unwrap_err();
     assert_eq!(refused.code, Code::InvalidArgument);
     assert_eq!(refused.message, "metadata has more than 1000 items; send fewer");
+}
+
+/// `content` as a message that its sender has compressed.
+fn gzipped(content: &[u8]) -> Vec<u8> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+    gzip.write_all(content).unwrap();
+    let mut framed = framed(&gzip.finish().unwrap());
+    framed[0] = 1;
+    framed
+}
+
+#[test]
+fn what_is_compressed_with_gzip_is_taken_and_is_as_long_as_its_content() {
+    let robot = Robot::start();
+    let host = Host::serve_with(&Resources::of("ops", &robot), &["--max-body-size", "64Ki"], &[]);
+    let call = |encoding: &str, body: Vec<u8>| {
+        let headers = [("content-type", "application/grpc"), ("grpc-encoding", encoding)];
+        let path = "/dapr.proto.runtime.v1.Dapr/InvokeBinding";
+        let (_, code, message) = client(&host).raw("POST", path, &headers, body);
+        (code.unwrap(), message)
+    };
+    let message = |length: usize| {
+        let data = format!(r#"{{"message":"Hi"{}}}"#, " ".repeat(length));
+        binding("ops", "create", data.as_bytes(), &[]).encode_to_vec()
+    };
+    assert_eq!(call("gzip", gzipped(&message(0))).0, 0);
+    // Longer than what needs no share of the port's bytes, before and after.
+    let noise: String = (0..40_000).map(|_| char::from(fastrand::alphanumeric() as u8)).collect();
+    let noise = binding("ops", "create", format!(r#"{{"message":"{}"}}"#, &noise[..15_000]).as_bytes(), &[]);
+    for long in [message(60_000), noise.encode_to_vec()] {
+        assert_eq!(call("gzip", gzipped(&long)).0, 0);
+    }
+    assert_eq!(robot.messages().len(), 3);
+    assert_eq!(call("gzip", framed(&message(0))).0, 0, "who may compress need not");
+    for length in [64 << 10, 1 << 20] {
+        let (code, said) = call("gzip", gzipped(&message(length)));
+        assert_eq!((code, said.contains("larger than max (more than 65536 bytes")), (8, true), "{said}");
+    }
+    // Compressed or not, fields are counted.
+    let (code, said) = call("gzip", gzipped(&[0x1a, 0].repeat(2_000)));
+    assert_eq!((code, said.contains("more than 1000 items")), (3, true), "{said}");
+    for body in [&gzipped(&message(0))[..30], b"\x01\0\0\0\x04abcd", b"\x01\0\0\0\0"] {
+        let mut body = body.to_vec();
+        let length = u32::try_from(body.len() - 5).unwrap();
+        body[1..5].copy_from_slice(&length.to_be_bytes());
+        assert_ne!(call("gzip", body).0, 0);
+    }
+    assert_eq!(call("deflate", gzipped(&message(0))).0, 12);
+    assert_eq!(robot.messages().len(), 4);
+}
+
+/// A megabyte that inflates to a gigabyte, many times at once, also where it says that it is short.
+#[test]
+fn a_bomb_costs_no_more_than_what_it_may_be() {
+    let host = Host::serve_with(&Resources::new(), &["--max-body-size", "4Mi"], &[]);
+    let mut bomb = gzipped(&vec![0; 1 << 30]);
+    assert!(bomb.len() < 2 << 20, "{}", bomb.len());
+    let headers = [("content-type", "application/grpc"), ("grpc-encoding", "gzip")];
+    let path = "/dapr.proto.runtime.v1.Dapr/InvokeBinding";
+    forget_peak(host.pid());
+    let before = peak(host.pid());
+    for said in [1_u32 << 30, 4 << 20] {
+        let end = bomb.len() - 4;
+        bomb[end..].copy_from_slice(&said.to_le_bytes());
+        let codes: Vec<_> = std::thread::scope(|scope| {
+            let call = || client(&host).raw("POST", path, &headers, bomb.clone()).1;
+            let calls: Vec<_> = (0..8).map(|_| scope.spawn(call)).collect();
+            calls.into_iter().map(|call| call.join().unwrap()).collect()
+        });
+        let expected = if said == 1 << 30 { 8 } else { 3 };
+        assert_eq!(codes, vec![Some(expected); 8]);
+    }
+    let cost = peak(host.pid()).saturating_sub(before);
+    println!("{cost} MiB");
+    assert!(cost <= 64, "{cost} MiB");
 }
 
 #[test]

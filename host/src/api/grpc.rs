@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dingtalk_api::grpc::{self, Status};
 use dingtalk_api::limits::BODY_TIMEOUT;
+use dingtalk_api::request::{MAX_METADATA, too_many};
 use dingtalk_api::{Problem, caller, trace, unread};
 use dingtalk_dapr::runtime::actor_runtime::ActorRuntimeStatus;
 use dingtalk_dapr::runtime::dapr_server::{Dapr, DaprServer};
@@ -25,10 +26,14 @@ use tonic::{Code, Extensions};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::server::Seat;
-use super::{Api, bindings, fields};
+use super::{Api, bindings};
+use crate::fields::{self, Often, Unfit};
 use crate::ingress::body::{self, PREFIX, Unread};
 use crate::sandbox;
 use crate::spans::{Span, said};
+
+/// The field `metadata` of `InvokeBindingRequest`. No other request has so high a number.
+const METADATA: Often = Often { field: 3, most: MAX_METADATA, is_map: true };
 
 /// A status as tonic has it.
 pub(super) fn status(status: Status) -> tonic::Status {
@@ -76,21 +81,21 @@ impl Api {
     }
 
     async fn call_grpc(self: Arc<Self>, request: Request<Incoming>, seat: &Arc<Seat>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         if let Err(refused) = self.check_grpc(&parts, seat) {
             return status(refused).into_http();
         }
         let limit = self.max_body_size;
-        let read = body::read_message(&parts.headers, body, limit, BODY_TIMEOUT, &seat.port.budget).await;
+        let read = body::read_message(&mut parts.headers, body, limit, BODY_TIMEOUT, &seat.port.budget).await;
         let (message, _share) = match read {
             Ok(message) => message,
             Err(why) => return failed(unread_message(why, limit)).into_http(),
         };
-        // Before tonic makes something of every field. What is compressed it refuses.
+        // Before tonic makes something of every field. What is compressed in another way than gzip it refuses.
         if let Some((_, fields)) = message.split_at_checked(PREFIX).filter(|(prefix, _)| prefix.starts_with(&[0]))
-            && let Err(what) = fields::check(fields)
+            && let Err(what) = fields::check(fields, Some(METADATA))
         {
-            return status(what).into_http();
+            return status(unfit(&what)).into_http();
         }
         let mut request = Request::from_parts(parts, Full::new(Bytes::from(message)));
         let uri = request.uri().clone();
@@ -109,6 +114,13 @@ impl Api {
         let admitted = access.admit(&parts.uri, &parts.headers, seat.entrance());
         admitted.map_err(|denied| denied.status(access.names))?;
         grpc::check_method(parts.uri.path(), &self.grpc_lists)
+    }
+}
+
+fn unfit(what: &Unfit) -> Status {
+    match what {
+        Unfit::Items(_) => Problem::malformed(too_many()).into(),
+        what => grpc::undecodable(&what.to_string()),
     }
 }
 

@@ -3,7 +3,6 @@
 
 mod bindings;
 mod callback;
-mod fields;
 mod grpc;
 mod metadata;
 mod metrics;

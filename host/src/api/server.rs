@@ -16,14 +16,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::{Api, grpc};
-use crate::ingress::connection::{Activity, hold};
+use crate::ingress::connection::Activity;
+use crate::ingress::listeners::Listeners;
 use crate::ingress::port::{Policy, Port};
-use crate::quiet::Quiet;
 
 /// The longest head of a request, and the longest piece of a body. Go's clients and proxies stay far below.
 const MAX_HEAD: u32 = 16 << 10;
@@ -33,9 +30,6 @@ const MAX_HEAD: u32 = 16 << 10;
 const MAX_STREAMS: u32 = 64;
 const STREAM_WINDOW: u32 = 32 << 10;
 const CONNECTION_WINDOW: u32 = 96 << 10;
-
-/// After a failed accept (out of file descriptors, most likely), so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Of the process's file descriptors, one in so many is a port's: with both large ports full, half are left for the way
 /// out, the application, the inbox, and the few connections for metrics.
@@ -178,71 +172,27 @@ impl Server {
     /// Serves `api` until `stop` ends; then accepts nothing more and returns when every call has been
     /// answered. Calls end by their own time limit at the latest; a connection without one has 2 seconds.
     pub async fn run(self, api: Arc<Api>, stop: impl Future<Output = ()>) {
-        let (accepted, mut connections) = tokio::sync::mpsc::channel(64);
         let ports = self.policies.map(|(surface, policy)| (surface, Arc::new(Port::new(policy))));
-        let quiet = Arc::new(Quiet::default());
-        let mut accepting = Vec::new();
+        let listening = Listeners::default();
         for (listener, surface) in self.listeners {
             let Some((_, port)) = ports.iter().find(|(known, _)| *known == surface.counted_as()) else { continue };
-            let (accepted, port, quiet) = (accepted.clone(), Arc::clone(port), Arc::clone(&quiet));
-            accepting.push(tokio::spawn(async move {
-                loop {
-                    match listener.accept().await {
-                        Ok((stream, _)) => {
-                            let place = port.place().await;
-                            if accepted.send((stream, surface, Arc::clone(&port), place)).await.is_err() {
-                                break;
-                            }
-                        }
-                        Err(error) => {
-                            if let Some(more) = quiet.count("accept") {
-                                tracing::warn!(%error, more, "cannot accept a connection");
-                            }
-                            tokio::time::sleep(ACCEPT_PAUSE).await;
-                        }
-                    }
-                }
-            }));
-        }
-        let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let serve = |stream: TcpStream, surface: Surface, port: Arc<Port>, place: OwnedSemaphorePermit| {
-            // Gone already, otherwise.
-            let Ok(address) = stream.local_addr() else { return };
-            // Small answers must not wait for the client's acknowledgement of the last one.
-            let _ = stream.set_nodelay(true);
-            let seat = Arc::new(Seat { surface, activity: port.enter(), port, address: address.ip().to_canonical() });
-            let (api, at) = (Arc::clone(&api), Arc::clone(&seat));
-            let service = service_fn(move |request| {
-                let (api, seat) = (Arc::clone(&api), Arc::clone(&at));
-                async move { Ok::<_, Infallible>(answer(api, request, &seat).await) }
+            let (api, at) = (Arc::clone(&api), Arc::clone(port));
+            listening.open(listener, Arc::clone(port), move |stream: TcpStream, activity| {
+                // Gone already, otherwise.
+                let address = stream.local_addr().ok()?.ip().to_canonical();
+                // Small answers must not wait for the client's acknowledgement of the last one.
+                let _ = stream.set_nodelay(true);
+                let (port, activity) = (Arc::clone(&at), Arc::clone(activity));
+                let (api, seat) = (Arc::clone(&api), Arc::new(Seat { surface, port, activity, address }));
+                let service = service_fn(move |request| {
+                    let (api, seat) = (Arc::clone(&api), Arc::clone(&seat));
+                    async move { Ok::<_, Infallible>(answer(api, request, &seat).await) }
+                });
+                Some(builder(surface).serve_connection(TokioIo::new(stream), service).into_owned())
             });
-            let connection = builder(surface).serve_connection(TokioIo::new(stream), service).into_owned();
-            let stopping = stopping.clone();
-            tasks.spawn(async move {
-                let _place = place;
-                // A client that goes away is no event.
-                if let Err(error) = hold(connection, &seat.activity, seat.port.policy.patience, &stopping).await {
-                    tracing::debug!(%error, "a connection ended");
-                }
-            });
-        };
-        let mut stop = std::pin::pin!(stop);
-        loop {
-            tokio::select! {
-                () = &mut stop => break,
-                Some((stream, surface, port, place)) = connections.recv() => serve(stream, surface, port, place),
-            }
         }
-        for task in accepting {
-            task.abort();
-        }
-        // Accepted, but not looked at yet: their requests may be on the way.
-        while let Ok((stream, surface, port, place)) = connections.try_recv() {
-            serve(stream, surface, port, place);
-        }
-        stopping.cancel();
-        tasks.close();
-        tasks.wait().await;
+        stop.await;
+        listening.close().await;
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dingtalk_api::delivery::{self, MAX_ANSWER, headers};
+use dingtalk_api::grpc;
 use dingtalk_dapr::components::{ReadRequest, ReadResponse};
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +34,9 @@ const UNHEALTHY: &str = "app is not in a healthy state";
 
 /// What daprd puts before the status of an application that says no.
 const REFUSED: &str = "fails to send binding event to http app channel, status code: ";
+
+/// What daprd puts before the status of an application over gRPC.
+const STATUS: &str = "error invoking app: rpc error: code = ";
 
 /// An application behind daprd. Cheap to clone.
 #[derive(Clone)]
@@ -271,8 +275,8 @@ fn outcome(acknowledgement: ReadRequest, event: &Event) -> Result<Answer, Undeli
     }
 }
 
-/// What daprd says of an application that has not taken an event. Of an answer over HTTP it tells the status, which says
-/// whether trying again makes sense.
+/// What daprd says of an application that has not taken an event. It tells the status, which says whether trying again
+/// makes sense.
 fn refusal(text: &str, event: &Event) -> Undelivered {
     let fit = |text: &str| delivery::refusal(text.as_bytes(), &event.data, None);
     if text == UNHEALTHY {
@@ -283,7 +287,12 @@ fn refusal(text: &str, event: &Event) -> Undelivered {
         let status = status.parse().ok().filter(|status| (100..=999).contains(status))?;
         Some(Undelivered::Refused { status, body: fit(body), retry_after: None })
     };
-    refused().unwrap_or_else(|| Undelivered::Failed(fit(text)))
+    let status = || {
+        let (said, message) = text.strip_prefix(STATUS)?.split_once(" desc = ")?;
+        let code = (1..=16).find(|&code| grpc::name(code) == said)?;
+        Some(Undelivered::Status { code, message: fit(message), retry_after: None })
+    };
+    refused().or_else(status).unwrap_or_else(|| Undelivered::Failed(fit(text)))
 }
 
 impl Application for DaprApp {
@@ -460,8 +469,19 @@ mod tests {
         let text = "fails to send binding event to http app channel, status code: 503 body: ";
         assert_eq!((said(text).is_final(), said(text).to_string().as_str()), (false, text));
         assert_eq!(said("app is not in a healthy state"), Undelivered::Unhealthy);
+        let status = said("error invoking app: rpc error: code = InvalidArgument desc = no: such desc = thing");
+        let message = "no: such desc = thing".to_owned();
+        assert_eq!(status, Undelivered::Status { code: 3, message, retry_after: None });
+        assert!(status.is_final());
+        let text = "error invoking app: rpc error: code = Unavailable desc = connection refused";
+        assert_eq!(
+            (said(text).scope(), said(text).to_string().as_str()),
+            (Scope::Application { retry_after: None }, text)
+        );
         for text in [
-            "error invoking app: rpc error: code = Unknown desc = no",
+            "error invoking app: rpc error: code = OK desc = ",
+            "error invoking app: rpc error: code = Wrong desc = x",
+            "error invoking app: rpc error: code = Unknown",
             "",
             "fails to send binding event to http app channel, status code: 4x2 body: ",
             "fails to send binding event to http app channel, status code: 1 body: ",

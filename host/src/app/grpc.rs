@@ -20,7 +20,7 @@ use dingtalk_dapr::runtime::{BindingEventRequest, BindingEventResponse};
 use http::header::HeaderMap;
 use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{CaptureConnection, HttpConnector, capture_connection};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Serialize;
@@ -36,6 +36,8 @@ use super::peer::{IDLE, Peer, new_traceparent};
 use super::retry_after::LONGEST;
 use super::subscription::{Subscription, Verdict};
 use crate::event::{Answer, BoxFuture, Event, Undelivered};
+use crate::fields::{self, Often, Unfit};
+use crate::ingress::body::{PREFIX, message_length};
 
 /// What may be on the way of one answer and of all of them: each is read as it comes.
 const STREAM_WINDOW: u32 = 64 << 10;
@@ -47,6 +49,21 @@ const MAX_HEAD: u32 = 16 << 10;
 /// An answer's other fields: names of bindings, of which there are few.
 const MAX_OTHERS: usize = 64 << 10;
 
+/// Names of bindings in one answer: decoded, a name without a letter takes more than ten times its two bytes.
+const MAX_NAMES: usize = 1_000;
+
+/// The fields that have these, by the methods whose answers they belong to.
+const NAMES: [(&str, Often); 2] = [
+    ("/OnBindingEvent", Often { field: 3, most: MAX_NAMES, is_map: false }),
+    ("/ListInputBindings", Often { field: 1, most: MAX_NAMES, is_map: false }),
+];
+
+/// Pings that come no more often are no harm to any server.
+const SELDOM: Duration = Duration::from_secs(300);
+
+/// A ping is answered by the application's library, however busy the application is.
+const LONGEST_PONG: Duration = Duration::from_secs(10);
+
 /// The way to an application that speaks gRPC.
 pub(super) struct Grpc {
     peer: Arc<Peer>,
@@ -56,6 +73,7 @@ pub(super) struct Grpc {
 
 impl Grpc {
     pub(super) fn new(peer: Peer) -> Self {
+        let (silence, wait) = keep_alive(peer.timeout);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -64,6 +82,8 @@ impl Grpc {
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_header_list_size(MAX_HEAD)
+            .http2_keep_alive_interval(silence)
+            .http2_keep_alive_timeout(wait)
             .build(peer.connector());
         // What `authority` makes is always fit for it.
         let origin = Uri::builder().scheme("http").authority(peer.authority.clone()).path_and_query("/").build();
@@ -170,6 +190,10 @@ impl Grpc {
                     Err(Undelivered::Unreachable(delivery::too_long(&self.peer.authority)))
                 }
                 Some(Trouble::Unread(_)) => Err(Undelivered::Unreachable(delivery::broken_off(&self.peer.authority))),
+                Some(Trouble::Unfit(unfit)) => Err(Undelivered::Unreachable(format!(
+                    "the answer of {} cannot be decoded: {unfit}; does it speak Dapr's AppCallback?",
+                    self.peer.authority
+                ))),
                 Some(Trouble::Head) => Err(Undelivered::Unreachable(format!(
                     "the details of the status of {} are no base64; see the application's log",
                     self.peer.authority
@@ -179,6 +203,18 @@ impl Grpc {
             Err(_) => Err(Undelivered::Unreachable(self.peer.no_answer(limit, flag))),
         }
     }
+}
+
+/// After how much silence an application that has a call is sent a ping, and how long it is waited for, when it has
+/// `timeout` for a delivery.
+///
+/// Go's and C++'s servers end a connection with the fourth ping that comes within five minutes of the one before while they
+/// have sent nothing; so an application that takes its time must not see more than three before its calls have ended by
+/// themselves, the last of which can have begun when the first one ended.
+fn keep_alive(timeout: Duration) -> (Duration, Duration) {
+    // A call may begin when the connection has been silent for as long as it is kept.
+    let silence = (timeout / 2).min(SELDOM) + IDLE;
+    (silence, (timeout / 4).min(LONGEST_PONG))
 }
 
 /// The answer as an HTTP application gives it, whose meaning is known: a reply, or data for other bindings.
@@ -220,6 +256,8 @@ enum Trouble {
     Client(#[from] ClientError),
     #[error("the answer did not arrive")]
     Unread(Unread),
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     #[error("the answer's head cannot be read")]
     Head,
 }
@@ -263,6 +301,8 @@ impl Service<Request<Body>> for Transport {
             request.headers_mut().insert(TOKEN, token);
         }
         let client = self.client.clone();
+        let names = NAMES.iter().find(|(method, _)| request.uri().path().ends_with(method)).map(|(_, names)| *names);
+        let held = Held(Some(capture_connection(&mut request)));
         Box::pin(async move {
             let (head, mut body) = client.request(request).await?.into_parts();
             let (mut bytes, mut trailers) = (BytesMut::new(), None);
@@ -276,12 +316,38 @@ impl Service<Request<Body>> for Transport {
                     Err(frame) => trailers = frame.into_trailers().ok(),
                 }
             }
+            held.answered();
             for headers in [Some(&head.headers), trailers.as_ref()].into_iter().flatten() {
                 check(headers)?;
+            }
+            // What comes after the message belongs to no unary call, and would be decoded to be dropped.
+            bytes.truncate(message_length(&bytes));
+            if let Some((_, message)) = bytes.split_at_checked(PREFIX).filter(|(prefix, _)| prefix.starts_with(&[0])) {
+                fields::check(message, names)?;
             }
             let body = Full::new(bytes.freeze()).with_trailers(std::future::ready(trailers.map(Ok)));
             Ok(Response::from_parts(head, body))
         })
+    }
+}
+
+/// The connection of a call. Whoever gives up waiting leaves it to those that wait on it already: it may be one whose
+/// other side is gone, and no other call should find that out.
+struct Held(Option<CaptureConnection>);
+
+impl Held {
+    fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(captured) = &self.0
+            && let Some(connection) = &*captured.connection_metadata()
+        {
+            connection.poison();
+        }
     }
 }
 
@@ -295,4 +361,22 @@ fn check(headers: &HeaderMap) -> Result<(), Trouble> {
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     let is_base64 = |value: &HeaderValue| GeneralPurpose::new(&STANDARD, ANY).decode(value).is_ok();
     if headers.get_all("grpc-status-details-bin").iter().all(is_base64) { Ok(()) } else { Err(Trouble::Head) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_server_sees_more_than_three_pings_before_all_calls_of_a_silent_connection_have_ended() {
+        for seconds in [1, 8, 20, 60, 300, 599, 600, 86_400] {
+            let timeout = Duration::from_secs(seconds);
+            let (silence, wait) = keep_alive(timeout);
+            let fourth = silence * 4 - IDLE;
+            assert!(fourth > timeout * 2 || silence > SELDOM, "{timeout:?}");
+            // Noticed, whatever the limit of a delivery is.
+            assert!(silence + wait <= Duration::from_secs(314), "{timeout:?}");
+            assert!(silence + wait < timeout || seconds < 20, "{timeout:?}");
+        }
+    }
 }

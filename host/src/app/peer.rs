@@ -24,6 +24,9 @@ pub(super) const IDLE: Duration = Duration::from_secs(4);
 /// The application is on this machine or next to it. Longer, a wrong address would look like a slow application.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// After this time without a byte its kernel is asked whether it is still there.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// What delivers and what asks know of it.
 pub(super) struct Peer {
     pub(super) authority: Authority,
@@ -52,6 +55,13 @@ impl Peer {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT.min(self.timeout)));
+        // Another machine that is gone, or a network that lets nothing through, says nothing: without these, the kernel
+        // tries for a quarter of an hour, and those that wait for an answer would wait for ever.
+        connector.set_keepalive(Some(SILENCE));
+        connector.set_keepalive_interval(Some(SILENCE / 2));
+        connector.set_keepalive_retries(Some(3));
+        #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+        connector.set_tcp_user_timeout(Some(2 * SILENCE));
         connector
     }
 
@@ -101,6 +111,12 @@ impl Peer {
             };
         }
         let mut hyper = chain().filter_map(|cause| cause.downcast_ref::<hyper::Error>());
+        if kind == Some(io::ErrorKind::TimedOut) || hyper.clone().any(hyper::Error::is_timeout) {
+            return format!(
+                "{authority} has gone silent: its process is stopped, or nothing gets through to it; see whether it runs, \
+                 and the network between"
+            );
+        }
         if hyper.any(hyper::Error::is_parse) {
             return format!(
                 "the answer of {authority} is not HTTP/1.1; does --app-port {port} belong to the application?"

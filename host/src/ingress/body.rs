@@ -9,6 +9,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::gzip;
+
 /// Of a body that cannot be taken, how much is read all the same, and for how long.
 const DRAIN: usize = 32 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -69,19 +71,53 @@ pub(crate) async fn read(
     read_announced(headers, &mut body, announced, limit, time, budget).await
 }
 
-/// Reads a body that is one gRPC message of at most `limit` bytes, its prefix not counted, within `time`.
+/// Reads a body that is one gRPC message of at most `limit` bytes, its prefix not counted, within `time`. A message that
+/// its sender has compressed with gzip is inflated, and then its `headers` say nothing of that any more; its length is that
+/// of its content.
 pub(crate) async fn read_message(
-    headers: &HeaderMap,
+    headers: &mut HeaderMap,
     mut body: Incoming,
     limit: usize,
     time: Duration,
     budget: &Budget,
 ) -> Result<(Vec<u8>, Share), Unread> {
-    read_announced(headers, &mut body, Announced::InPrefix, limit + PREFIX, time, budget).await
+    let (message, share) =
+        read_announced(headers, &mut body, Announced::InPrefix, limit + PREFIX, time, budget).await?;
+    if headers.get(ENCODING).is_none_or(|encoding| encoding != "gzip") {
+        return Ok((message, share));
+    }
+    headers.remove(ENCODING);
+    let Some((&COMPRESSED, compressed)) = message.split_first() else { return Ok((message, share)) };
+    let compressed = compressed.get(PREFIX - 1..).unwrap_or_default();
+    let length = gzip::length(compressed).ok_or(Unread::Incomplete)?;
+    if length > limit {
+        return Err(Unread::TooLong);
+    }
+    // Who has a share already has one for as much as there may be.
+    let mut share = match share {
+        None if length > FREE => budget.share(length).await?,
+        share => share,
+    };
+    let mut inflated = vec![0];
+    inflated.extend(u32::try_from(length).unwrap_or_default().to_be_bytes());
+    gzip::inflate(compressed, length, &mut inflated).ok_or(Unread::Incomplete)?;
+    if let Some(share) = &mut share {
+        drop(share.split(share.num_permits().saturating_sub(length)));
+    }
+    Ok((inflated, share))
 }
+
+/// How the message of a gRPC call is compressed, if its first byte says that it is.
+const ENCODING: &str = "grpc-encoding";
+const COMPRESSED: u8 = 1;
 
 /// Of a gRPC message: whether it is compressed, and its length in four bytes.
 pub(crate) const PREFIX: usize = 5;
+
+/// Of a gRPC message with its prefix, as far as `begun` tells.
+pub(crate) fn message_length(begun: &[u8]) -> usize {
+    Announced::InPrefix.length(begun).unwrap_or(begun.len())
+}
 
 /// Where a body's length stands.
 #[derive(Clone, Copy)]
@@ -92,6 +128,11 @@ enum Announced {
 }
 
 impl Announced {
+    /// The whole is longer than what comes, by how much is not known.
+    fn is_compressed(self, begun: &[u8]) -> bool {
+        matches!(self, Self::InPrefix) && begun.first() == Some(&COMPRESSED)
+    }
+
     /// The length of the whole, once `begun` of it is there.
     fn length(self, begun: &[u8]) -> Option<usize> {
         match (self, begun) {
@@ -146,7 +187,7 @@ async fn whole(
             if length > limit {
                 return Err(Unread::TooLong);
             }
-            share = budget.share(length).await?;
+            share = budget.share(if announced.is_compressed(&bytes) { limit } else { length }).await?;
             bytes.reserve_exact(length.saturating_sub(bytes.len()));
         }
         let frame = match tokio::time::timeout(PIECE_TIMEOUT, body.frame()).await {
@@ -170,14 +211,17 @@ async fn whole(
             });
         if share.is_none() && bytes.len() > FREE && (is_whole || announced.length(&bytes).is_none()) {
             // All that may come, at once: bodies that each wait for more while they hold some would wait for ever.
-            share = budget.share(if is_whole { bytes.len() } else { limit }).await?;
+            let is_known = is_whole && !announced.is_compressed(&bytes);
+            share = budget.share(if is_known { bytes.len() } else { limit }).await?;
         }
         if is_whole {
             break;
         }
     }
     bytes.shrink_to_fit();
-    if let Some(share) = &mut share {
+    if let Some(share) = &mut share
+        && !announced.is_compressed(&bytes)
+    {
         drop(share.split(share.num_permits().saturating_sub(bytes.len())));
     }
     Ok((bytes, share))

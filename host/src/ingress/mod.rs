@@ -3,4 +3,6 @@
 
 pub(crate) mod body;
 pub(crate) mod connection;
+mod gzip;
+pub(crate) mod listeners;
 pub(crate) mod port;

@@ -53,15 +53,20 @@ impl Port {
     /// A place for a connection that has been accepted, sooner or later.
     pub(crate) async fn place(&self) -> OwnedSemaphorePermit {
         loop {
-            let place = Arc::clone(&self.places);
-            if let Ok(place) = Arc::clone(&place).try_acquire_owned() {
+            if let Some(place) = self.free() {
                 return place;
             }
             self.evict();
-            if let Ok(Ok(place)) = tokio::time::timeout(PAUSE, place.acquire_owned()).await {
+            let place = Arc::clone(&self.places).acquire_owned();
+            if let Ok(Ok(place)) = tokio::time::timeout(PAUSE, place).await {
                 return place;
             }
         }
+    }
+
+    /// A place, if there is one now.
+    pub(crate) fn free(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
     /// A connection that has its place.

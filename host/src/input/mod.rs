@@ -9,6 +9,7 @@
 mod answer;
 mod ids;
 mod memory;
+mod outbound;
 mod policy;
 mod repeats;
 mod signatures;
@@ -17,16 +18,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dingtalk_api::invoke::{self, Failed};
+use dingtalk_api::invoke;
 use dingtalk_api::trace::TRACE;
 use dingtalk_binding::error::{HandlerError, ReceiveError};
+use dingtalk_binding::operation;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::bindings::{Binding, Bindings, InitError, InvokeError};
+use crate::bindings::{Binding, Bindings, CREATE, InitError, InvokeError};
 use crate::egress::{Policy, Proxies};
 use crate::event::{Answer, Application, BoxFuture, Digest, Event, Undelivered};
 use crate::inbox::{Consumer, Counts, Inbox, InboxError};
@@ -34,10 +36,11 @@ use crate::metrics::{InboxState, Metrics, State};
 use crate::quiet::Quiet;
 use crate::resiliency::{Course, Direction, Resilience, Resiliency};
 use crate::resources::BindingResource;
-use crate::sandbox::{CallError, Callback, Handler, Overload, Reply, Request, Response, Rule, Slots};
+use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Rule, Slots};
 use crate::spans::{Spans, said};
 use answer::{Concurrency, Forward, Wish};
 use memory::{Memories, Memory};
+use outbound::Outbound;
 
 /// When the host stops: for what goes on after its callback was answered (data sent on to other bindings, a
 /// delivery that DingTalk has been told to repeat).
@@ -76,6 +79,9 @@ const FORWARDS: Rule = Rule { all: 64, each: 16 };
 /// its data several times: without a limit, two bindings whose answers of 700 KB went to 16 robots that hung took
 /// 316 MiB. 200 times what DingTalk takes as one message.
 const SENDING: usize = 4 << 20;
+
+/// The operation that answers in a conversation.
+const REPLY: &str = "reply";
 
 /// Why a callback is not acknowledged.
 #[derive(Debug, thiserror::Error)]
@@ -207,51 +213,19 @@ impl Input {
 
     /// Performs one operation; "get" reaches the application.
     pub async fn invoke(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
-        let since = Instant::now();
         let operation = request.operation.clone();
-        let result = self.invoke_by_policy(name, request).await;
-        let failure = result.as_ref().err().map(InvokeError::metadata);
-        self.0.metrics.invoked(self.0.bindings.known(name, &operation), since, failure.as_deref());
-        result
-    }
-
-    /// As often as the policies allow, but never so that a message could be posted twice.
-    async fn invoke_by_policy(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
-        self.0.bindings.check(name, &request.operation)?;
-        let is_get = request.operation == "get";
+        let is_get = operation == "get";
         let reader = is_get.then(|| self.reader(name, Vec::new(), Way::Direct)).flatten();
-        let mut course = self.0.resilience.course(name, Direction::Outbound);
-        let mut next = request;
-        let mut attempt = 0_u32;
-        loop {
-            attempt = attempt.saturating_add(1);
-            let leave = match course.begin() {
-                Ok(leave) => leave,
-                Err(refused) => {
-                    let error = CallError::Overloaded(Overload::Breaker(refused));
-                    return Err(Failed::new(error, invoke::has_uuid(&next)).into());
-                }
-            };
-            // What the application was handed once, it may have acted on, whatever became of its answer.
-            let kept = course.retry().filter(|_| !is_get).map(|_| next.clone());
-            // Of "get" there is what the application is handed.
-            let spans = self.0.spans.get().filter(|_| !is_get);
-            let span = spans.map(|spans| spans.begin(said::operation(name, &next.operation, attempt), &next.metadata));
-            let result = self.0.bindings.invoke_within(name, next, reader.clone(), course.timeout()).await;
-            if let Some(span) = span {
-                span.end(said::operated(&result));
-            }
-            leave.end(result.as_ref().err().is_none_or(|error| !policy::counts(error)));
-            let again = result.as_ref().is_err_and(policy::may_be_repeated).then_some(kept).flatten();
-            let Some((request, pause)) = again.and_then(|request| Some((request, course.again()?))) else {
-                return result;
-            };
-            if let Err(error) = &result {
-                tracing::debug!(binding = name, %error, ?pause, "tried again, as the retry policy says");
-            }
-            tokio::time::sleep(pause).await;
-            next = request;
-        }
+        // Each attempt is a span of its own, below the caller's.
+        let is_trace = |(name, _): &&(String, String)| TRACE.contains(&name.as_str());
+        let trace = self.0.spans.get().map(|_| request.metadata.iter().filter(is_trace).cloned().collect());
+        let trace: Vec<_> = trace.unwrap_or_default();
+        let has_uuid = invoke::has_uuid(&request);
+        let outbound = Outbound { binding: name, operation: &operation, has_uuid, is_late: false, trace: &trace };
+        let bindings = &self.0.bindings;
+        self.0
+            .send(outbound, request, |request, limit| bindings.invoke_within(name, request, reader.clone(), limit))
+            .await
     }
 
     /// From now on, these policies apply.
@@ -576,19 +550,19 @@ impl Inner {
     }
 
     async fn send_on(&self, from: &str, to: &str, data: &Bytes, trace: &[(String, String)]) -> bool {
-        let memory = self.memory(from);
+        let memory = &self.memory(from);
         let bytes = u32::try_from(data.len().min(SENDING)).unwrap_or(u32::MAX);
-        let _share = match &memory {
-            Some(memory) => memory.messages.sending.acquire_many(bytes).await.ok(),
-            None => None,
+        let has_uuid = operation::has_uuid(data, []);
+        let outbound = Outbound { binding: to, operation: CREATE, has_uuid, is_late: false, trace };
+        let attempt = |(), limit| async move {
+            // Not kept while a policy pauses.
+            let _share = match memory {
+                Some(memory) => memory.messages.sending.acquire_many(bytes).await.ok(),
+                None => None,
+            };
+            self.bindings.create(to, data, limit).await
         };
-        // A name that the application has made up is in no span.
-        let spans = self.spans.get().filter(|_| self.bindings.get(to).is_some());
-        let span = spans.map(|spans| spans.begin(said::operation(to, "create", 1), trace));
-        let sent = self.bindings.create(to, data).await;
-        if let Some(span) = span {
-            span.end(said::operated(&sent));
-        }
+        let sent = self.send(outbound, (), attempt).await;
         if let Err(error) = &sent {
             tracing::error!(binding = from, to, %error, "an answer was not sent on");
         }
@@ -613,14 +587,16 @@ impl Inner {
         if let Some(expires) = session.session_webhook_expired_time {
             metadata.push(("sessionWebhookExpiredTime".into(), expires.get().trim_matches('"').to_owned()));
         }
-        let request = Request { operation: "reply".into(), data: reply.into(), metadata };
-        let begin = |spans: &Spans| spans.begin(said::operation(&event.binding, "reply", 1), &event.trace);
-        let span = self.spans.get().map(begin);
-        let posted = self.bindings.perform(&event.binding, request).await;
-        if let Some(span) = span {
-            span.end(said::operated(&posted));
-        }
-        match posted {
+        let request = Request { operation: REPLY.into(), data: reply.into(), metadata };
+        let outbound = Outbound {
+            binding: &event.binding,
+            operation: REPLY,
+            has_uuid: invoke::has_uuid(&request),
+            is_late: true,
+            trace: &event.trace,
+        };
+        let sent = self.send(outbound, request, |request, limit| self.bindings.perform(&event.binding, request, limit));
+        match sent.await {
             Ok(_) => tracing::debug!(binding = event.binding, "a late reply was posted"),
             Err(error) => failed(&error.to_string()),
         }

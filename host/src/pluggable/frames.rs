@@ -1,4 +1,4 @@
-//! What is looked at of messages before they are decoded: gRPC's frames, and how many items a map has.
+//! Acknowledgements before they are decoded.
 //!
 //! A message that is longer than its limit ends a stream, and daprd does not open another. So an acknowledgement with an
 //! answer that is too long is taken out of its stream, and one that says so is put in its place.
@@ -7,28 +7,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use dingtalk_api::delivery::MAX_ANSWER;
 use dingtalk_dapr::components::{AckResponseError, ReadRequest};
 use prost::Message;
-use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 
 use crate::ingress::body::PREFIX;
 
 /// Of a message that is taken out, what is kept at each end: more than an identifier and what stands around it.
 const KEPT: usize = 64;
-
-/// How many times `field` occurs in a message: its items, if it is a map. Decoded, each costs some hundred bytes, however
-/// short it is.
-pub(super) fn count(mut message: &[u8], field: u32) -> usize {
-    let mut count = 0;
-    // What cannot be read is no message either: decoding it says so.
-    while let Ok((tag, wire_type)) = decode_key(&mut message)
-        && skip_field(wire_type, tag, &mut message, DecodeContext::default()).is_ok()
-    {
-        count += usize::from(tag == field && wire_type == WireType::LengthDelimited);
-        if message.is_empty() {
-            break;
-        }
-    }
-    count
-}
 
 /// Acknowledgements on their way to be decoded.
 pub(super) struct Acknowledgements {
@@ -138,7 +121,6 @@ fn identifier(key: u8, digits: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use dingtalk_dapr::components::InvokeRequest;
     use proptest::prelude::*;
 
     use super::*;
@@ -193,14 +175,6 @@ mod tests {
         assert_eq!(passed(1_000, &messages, 1_024), [acknowledgement("20", 1, None)]);
     }
 
-    #[test]
-    fn items_are_counted_before_they_are_decoded() {
-        let metadata = (0..1_500).map(|number| (number.to_string(), String::new())).collect();
-        let message = InvokeRequest { data: vec![0x12; 400], metadata, operation: "create".into() }.encode_to_vec();
-        assert_eq!((count(&message, 2), count(&message, 1), count(&message, 3)), (1_500, 1, 1));
-        assert_eq!(count(&[0x12, 0x7f], 2), 0);
-    }
-
     proptest! {
         #[test]
         fn whatever_fits_passes_as_it_is_in_whatever_pieces(
@@ -217,7 +191,6 @@ mod tests {
             let mut acknowledgements = Acknowledgements::new(limit);
             let out = acknowledgements.push(bytes.clone().into());
             prop_assert!(out.len() <= bytes.len() + 200 * bytes.len().div_ceil(PREFIX));
-            count(&bytes, 2);
         }
     }
 }

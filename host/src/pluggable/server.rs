@@ -17,22 +17,23 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::frames::{self, Acknowledgements};
+use super::frames::Acknowledgements;
 use super::service::Service;
 use super::socket::{self, SocketError, Sockets};
 use super::{Pluggable, Shared};
 use crate::event::BoxFuture;
+use crate::fields::{self, Often, Unfit};
 use crate::ingress::body::{self, PREFIX, Unread};
-use crate::ingress::connection::{Activity, Call, hold};
+use crate::ingress::connection::{Activity, Call};
+use crate::ingress::listeners::Listeners;
 use crate::ingress::port::{Policy, Port};
-use crate::quiet::Quiet;
 
 /// Each socket, and the component type that daprd makes of its name.
 const SOCKETS: [(&str, &str); 2] = [
@@ -57,7 +58,7 @@ const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
 const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
 
 /// The field `metadata` of an `InvokeRequest`.
-const METADATA: u32 = 2;
+const METADATA: Often = Often { field: 2, most: MAX_METADATA, is_map: true };
 
 /// Of reflection's questions, which are names.
 const MAX_QUESTION: usize = 4 << 10;
@@ -68,9 +69,6 @@ const MAX_HEAD: u32 = 16 << 10;
 const MAX_STREAMS: u32 = 256;
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
-
-/// After a failed accept (out of file descriptors, most likely), so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Of the process's file descriptors, one in so many may be a connection.
 const DESCRIPTORS_EACH: u64 = 4;
@@ -113,57 +111,29 @@ impl Server {
     /// answered and every stream has ended.
     pub async fn run(self, pluggable: Pluggable, stop: CancellationToken) {
         let Self { sockets, listeners, policy, max_message } = self;
-        let (port, quiet) = (Arc::new(Port::new(policy)), Arc::new(Quiet::default()));
-        let (accepting, connections) = (TaskTracker::new(), TaskTracker::new());
-        let (closing, stopping) = (CancellationToken::new(), CancellationToken::new());
+        let (port, listening) = (Arc::new(Port::new(policy)), Listeners::default());
         for (listener, component_type) in listeners {
             let service = Service { shared: Arc::clone(&pluggable.0), component_type };
             let Some(routes) = Routes::new(service, max_message) else { continue };
-            let (routes, port, quiet) = (Arc::new(routes), Arc::clone(&port), Arc::clone(&quiet));
-            let (closing, stopping, connections) = (closing.clone(), stopping.clone(), connections.clone());
-            accepting.spawn(async move {
-                loop {
-                    let accepted = tokio::select! {
-                        // Who is in the queue already is served.
-                        biased;
-                        accepted = listener.accept() => accepted,
-                        () = closing.cancelled() => break,
-                    };
-                    match accepted {
-                        Ok((stream, _)) => {
-                            let place = port.place().await;
-                            let held = serve(stream, Arc::clone(&routes), Arc::clone(&port), stopping.clone());
-                            connections.spawn(async move {
-                                let _place = place;
-                                held.await;
-                            });
-                        }
-                        Err(error) => {
-                            if let Some(more) = quiet.count("accept") {
-                                tracing::warn!(%error, more, "cannot accept a connection");
-                            }
-                            tokio::time::sleep(ACCEPT_PAUSE).await;
-                        }
-                    }
-                }
+            let (routes, at) = (Arc::new(routes), Arc::clone(&port));
+            listening.open(listener, Arc::clone(&port), move |stream, activity| {
+                Some(serve(stream, Arc::clone(&routes), Arc::clone(&at), Arc::clone(activity)))
             });
         }
         stop.cancelled().await;
         drop(sockets);
-        closing.cancel();
-        accepting.close();
-        accepting.wait().await;
-        stopping.cancel();
-        connections.close();
-        connections.wait().await;
+        listening.close().await;
     }
 }
 
-async fn serve(stream: UnixStream, routes: Arc<Routes>, port: Arc<Port>, stopping: CancellationToken) {
-    let activity = port.enter();
-    let (at, patience) = (Arc::clone(&activity), port.policy.patience);
+fn serve(
+    stream: UnixStream,
+    routes: Arc<Routes>,
+    port: Arc<Port>,
+    activity: Arc<Activity>,
+) -> impl GracefulConnection<Error = hyper::Error> {
     let service = service_fn(move |request| {
-        let (routes, port, activity) = (Arc::clone(&routes), Arc::clone(&port), Arc::clone(&at));
+        let (routes, port, activity) = (Arc::clone(&routes), Arc::clone(&port), Arc::clone(&activity));
         async move {
             activity.touch();
             let response = routes.answer(request, &port, &activity).await;
@@ -178,11 +148,7 @@ async fn serve(stream: UnixStream, routes: Arc<Routes>, port: Arc<Port>, stoppin
         .max_header_list_size(MAX_HEAD)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    // A client that goes away is no event.
-    if let Err(error) = hold(connection, &activity, patience, &stopping).await {
-        tracing::debug!(%error, "a connection ended");
-    }
+    builder.serve_connection(TokioIo::new(stream), service)
 }
 
 /// A gRPC service behind its path.
@@ -287,18 +253,22 @@ impl Routes {
         let Some(_request) = port.request() else {
             return Status::resource_exhausted("too many calls at once; send it again").into_http();
         };
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let is_init = parts.uri.path().ends_with("/Init");
         let limit = if is_init { MAX_INIT } else { self.max_message };
-        let read = body::read_message(&parts.headers, body, limit, BODY_TIMEOUT, &port.budget).await;
+        let read = body::read_message(&mut parts.headers, body, limit, BODY_TIMEOUT, &port.budget).await;
         let (body, _share) = match read {
             Ok(body) => body,
             Err(unread) => return self.unread(unread, limit).into_http(),
         };
         let _call = activity.call();
         // Not only of an operation: what else has so many is nothing that is known here.
-        if !is_init && frames::count(body.get(PREFIX..).unwrap_or_default(), METADATA) > MAX_METADATA {
-            return Status::invalid_argument(format!("metadata has more than {MAX_METADATA} items")).into_http();
+        if !is_init && let Err(unfit) = fields::check(body.get(PREFIX..).unwrap_or_default(), Some(METADATA)) {
+            return match unfit {
+                Unfit::Items(most) => Status::invalid_argument(format!("metadata has more than {most} items")),
+                unfit => Status::internal(format!("the message cannot be decoded: {unfit}")),
+            }
+            .into_http();
         }
         route(Request::from_parts(parts, Body::new(Full::from(body)))).await
     }

@@ -22,6 +22,8 @@ func run(programs paths) bool {
 		play  func(*rows, paths) error
 	}{
 		{"daprd", plain},
+		{"gRPC", speaksGRPC},
+		{"two daprds", two},
 		{"daprd restarts", restarts},
 		{"hot reload", reloads},
 		{"our restart", killed},

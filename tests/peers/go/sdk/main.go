@@ -12,10 +12,14 @@ import (
 	"strings"
 	"time"
 
+	pb "github.com/dapr/dapr/pkg/proto/runtime/v1"
 	"github.com/dapr/go-sdk/client"
 	"github.com/dapr/go-sdk/service/common"
 	daprd "github.com/dapr/go-sdk/service/grpc"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -98,6 +102,18 @@ func main() {
 	_, err = invoke("create", "short", map[string]string{"msgtype": "markdown", "title": "title"})
 	must(err)
 	check("create, with metadata", "markdown", last().Msgtype)
+	// With the token of the SDK, and compressed.
+	sidecar := dapr.GrpcClient()
+	withToken := metadata.AppendToOutgoingContext(ctx, "dapr-api-token", os.Getenv("DAPR_API_TOKEN"))
+	compressed := func(content string) error {
+		_, err := sidecar.InvokeBinding(withToken, &pb.InvokeBindingRequest{
+			Name: "robot", Operation: "create", Data: []byte(`{"msgtype":"text","text":{"content":"` + content + `"}}`),
+		}, grpc.UseCompressor(gzip.Name))
+		return err
+	}
+	must(compressed("compressed"))
+	check("create, compressed with gzip", "compressed", last().Message.Text.Content)
+	check("create, a bomb", "ResourceExhausted", status.Code(compressed(strings.Repeat(" ", 64<<20))).String())
 	_, err = invoke("create", `{"msgtype":"file"}`, nil)
 	got = "taken"
 	if err != nil {

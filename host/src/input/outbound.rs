@@ -1,0 +1,96 @@
+//! An operation on its way out, whoever asks for it (a client, or an application's answer): within its binding's policies, and
+//! counted.
+
+use std::time::{Duration, Instant};
+
+use dingtalk_api::invoke::Failed;
+use dingtalk_api::limits::APP_TIMEOUT;
+
+use super::{Inner, policy};
+use crate::bindings::InvokeError;
+use crate::resiliency::Direction;
+use crate::sandbox::{CallError, Overload, Response};
+use crate::spans::said;
+
+/// For the attempts of a late reply together: the deliveries behind it wait for its place, and an application may keep
+/// one for as long.
+const LATE: Duration = APP_TIMEOUT;
+
+/// What is to be done.
+#[derive(Clone, Copy)]
+pub(super) struct Outbound<'a> {
+    pub(super) binding: &'a str,
+    pub(super) operation: &'a str,
+    /// DingTalk takes it once, however often it is sent.
+    pub(super) has_uuid: bool,
+    /// The reply to a message that has been acknowledged: of a binding that may have no output side.
+    pub(super) is_late: bool,
+    /// What its attempts are below, where there are spans.
+    pub(super) trace: &'a [(String, String)],
+}
+
+impl Inner {
+    /// Has `attempt` do it with `request`, which it makes of each.
+    pub(super) async fn send<R: Clone, F: Future<Output = Result<Response, InvokeError>>>(
+        &self,
+        outbound: Outbound<'_>,
+        request: R,
+        attempt: impl Fn(R, Option<Duration>) -> F,
+    ) -> Result<Response, InvokeError> {
+        let since = Instant::now();
+        let result = self.send_by_policy(outbound, request, attempt).await;
+        let failure = result.as_ref().err().map(InvokeError::metadata);
+        let known = self.bindings.known(outbound.binding, outbound.operation);
+        self.metrics.invoked(known, since, failure.as_deref());
+        result
+    }
+
+    /// As often as the policies allow, but never so that a message could be posted twice.
+    async fn send_by_policy<R: Clone, F: Future<Output = Result<Response, InvokeError>>>(
+        &self,
+        outbound: Outbound<'_>,
+        request: R,
+        attempt: impl Fn(R, Option<Duration>) -> F,
+    ) -> Result<Response, InvokeError> {
+        let Outbound { binding, operation, has_uuid, is_late, trace } = outbound;
+        if !is_late {
+            self.bindings.check(binding, operation)?;
+        }
+        // What the application was handed once, it may have acted on, whatever became of its answer.
+        let is_once = operation == "get";
+        let since = Instant::now();
+        let mut course = self.resilience.course(binding, Direction::Outbound);
+        // Of "get" there is what the application is handed; a name that an application has made up is in no span.
+        let spans = self.spans.get().filter(|_| !is_once && self.bindings.get(binding).is_some());
+        let mut number = 0_u32;
+        let mut next = request;
+        loop {
+            number = number.saturating_add(1);
+            let leave = match course.begin() {
+                Ok(leave) => leave,
+                Err(refused) => {
+                    return Err(Failed::new(CallError::Overloaded(Overload::Breaker(refused)), has_uuid).into());
+                }
+            };
+            let kept = course.retry().filter(|_| !is_once).map(|_| next.clone());
+            let span = spans.map(|spans| spans.begin(said::operation(binding, operation, number), trace));
+            let result = attempt(next, course.timeout()).await;
+            if let Some(span) = span {
+                span.end(said::operated(&result));
+            }
+            leave.end(result.as_ref().err().is_none_or(|error| !policy::counts(error)));
+            let again = result.as_ref().is_err_and(policy::may_be_repeated).then_some(kept).flatten();
+            let Some((request, pause)) = again.and_then(|request| Some((request, course.again()?))) else {
+                return result;
+            };
+            if is_late && since.elapsed().saturating_add(pause) > LATE {
+                return result;
+            }
+            if let Err(error) = &result {
+                tracing::debug!(binding, %error, ?pause, "tried again, as the retry policy says");
+            }
+            tokio::time::sleep(pause).await;
+            next = request;
+        }
+    }
+}
