@@ -10,8 +10,8 @@ use dingtalk_host::simulator::fault::{Fault, Times};
 use dingtalk_host::simulator::robot::RobotConfig;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use crate::spans::collector::Collector;
 use crate::support::app::{Act, App};
-use crate::support::collector::Collector;
 use crate::support::witness::{Received, Tap, base64};
 use crate::support::{Host, PATIENCE, Reply, Resources, Robot, component, run, send, stderr, stdout};
 

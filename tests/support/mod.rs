@@ -2,7 +2,6 @@
 
 pub mod app;
 pub mod bot;
-pub mod collector;
 pub mod guest;
 pub mod held;
 pub mod inbox_app;

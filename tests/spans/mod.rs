@@ -1,5 +1,7 @@
 //! Spans: one for every call and every callback, those below them, and where they go, by OTLP, as daprd's users have it.
 
+pub mod collector;
+
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -10,8 +12,8 @@ use prost::Message;
 
 use crate::grpc::client::{Client, binding, framed};
 use crate::support::app::{Act, App};
-use crate::support::collector::{Collector, LATER, Mood, SOON, Span};
 use crate::support::{Host, PATIENCE, Reply, Resources, Robot, SECRET, TOKEN, component, receiving, send};
+use collector::{Collector, LATER, Mood, SOON, Span};
 
 const HI: &[u8] = br#"{"message":"c4n4ry w0rd5"}"#;
 
