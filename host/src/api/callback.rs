@@ -17,11 +17,7 @@ use crate::sandbox::{CallError, Callback};
 
 impl Api {
     pub(super) async fn callback(&self, name: &str, request: Request<Incoming>, seat: &Seat) -> Answer {
-        let count = |result| {
-            // Whoever makes names up is counted without one.
-            let known = self.input.bindings().get(name);
-            self.input.metrics().callback(known.as_ref().map_or("", |binding| binding.name()), result);
-        };
+        let count = |result| self.input.count_callback(name, result);
         if let Err(answer) = callback::check(request.method()) {
             count("method");
             return answer;

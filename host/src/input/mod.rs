@@ -195,6 +195,7 @@ impl Input {
     /// Performs one operation; "get" reaches the application.
     pub async fn invoke(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
         let since = Instant::now();
+        let _trace = self.0.bindings.get(name).map(|_| Trace(&self.0, name));
         let operation = request.operation.clone();
         let result = self.invoke_by_policy(name, request).await;
         let failure = result.as_ref().err().map(InvokeError::metadata);
@@ -231,6 +232,12 @@ impl Input {
             tokio::time::sleep(pause).await;
             next = request;
         }
+    }
+
+    /// A callback for `name` was answered; see [`Metrics::callback`]. Whoever makes names up is counted without one.
+    pub(crate) fn count_callback(&self, name: &str, result: &'static str) {
+        let trace = self.0.bindings.get(name).map(|_| Trace(&self.0, name));
+        self.0.metrics.callback(trace.as_ref().map_or("", |_| name), result);
     }
 
     /// From now on, these policies apply.
@@ -276,6 +283,20 @@ impl Input {
         let binding = self.0.bindings.get(name).filter(|binding| self.reads(binding))?;
         let timeout = binding.timeout();
         Some(Arc::new(Reader { inner: Arc::clone(&self.0), binding: name.to_owned(), timeout, trace, way }))
+    }
+}
+
+/// What is left of a call to a binding that was loaded: counters, and the state of a breaker. Should the binding be taken
+/// away before the call ends, what that leaves is taken away, too: names that come and go would fill the memory.
+struct Trace<'a>(&'a Inner, &'a str);
+
+impl Drop for Trace<'_> {
+    fn drop(&mut self) {
+        let Self(inner, name) = self;
+        if inner.bindings.get(name).is_none() {
+            inner.metrics.forget(name);
+            inner.resilience.forget(name);
+        }
     }
 }
 
@@ -483,6 +504,7 @@ impl Inner {
         let Some(app) = &self.app else {
             return Err(Undelivered::Unreachable("there is no application; set --app-port or --handler".into()));
         };
+        let _trace = Trace(self, &event.binding);
         // With an inbox, trying again is its business alone.
         let mut course = match &self.inbox {
             None => Some(self.resilience.course(&event.binding, Direction::Inbound)),
