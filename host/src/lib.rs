@@ -37,6 +37,7 @@ pub mod quiet;
 pub mod resiliency;
 pub mod resources;
 pub mod sandbox;
+mod shown;
 pub mod simulator;
 
 pub use dingtalk_binding::settings::Settings;
