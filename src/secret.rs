@@ -179,12 +179,22 @@ pub fn is_hidden(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// Characters of a value from outside that an error shows: what is longer may be a secret in the wrong place.
+pub const MAX_SHOWN: usize = 16;
+
 /// What a word is if it looks like something secret of DingTalk's: an access token has 64 hexadecimal digits, a
 /// signing secret the same after "SEC". The host of a URL or the name of a binding is shorter, or has no digits to
 /// speak of, or is not in one piece.
 pub fn credential(word: &str) -> Option<&'static str> {
-    let digits = word.bytes().filter(u8::is_ascii_digit).count();
-    if digits < 4 || !word.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+    let count = |is: fn(&u8) -> bool| word.bytes().filter(is).count();
+    let (digits, rest) = (count(u8::is_ascii_digit), word.len() - count(u8::is_ascii_alphanumeric));
+    // As an app's secret, or any other in base64: there, one character in six is a digit, and as many are of each case.
+    let is_mixed = count(u8::is_ascii_uppercase) * 6 > word.len() && count(u8::is_ascii_lowercase) * 6 > word.len();
+    if digits < 2 || word.bytes().any(|byte| !byte.is_ascii_alphanumeric() && !b"+/-_=".contains(&byte)) {
+        None
+    } else if is_mixed && word.len() >= 32 {
+        Some("a secret")
+    } else if digits < 4 || rest > 0 {
         None
     } else if word.starts_with("SEC") && word.len() >= 20 {
         Some("a signing secret")
@@ -303,6 +313,8 @@ mod tests {
         assert_eq!(credential(&digits), Some("an access token"));
         assert_eq!(credential(&format!("SEC{digits}")), Some("a signing secret"));
         assert_eq!(credential("SECabcdefghijklm1234"), Some("a signing secret"));
+        assert_eq!(credential("8kQv-1TzW_e0RmXp3LdYb7NcUa5JhGs2"), Some("a secret"));
+        assert_eq!(credential("q83vEjRWeJq83vEjRWeJq83vEjRWeJq83vEjRWeJ+A/="), Some("a secret"));
         for word in [
             "localhost",
             "SEC1",
@@ -311,6 +323,8 @@ mod tests {
             "SECURITYGATEWAYSERVICE",
             "mydingtalkgatewayserviceforproduction",
             "my-dingtalk-gateway-service-1234-of-production",
+            "My-DingTalk-Gateway-Service-1234-of-Production",
+            "0d9c8b7a-0123-4567-89ab-0123456789ab",
             "0123456789abcdef0123456789abcdef",
             "0123456789abcdef0123456789abcdef01234567",
             "",

@@ -482,3 +482,196 @@ fn nothing_secret_appears_on_the_command_line() {
     assert_eq!(signatures.len(), 12);
     seen.assert_clean(&canaries(&signatures));
 }
+
+/// What could be a secret in the wrong place, in the shapes that DingTalk's and others' have.
+fn shapes() -> [String; 5] {
+    [
+        format!("SEC{BARE}"),
+        BARE.into(),
+        "8kQv-1TzW_e0RmXp3LdYb7NcUa5JhGs2-9VoPi4Ft6Kq_Zx8Cw1BnMy0DjHl3EgS".into(),
+        "8kQv-1TzW_e0RmXp3LdYb7NcUa5JhGs2".into(),
+        "q83vEjRWeJ+rze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=".into(),
+    ]
+}
+
+/// Files that are right, with everything in them that is read. Each value stands between angle brackets.
+const FILES: [(&str, &str); 4] = [
+    (
+        "team.yaml",
+        "apiVersion: <dapr.io/v1alpha1>\nkind: <Component>\nmetadata:\n  name: <team>\n  namespace: <production>\nscopes: [<shop>]\n\
+         auth:\n  secretStore: <store>\nspec:\n  type: <bindings.dingtalk.webhook>\n  version: <v1>\n  initTimeout: <5s>\n  \
+         ignoreErrors: <false>\n  metadata:\n  - {name: <id>, value: <team>}\n  - {name: <url>, value: <http://127.0.0.1:9/>}\n  \
+         - {name: secret, secretKeyRef: {name: <robot>, key: <secret>}}\n  - {name: <timeout>, value: <5s>}\n  \
+         - {name: connectTimeout, value: <5s>}\n  - {name: callbackMaxSkew, value: <1h>}\n  \
+         - {name: direction, value: <output>}\n  - {name: route, value: <team>}\n  - {name: robotCode, value: <robot>}\n  \
+         - {name: chatbotCorpId, value: <corp>}\n  - {name: appSecret, value: <a>}\n  - {name: previousAppSecret, value: <b>}\n  \
+         - {name: outgoingToken, value: <c>}\n  - {name: sessionWebhookHosts, value: <gateway.example.com>}\n  \
+         - {name: other, envRef: <APP_NAME>}\n",
+    ),
+    (
+        "store.yaml",
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: <store>}\nspec:\n  type: <secretstores.local.file>\n  \
+         version: <v1>\n  metadata:\n  - {name: <secretsFile>, value: <secrets.json>}\n  - {name: nestedSeparator, value: <:>}\n  \
+         - {name: multiValued, value: <false>}\n",
+    ),
+    (
+        "resiliency.yaml",
+        "apiVersion: dapr.io/v1alpha1\nkind: <Resiliency>\nmetadata: {name: <r>, namespace: <production>}\nscopes: [<shop>]\nspec:\n  \
+         policies:\n    timeouts: {<short>: <5s>}\n    retries:\n      <again>: {policy: <constant>, duration: <1s>, maxInterval: \
+         <1s>, maxRetries: <3>, matching: {httpStatusCodes: <500-599>, gRPCStatusCodes: <1>}}\n    circuitBreakers:\n      \
+         <b>: {maxRequests: <1>, interval: <1s>, timeout: <1s>, trip: <consecutiveFailures > 3>}\n  targets:\n    \
+         components:\n      <team>: {outbound: {timeout: <short>, retry: <again>, circuitBreaker: <b>}}\n",
+    ),
+    (
+        "config.yaml",
+        "apiVersion: <dapr.io/v1alpha1>\nkind: <Configuration>\nmetadata: {name: <c>, namespace: <production>}\nspec:\n  api:\n    allowed: \
+         [{name: <bindings>, version: <v1>, protocol: <http>}]\n    denied: [{name: <metadata>, version: <v1>, protocol: \
+         <grpc>}]\n  metrics: {enabled: <true>, <rules>: <none>}\n  tracing: {samplingRate: <1>}\n  features: [{name: \
+         <HotReload>, enabled: <true>}]\n  <httpPipeline>: <none>\n",
+    ),
+];
+
+/// The text with `canary` for the value at `at`; `None` behind the last one.
+fn planted(text: &str, at: usize, canary: &str) -> Option<String> {
+    let mut parts = text.split('<');
+    let (mut planted, mut found) = (parts.next()?.to_owned(), false);
+    for (number, part) in parts.enumerate() {
+        // "consecutiveFailures > 3" has one of its own.
+        let (value, rest) = part.rsplit_once(">").unwrap();
+        found |= number == at;
+        planted.push_str(&serde_json::to_string(if number == at { canary } else { value }).unwrap());
+        planted.push_str(rest);
+    }
+    found.then_some(planted)
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_of_a_file_is_not_shown() {
+    let mut seen = Seen::default();
+    let mut runs = 0;
+    let secrets = r#"{"robot": {"secret": "of-the-robot"}}"#;
+    for (index, (file, text)) in FILES.iter().enumerate() {
+        for at in 0.. {
+            let shapes = shapes();
+            // Each of the shapes is somewhere in each file; all of them everywhere would take minutes.
+            let canary = &shapes[(at + index) % shapes.len()];
+            let Some(changed) = planted(text, at, canary) else { break };
+            let mut resources = Resources::new().with("secrets.json", secrets);
+            for (other, text) in FILES {
+                let text = if other == *file { changed.clone() } else { right(text) };
+                let name = if other == "config.yaml" { "config.txt" } else { other };
+                resources = resources.with(name, &text);
+            }
+            let (path, config) = (resources.path().to_str().unwrap(), resources.path().join("config.txt"));
+            let mut command = crate::support::command(&[
+                "serve",
+                "--app-id",
+                "shop",
+                "--resources-path",
+                path,
+                "--config",
+                config.to_str().unwrap(),
+                "--log-level",
+                "debug",
+                "--dapr-http-port",
+                "0",
+                // It cannot start, whatever the files say.
+                "--app-port",
+                "1",
+                "--inbox",
+                config.to_str().unwrap(),
+            ]);
+            command.env("NAMESPACE", "production").env("APP_NAME", "shop");
+            let output = crate::support::finish(command, b"");
+            assert_eq!(output.status.code(), Some(1), "{changed}\n{output:?}");
+            seen.add(format!("{file}, value {at}"), stderr(&output) + &stdout(&output));
+            runs += 1;
+        }
+    }
+    assert!(runs > 70, "{runs}");
+    // Something was said of most of them.
+    let said = seen.0.iter().filter(|(_, text)| text.contains("characters")).count();
+    seen.assert_clean(&shapes());
+    assert!(said > 10, "{said}");
+}
+
+/// The text as it is without a canary.
+fn right(text: &str) -> String {
+    text.split('<')
+        .enumerate()
+        .map(|(number, part)| match (number, part.rsplit_once('>')) {
+            (0, _) => part.to_owned(),
+            (_, Some((value, rest))) => serde_json::to_string(value).unwrap() + rest,
+            (_, None) => part.to_owned(),
+        })
+        .collect()
+}
+
+#[test]
+fn a_secret_in_the_wrong_flag_is_not_shown() {
+    let mut seen = Seen::default();
+    let mut runs = 0;
+    for subcommand in dingtalk_host::cli::command().get_subcommands() {
+        for (index, flag) in subcommand.get_arguments().enumerate() {
+            let Some(long) = flag.get_long() else { continue };
+            let canary = &shapes()[index % shapes().len()];
+            for value in [canary.clone(), format!("x,{canary}"), format!("http://{canary}.example/{canary}")] {
+                // The last one ends what would run.
+                let output = seen.run(&[subcommand.get_name(), &format!("--{long}={value}"), &format!("--{canary}")]);
+                assert_eq!(output.status.code(), Some(2), "{output:?}");
+                runs += 1;
+            }
+        }
+    }
+    assert!(runs > 100, "{runs}");
+    let (directory, file) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    for canary in shapes() {
+        let canary = canary.replace('/', "-");
+        // Below a file nothing can be made.
+        let nowhere = file.path().join(&canary).join(&canary);
+        let nowhere = nowhere.to_str().unwrap();
+        for arguments in [
+            &["serve", "--resources-path", nowhere][..],
+            &[
+                "serve",
+                "--resources-path",
+                directory.path().to_str().unwrap(),
+                "--dapr-http-port",
+                "0",
+                "--config",
+                nowhere,
+            ],
+            &[
+                "serve",
+                "--resources-path",
+                directory.path().to_str().unwrap(),
+                "--dapr-http-port",
+                "0",
+                "--app-port",
+                "1",
+                "--inbox",
+                nowhere,
+            ],
+            &[
+                "serve",
+                "--resources-path",
+                directory.path().to_str().unwrap(),
+                "--dapr-http-port",
+                "0",
+                "--handler",
+                nowhere,
+            ],
+            &["invoke", "--component", nowhere, "--data", "x"],
+            &["invoke", "--component", nowhere, "--data-file", nowhere],
+            &["inbox", "list", "--inbox", nowhere],
+            &["simulate", "--secret-file", nowhere],
+            &["component", "--output", nowhere],
+            &[&canary],
+        ] {
+            let output = seen.run(arguments);
+            assert!(!output.status.success(), "{output:?}");
+        }
+    }
+    let shapes = shapes().map(|shape| shape.replace('/', "-"));
+    seen.assert_clean(&shapes);
+}

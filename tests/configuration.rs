@@ -45,6 +45,15 @@ fn a_route_that_is_denied_or_not_allowed_is_not_there() {
 }
 
 #[test]
+fn a_rule_that_names_nothing_denies_nothing_and_is_told() {
+    let robot = Robot::start();
+    let typo = configuration("  api:\n    denied:\n    - name: binding\n      version: v1\n      protocol: http\n");
+    let (host, _resources) = serve(&robot, &typo, &[]);
+    host.wait_for_log("config.yaml:8: this rule of spec.api.denied names nothing that is here");
+    assert_eq!(host.post("team", CREATE).status, 200);
+}
+
+#[test]
 fn metrics_and_hot_reload_can_be_switched_off() {
     let robot = Robot::start();
     let off = configuration("  metrics:\n    enabled: false\n  features:\n  - name: HotReload\n    enabled: false\n");

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use dingtalk_host::simulator::fault::{Fault, Times};
 
+use crate::support::app::{Act, App};
 use crate::support::inbox_app::{self, APP_SECRET, message};
 use crate::support::receiving::{self, signed, text};
 use crate::support::{Host, Reply, Resources, Robot, SECRET, TOKEN, command, component, finish, send, stderr};
@@ -145,6 +146,35 @@ fn the_inbox_tells_how_many_wait_and_for_how_long() {
         value(&get(&host).body, "dingtalk_inbox_events", &["state=\"pending\""]) == Some(0.0)
     });
     assert!(value(&get(&host).body, "dapr_component_input_binding_count", &["success=\"false\""]).unwrap() >= 1.0);
+}
+
+/// What was begun before its binding was taken away ends later, and is counted then.
+#[test]
+fn what_ends_late_brings_no_binding_back() {
+    let (app, robot) = (App::start(), Robot::start());
+    let resources = Resources::of("team", &robot).with(
+        "resiliency.yaml",
+        "apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata: {name: r}\nspec:\n  policies:\n    circuitBreakers:\n      \
+         b: {trip: consecutiveFailures > 3}\n  targets:\n    components:\n      team: {inbound: {circuitBreaker: b}}\n",
+    );
+    let arguments = ["--metrics-port", "0", "--app-port", &app.port(), "--callback-timeout", "60s"];
+    let host = Host::serve_with(&resources, &arguments, &[]);
+    let gate = app.answer_behind(Act::ok(""));
+    std::thread::scope(|scope| {
+        let callback = scope.spawn(|| receiving::callback(&host, &text("m1")));
+        let get = scope.spawn(|| host.post("team", r#"{"operation":"get","data":{"message":"Hi"}}"#));
+        app.wait_for_events(2);
+        assert!(get_text(&host).contains("dapr_"), "served");
+        std::fs::remove_file(resources.path().join("team.yaml")).unwrap();
+        host.wait_for_log("component removed");
+        gate.open();
+        assert_eq!((callback.join().unwrap().status, get.join().unwrap().status), (200, 200));
+    });
+    assert!(!get_text(&host).contains("\"team\""), "{}", get_text(&host));
+}
+
+fn get_text(host: &Host) -> String {
+    get(host).body
 }
 
 #[test]

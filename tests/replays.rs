@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use crate::support::app::{Act, App};
 use crate::support::receiving::{
-    EMPTY, PONG, REFUSED, Setup, assert_answer, assert_later, callback, post, signed, start, start_with, talkative,
-    text, until,
+    EMPTY, PONG, REFUSED, Setup, assert_answer, assert_later, callback, post, signed, signed_at, start, start_with,
+    talkative, text, until,
 };
+use crate::support::witness::now;
 use crate::support::{Connection, Host, Reply, Resources, SECRET, component};
 
 /// What nobody said, under the `msgId` of what somebody did.
@@ -84,11 +85,7 @@ fn what_waits_in_the_inbox_keeps_its_body_too() {
 
 #[test]
 fn messages_without_a_usable_id_are_known_by_their_bytes() {
-    let directory = tempfile::tempdir().unwrap();
-    let inbox = directory.path().join("inbox");
-    for arguments in [&[][..], &["--inbox", inbox.to_str().unwrap()]] {
-        known_by_their_bytes(arguments);
-    }
+    both_ways(known_by_their_bytes);
 }
 
 fn known_by_their_bytes(arguments: &[&str]) {
@@ -166,6 +163,92 @@ fn while_a_secret_is_rotated_callbacks_of_both_are_taken() {
     assert_eq!((robot.messages().len(), app.events().len()), (1, 3));
     host.wait_for_log("callbacks signed with previousAppSecret are taken");
     assert!(!host.log().contains("s3cret"), "{}", host.log());
+}
+
+type Properties<'a> = &'a [(&'a str, &'a str)];
+
+/// The host that serves `team` with these properties, and what rewrites its file and waits until that is taken over.
+fn reloading(properties: Properties<'_>, arguments: &[&str]) -> (Setup, impl Fn(&Setup, Properties<'_>)) {
+    let (app, robot) = (App::start(), talkative());
+    app.answer(Act::ok(PONG));
+    let url = robot.url();
+    let of =
+        move |properties: Properties<'_>| component("team", &[&[("id", "team"), ("url", &url)], properties].concat());
+    let resources = Resources::new().with("team.yaml", &of(properties));
+    let port = app.port();
+    let arguments = [&["--app-port", &port, "--callback-timeout", "60s"], arguments].concat();
+    let host = Host::serve_with(&resources, &arguments, &[]);
+    let rewrite = move |setup: &Setup, properties: Properties<'_>| {
+        let replaced = || setup.host.log().matches("component replaced").count();
+        let before = replaced();
+        resources.write("team.yaml", &of(properties));
+        until("the new file", || replaced() > before);
+    };
+    (Setup { host, app, robot }, rewrite)
+}
+
+/// As it is, and with an inbox, where what is refused must not even be stored.
+fn both_ways(test: impl Fn(&[&str])) {
+    let directory = tempfile::tempdir().unwrap();
+    let inbox = directory.path().join("inbox");
+    for arguments in [&[][..], &["--inbox", inbox.to_str().unwrap()]] {
+        test(arguments);
+    }
+}
+
+#[test]
+fn a_rotation_forgets_nothing_that_was_seen_under_the_old_secret() {
+    both_ways(|arguments| {
+        let (setup, rewrite) = reloading(&[("appSecret", "0ld-s3cret")], arguments);
+        let (old, new) = (signed("0ld-s3cret"), signed("n3w-s3cret"));
+        let send = |seen: &[(String, String)], body: &str| post(setup.host.address(), "team", seen, body.as_bytes());
+        assert_answer(&send(&old, &text("m1")), PONG);
+        rewrite(&setup, &[("appSecret", "n3w-s3cret"), ("previousAppSecret", "0ld-s3cret")]);
+        std::thread::sleep(MOMENT);
+        assert_refused(&send(&old, &forged("m2")));
+        assert_refused(&send(&old, &forged("m1")));
+        // DingTalk's own repetition.
+        assert_answer(&send(&old, &text("m1")), PONG);
+        assert_eq!(setup.app.events().len(), 1);
+
+        // What was seen of the new one stays as well when the old one goes, and when it comes back.
+        assert_answer(&send(&new, &text("m3")), PONG);
+        rewrite(&setup, &[("appSecret", "n3w-s3cret")]);
+        std::thread::sleep(MOMENT);
+        assert_refused(&send(&new, &forged("m4")));
+        assert_refused(&send(&old, &text("m1")));
+        rewrite(&setup, &[("appSecret", "0ld-s3cret"), ("previousAppSecret", "n3w-s3cret")]);
+        for seen in [&old, &new] {
+            assert_refused(&send(seen, &forged("m4")));
+        }
+        assert_eq!(setup.app.events().len(), 2);
+    });
+}
+
+#[test]
+fn a_wider_window_forgets_nothing_and_makes_nothing_good_again() {
+    both_ways(|arguments| {
+        let narrow = [("appSecret", SECRET), ("callbackMaxSkew", "1m")];
+        let (setup, rewrite) = reloading(&narrow, arguments);
+        let (seen, old) = (signed(SECRET), signed_at(SECRET, now() - 120_000));
+        let send = |seen: &[(String, String)], body: &str| post(setup.host.address(), "team", seen, body.as_bytes());
+        assert_answer(&send(&seen, &text("m1")), PONG);
+        assert_refused(&send(&old, &text("m0")));
+        std::thread::sleep(MOMENT);
+        // Whatever was delivered two minutes ago under a window of one, nobody knows any more.
+        for window in ["30m", "1m", "1h"] {
+            rewrite(&setup, &[("appSecret", SECRET), ("callbackMaxSkew", window)]);
+            assert_refused(&send(&seen, &forged("m2")));
+            assert_refused(&send(&seen, &forged("m1")));
+            assert_refused(&send(&old, &text("m0")));
+            assert_answer(&send(&seen, &text("m1")), PONG);
+        }
+        setup.host.wait_for_log("it was too old when callbackMaxSkew became longer");
+        assert_eq!(setup.app.events().len(), 1);
+        // What was in time is taken.
+        assert_answer(&send(&signed_at(SECRET, now() - 30_000), &text("m3")), PONG);
+        assert_eq!(setup.app.events().len(), 2);
+    });
 }
 
 /// One signature for as many messages as are asked for.

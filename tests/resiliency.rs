@@ -232,6 +232,24 @@ fn get_is_handed_to_the_application_once() {
     gate.open();
 }
 
+/// That is another attempt at the event, not at the operation.
+#[test]
+fn what_get_hands_over_is_handed_over_again_as_the_inbound_policy_says() {
+    let (app, robot) = (App::start(), Robot::start());
+    let resources =
+        Resources::of("team", &robot).with("resiliency.yaml", &resiliency(RETRY, "inbound: {retry: again}"));
+    let host = Host::serve_with(&resources, &["--app-port", &app.port()], &[]);
+    let failures = AtomicUsize::new(2);
+    app.answer_with(move |_| {
+        let left = failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if left.is_ok() { Act::Answer(500, String::new()) } else { Act::ok("") }
+    });
+    let get = || host.post("team", r#"{"operation":"get","data":{"message":"Hi"}}"#).status;
+    assert_eq!((get(), app.events().len()), (200, 3));
+    app.answer(Act::Answer(422, String::new()));
+    assert_eq!((get(), app.events().len()), (500, 4));
+}
+
 #[test]
 fn a_policy_that_cannot_be_kept_stops_the_start() {
     let robot = Robot::start();

@@ -111,6 +111,11 @@ fn like_http(code: Code, number: &str, reason: &'static str, why: &str) -> Statu
     Status { code, message: reason.into(), info, retry_after: None }
 }
 
+/// Whether a rule is for a method that there is.
+pub fn is_named(rule: &str) -> bool {
+    METHODS.iter().any(|(_, group)| rule == *group)
+}
+
 /// Whether the method with this path is served, and `lists` have it.
 pub fn check_method(path: &str, lists: &Lists) -> Result<(), Status> {
     let method = path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE)?.strip_prefix('/'));

@@ -28,14 +28,28 @@ pub enum Route {
     SetMetadata(String),
 }
 
+/// Groups of Dapr's API and paths, of all routes that lists can take away.
+const GROUPS: [(&str, &str); 3] =
+    [("v1/bindings", "v1.0/bindings/{name}"), ("v1/metadata", "v1.0/metadata"), ("v1/metadata", "v1.0/metadata/{key}")];
+
+/// Whether a rule is for a route that there is. It names a group, or is the beginning of a path.
+pub fn is_named(rule: &str) -> bool {
+    GROUPS.iter().any(|route| names(rule, *route))
+}
+
+fn names(rule: &str, (group, path): (&str, &str)) -> bool {
+    rule == group || path.starts_with(rule)
+}
+
 impl Route {
     /// The group of Dapr's API that it belongs to, and its path as Dapr writes it; `None` for what Dapr always allows or
     /// does not have.
     fn group(&self) -> Option<(&'static str, &'static str)> {
+        let [invoke, metadata, set_metadata] = GROUPS;
         match self {
-            Self::Invoke(_) => Some(("v1/bindings", "v1.0/bindings/{name}")),
-            Self::Metadata => Some(("v1/metadata", "v1.0/metadata")),
-            Self::SetMetadata(_) => Some(("v1/metadata", "v1.0/metadata/{key}")),
+            Self::Invoke(_) => Some(invoke),
+            Self::Metadata => Some(metadata),
+            Self::SetMetadata(_) => Some(set_metadata),
             Self::Health | Self::OutboundHealth | Self::Callback(_) => None,
         }
     }
@@ -59,9 +73,8 @@ impl Lists {
 
     /// The route, if the lists have it. What they take away is as if it had never been there.
     pub fn permit(&self, route: Route) -> Result<Route, Answer> {
-        let Some((group, path)) = route.group() else { return Ok(route) };
-        // A rule names a group, or is the beginning of a path.
-        let is_there = self.have(|rule| rule == group || path.starts_with(rule));
+        let Some(group) = route.group() else { return Ok(route) };
+        let is_there = self.have(|rule| names(rule, group));
         if is_there { Ok(route) } else { Err(no_such_route()) }
     }
 }

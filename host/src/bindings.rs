@@ -10,7 +10,9 @@ use dingtalk_binding::contract;
 use dingtalk_binding::endpoint::Scheme;
 use dingtalk_binding::error::ReceiveError;
 use dingtalk_binding::operation;
+use dingtalk_binding::secret::Secret;
 use dingtalk_binding::settings::Settings;
+use dingtalk_binding::signature;
 
 use crate::app::{Direction, Subscription};
 use crate::clock::Arrival;
@@ -28,6 +30,18 @@ pub struct Bindings {
     by_name: RwLock<BTreeMap<String, Arc<Binding>>>,
 }
 
+/// A secret that callbacks can be signed with.
+struct CallbackKey {
+    id: Digest,
+    secret: Secret,
+}
+
+impl CallbackKey {
+    fn new(secret: &Secret) -> Self {
+        Self { id: digest(secret.expose().as_bytes()), secret: secret.clone() }
+    }
+}
+
 /// One binding, initialised once to prove that it can be.
 pub struct Binding {
     name: String,
@@ -36,7 +50,7 @@ pub struct Binding {
     id: String,
     subscription: Subscription,
     timeout: Duration,
-    key: Option<Digest>,
+    keys: Vec<CallbackKey>,
     max_skew: Duration,
     operations: Vec<String>,
     tenant: Tenant,
@@ -84,10 +98,20 @@ impl Binding {
         self.timeout
     }
 
-    /// The secret that its callbacks are signed with, as a hash; `None` if they have a token. Who can sign for one
-    /// binding can sign for every other one with the same secret.
-    pub fn key(&self) -> Option<Digest> {
-        self.key
+    /// The secrets that its callbacks can be signed with, as hashes, the present one first; none if they have a token.
+    /// Who can sign for one binding can sign for every other one with the same secret.
+    pub fn keys(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.keys.iter().map(|key| key.id)
+    }
+
+    /// That of [`Binding::keys`] with which a callback is signed that has been verified.
+    pub(crate) fn signed_with(&self, timestamp: &str, sign: &[u8]) -> Option<Digest> {
+        let is_by = |key: &&CallbackKey| signature::verify(key.secret.expose(), timestamp, sign);
+        match &*self.keys {
+            [] => None,
+            [only] => Some(only.id),
+            [present, ..] => Some(self.keys.iter().find(is_by).unwrap_or(present).id),
+        }
     }
 
     /// For how long a callback can be repeated: from the earliest moment at which its signature is accepted to
@@ -154,17 +178,28 @@ impl Bindings {
         proxies: &Proxies,
         policy: &Policy,
     ) -> Result<Arc<Binding>, InitError> {
+        let binding = self.load(resource, proxies, policy).await?;
+        self.insert(Arc::clone(&binding));
+        Ok(binding)
+    }
+
+    /// Initialises a binding without adding it.
+    pub(crate) async fn load(
+        &self,
+        resource: BindingResource,
+        proxies: &Proxies,
+        policy: &Policy,
+    ) -> Result<Arc<Binding>, InitError> {
         let name = resource.name.clone();
         let (component_type, version) = (resource.component_type.clone(), resource.version.clone());
-        match self.load(resource, proxies, policy).await {
-            Ok(binding) => {
-                let binding = Arc::new(binding);
-                let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-                by_name.insert(name, Arc::clone(&binding));
-                Ok(binding)
-            }
-            Err(reason) => Err(InitError { name, component_type, version, reason }),
-        }
+        let binding = self.try_load(resource, proxies, policy).await;
+        binding.map(Arc::new).map_err(|reason| InitError { name, component_type, version, reason })
+    }
+
+    /// Adds `binding`; the one of the same name that was there.
+    pub(crate) fn insert(&self, binding: Arc<Binding>) -> Option<Arc<Binding>> {
+        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        by_name.insert(binding.name.clone(), binding)
     }
 
     /// Takes the binding called `name` away; whoever is using it goes on.
@@ -176,7 +211,7 @@ impl Bindings {
         self.by_name.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn load(&self, resource: BindingResource, proxies: &Proxies, policy: &Policy) -> Result<Binding, String> {
+    async fn try_load(&self, resource: BindingResource, proxies: &Proxies, policy: &Policy) -> Result<Binding, String> {
         let BindingResource { name, component_type, version, properties, init_timeout, .. } = resource;
         let properties: Vec<(String, String)> =
             properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
@@ -191,11 +226,15 @@ impl Bindings {
         let direction = direction.map_err(|reason| format!("property \"direction\": {reason}"))?;
         let subscription = Subscription::new(name.clone(), property("route"), direction);
         warn_of_readable_token(&name, &settings);
-        let key = match &settings.callbacks.key {
-            Some(Key::Signature { secret, .. }) => Some(digest(secret.expose().as_bytes())),
-            Some(Key::Token(_)) | None => None,
+        let mut keys = match &settings.callbacks.key {
+            Some(Key::Signature { secret, previous }) => {
+                [Some(secret), previous.as_ref()].into_iter().flatten().map(CallbackKey::new).collect()
+            }
+            Some(Key::Token(_)) | None => Vec::new(),
         };
-        if key.is_some() && property("outgoingToken").is_some_and(|token| !token.is_empty()) {
+        // Two that are one verify the same.
+        keys.dedup_by_key(|key| key.id);
+        if !keys.is_empty() && property("outgoingToken").is_some_and(|token| !token.is_empty()) {
             tracing::warn!(
                 binding = name,
                 "outgoingToken is not used: callbacks must be signed, because there is a secret or appSecret; for a robot that \
@@ -219,7 +258,7 @@ impl Bindings {
             id: settings.id,
             subscription,
             timeout: settings.timeout,
-            key,
+            keys,
             max_skew: Duration::from_millis(settings.callbacks.max_skew),
             operations,
             tenant,

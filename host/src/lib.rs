@@ -38,6 +38,7 @@ pub mod quiet;
 pub mod resiliency;
 pub mod resources;
 pub mod sandbox;
+mod shown;
 pub mod simulator;
 pub mod spans;
 

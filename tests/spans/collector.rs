@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use super::{PATIENCE, pause};
+use crate::support::{PATIENCE, pause};
 
 /// What becomes of the next messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

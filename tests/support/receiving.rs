@@ -75,11 +75,15 @@ pub fn robot_with(robot: RobotConfig) -> Robot {
 
 /// The headers of a genuine callback, signed now.
 pub fn signed(secret: &str) -> Vec<(String, String)> {
-    let now = now();
+    signed_at(secret, now())
+}
+
+/// The headers of a genuine callback, signed then.
+pub fn signed_at(secret: &str, time: u64) -> Vec<(String, String)> {
     let headers = [
         ("Content-Type", "application/json; charset=utf-8".to_owned()),
-        ("timestamp", now.to_string()),
-        ("sign", sign(secret, now)),
+        ("timestamp", time.to_string()),
+        ("sign", sign(secret, time)),
     ];
     headers.map(|(name, value)| (name.to_owned(), value)).to_vec()
 }

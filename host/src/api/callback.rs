@@ -26,7 +26,7 @@ impl Api {
             span
         });
         let (result, answer) = self.take(name, request, trace, seat).await;
-        self.input.metrics().callback(self.named(name).unwrap_or_default(), result);
+        self.input.count_callback(name, result);
         if let Some(span) = span {
             span.end(said::called_back(answer.status(), result));
         }

@@ -7,6 +7,7 @@ use crate::clock;
 use crate::egress::{Policy, Proxies};
 use crate::resources::{Context, Resources};
 use crate::sandbox::{Limits, PrepareError, Sandbox};
+use crate::shown::shown;
 
 /// A start that must not go on.
 #[derive(Debug, thiserror::Error)]
@@ -30,13 +31,13 @@ pub(super) fn with_context<T>(app_id: &str, read: impl FnOnce(&Context<'_>) -> T
 pub(super) async fn bindings(resources: Resources, limits: Limits, policy: &Policy) -> Result<Bindings, StartError> {
     let Resources { bindings, failures, warnings, .. } = resources;
     for warning in warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!("{}", shown(&warning));
     }
     for failure in failures {
         if !failure.ignore_errors {
             return Err(StartError::Resource(failure.to_string()));
         }
-        tracing::error!("{failure}");
+        tracing::error!("{}", shown(&failure.to_string()));
     }
     let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system())?;
     let loaded = Bindings::new(sandbox);
@@ -45,7 +46,7 @@ pub(super) async fn bindings(resources: Resources, limits: Limits, policy: &Poli
         let (name, ignore_errors) = (binding.name.clone(), binding.ignore_errors);
         match loaded.add(binding, &proxies, policy).await {
             Ok(_) => tracing::info!(binding = name, "component loaded"),
-            Err(error) if ignore_errors => tracing::error!("{error}"),
+            Err(error) if ignore_errors => tracing::error!("{}", shown(&error.to_string())),
             Err(error) => return Err(error.into()),
         }
     }

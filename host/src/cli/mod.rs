@@ -26,6 +26,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::shown::shown;
+
 /// Runs the DingTalk group robot binding, a sandboxed WebAssembly component.
 #[derive(Debug, Parser)]
 #[command(name = "dingtalk-host", version, propagate_version = true)]
@@ -59,9 +61,10 @@ pub fn main() -> ExitCode {
     let status = match status {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Reported) => ExitCode::FAILURE,
+        Err(Failure::Usage) => ExitCode::from(2),
         Err(Failure::Signal(status)) => ExitCode::from(status),
         Err(Failure::Because(error)) => {
-            lines::write(format!("error: {error}\n").as_bytes());
+            lines::write(format!("error: {}\n", shown(&error.to_string())).as_bytes());
             ExitCode::FAILURE
         }
     };
@@ -70,7 +73,15 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch() -> Result<(), Failure> {
-    let Cli { command } = Cli::parse();
+    let command = match Cli::try_parse() {
+        Ok(Cli { command }) => command,
+        Err(error) if error.use_stderr() => {
+            lines::write(shown(&error.render().to_string()).as_bytes());
+            return Err(Failure::Usage);
+        }
+        // Help was asked for.
+        Err(error) => error.exit(),
+    };
     match command {
         Command::Serve(args) => run(Threads::Many, serve::run(args)),
         #[cfg(unix)]
@@ -87,6 +98,8 @@ fn dispatch() -> Result<(), Failure> {
 enum Failure {
     /// The user has seen it already.
     Reported,
+    /// So has he what is wrong with the command line.
+    Usage,
     /// A second signal has ended it before it was done.
     Signal(u8),
     Because(Box<dyn std::error::Error + Send + Sync>),

@@ -14,6 +14,7 @@ use crate::event::Digest;
 use crate::input::Input;
 use crate::resources::watch::{self, Settling, Sight};
 use crate::resources::{LoadError, Loader, Resources};
+use crate::shown::shown;
 
 /// From one look at the files to the next. A change is taken over after two that see the same: within 2 s.
 const EVERY: Duration = Duration::from_secs(1);
@@ -215,7 +216,7 @@ impl Running {
                 }
                 Err(error) => {
                     if self.failed.get(&name) != Some(&digest) {
-                        tracing::error!("{source}: {error}{}", self.rest(&name));
+                        tracing::error!("{}{}", shown(&format!("{source}: {error}")), self.rest(&name));
                     }
                     input.metrics().changed("failed");
                     failed.insert(name, digest);
@@ -248,8 +249,8 @@ impl Running {
         for (level, line) in lines {
             if !self.said.contains(&line) && !said.contains(&line) {
                 match level {
-                    Level::Warning => tracing::warn!("{line}"),
-                    Level::Error => tracing::error!("{line}"),
+                    Level::Warning => tracing::warn!("{}", shown(&line)),
+                    Level::Error => tracing::error!("{}", shown(&line)),
                 }
             }
             said.insert(line);

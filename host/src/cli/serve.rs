@@ -21,6 +21,7 @@ use crate::api::{Allowed, Api, Server, Surface};
 use crate::input::Input;
 use crate::resources::{self, Configuration, Loader};
 use crate::sandbox::Limits;
+use crate::shown::shown;
 use crate::spans::Spans;
 
 /// Serves Dapr's bindings API over HTTP and gRPC, and hands what DingTalk sends to the application.
@@ -134,7 +135,7 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
         None => Configuration::default(),
     };
     for warning in &configuration.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!("{}", shown(warning));
     }
     let mut loader = Loader::new(args.resources_path.clone());
     let mut resources = load::with_context(&args.app_id, |context| loader.load(context))?;

@@ -11,6 +11,7 @@ mod ids;
 mod memory;
 mod outbound;
 mod policy;
+mod reach;
 mod repeats;
 mod signatures;
 
@@ -39,7 +40,7 @@ use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Rule, Slots};
 use crate::spans::{Spans, said};
 use answer::{Concurrency, Forward, Wish};
-use memory::{Memories, Memory};
+use memory::{Memories, Messages};
 use outbound::Outbound;
 
 /// When the host stops: for what goes on after its callback was answered (data sent on to other bindings, a
@@ -98,7 +99,14 @@ impl Input {
     /// Initialises a binding and adds it, in place of the one of the same name; from then on the application is asked
     /// about it. See [`Bindings::add`].
     pub async fn add(&self, resource: BindingResource, proxies: &Proxies, policy: &Policy) -> Result<(), InitError> {
-        let binding = self.0.bindings.add(resource, proxies, policy).await?;
+        let Inner { bindings, memories, .. } = &*self.0;
+        let binding = bindings.load(resource, proxies, policy).await?;
+        memories.widen(&binding, bindings.arrival().time).await;
+        memories.load(&binding);
+        if let Some(replaced) = bindings.insert(Arc::clone(&binding)) {
+            memories.unload(&replaced, bindings);
+        }
+        memories.widen(&binding, bindings.arrival().time).await;
         self.0.metrics.loaded(1);
         if let Some(app) = &self.0.app {
             app.subscribe(&binding);
@@ -114,7 +122,9 @@ impl Input {
 
     /// Takes a binding away; whoever is using it goes on.
     pub fn remove(&self, name: &str) {
-        self.0.bindings.remove(name);
+        if let Some(removed) = self.0.bindings.remove(name) {
+            self.0.memories.unload(&removed, &self.0.bindings);
+        }
         if let Some(app) = &self.0.app {
             app.unsubscribe(name);
         }
@@ -126,6 +136,9 @@ impl Input {
     /// `callback_timeout`.
     pub fn new(bindings: Bindings, app: Option<App>, inbox: Option<Inbox>, callback_timeout: Duration) -> Self {
         let (memories, tasks) = (Memories::default(), TaskTracker::new());
+        for binding in bindings.all() {
+            memories.load(&binding);
+        }
         let forwards = Slots::new(FORWARDS);
         let quiet = Quiet::default();
         let metrics = Metrics::new();
@@ -228,6 +241,12 @@ impl Input {
             .await
     }
 
+    /// A callback for `name` was answered; see [`Metrics::callback`]. Whoever makes names up is counted without one.
+    pub(crate) fn count_callback(&self, name: &str, result: &'static str) {
+        let leftovers = self.0.bindings.get(name).map(|_| Leftovers(&self.0, name));
+        self.0.metrics.callback(leftovers.as_ref().map_or("", |_| name), result);
+    }
+
     /// From now on, these policies apply.
     pub fn set_resiliency(&self, policies: Resiliency) {
         self.0.resilience.set(policies);
@@ -243,9 +262,17 @@ impl Input {
         let limit = self.0.callback_timeout;
         let binding = self.0.bindings.get(name).filter(|binding| binding.direction().reads());
         let binding = binding.ok_or_else(|| CallbackError::NotFound(name.to_owned()))?;
-        let timestamp = callback.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("timestamp"));
-        let timestamp = timestamp.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).unwrap_or_default();
-        let way = Way::Callback { arrived: callback.arrived.instant, deadline: Instant::now() + limit, timestamp };
+        let header = |wanted: &str| {
+            let found = callback.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+            found.map(|(_, value)| value.clone()).unwrap_or_default()
+        };
+        let signed = Signed {
+            binding: Arc::clone(&binding),
+            arrived: callback.arrived.instant,
+            timestamp: String::from_utf8_lossy(&header("timestamp")).into_owned(),
+            sign: header("sign"),
+        };
+        let way = Way::Callback { signed, deadline: Instant::now() + limit };
         let reader = self.reader(name, trace, way);
         Ok(self.0.bindings.receive(&binding, callback, reader, limit).await?)
     }
@@ -266,18 +293,41 @@ impl Input {
     }
 }
 
+/// What is left of a call to a binding that was loaded: counters, and the state of a breaker. Should the binding be taken
+/// away before the call ends, what that leaves is taken away, too: names that come and go would fill the memory.
+struct Leftovers<'a>(&'a Inner, &'a str);
+
+impl Drop for Leftovers<'_> {
+    fn drop(&mut self) {
+        let Self(inner, name) = self;
+        if inner.bindings.get(name).is_none() {
+            inner.metrics.forget(name);
+            inner.resilience.forget(name);
+        }
+    }
+}
+
 /// How an event came.
 enum Way {
     /// With "get": its caller waits for the application's own answer.
     Direct,
     /// From DingTalk.
     Callback {
-        arrived: Instant,
+        signed: Signed,
         /// DingTalk waits until then.
         deadline: Instant,
-        /// The header, which the signature belongs to.
-        timestamp: String,
     },
+}
+
+/// What a callback was verified with.
+struct Signed {
+    /// As it was then: another one may have its name by now, with another secret.
+    binding: Arc<Binding>,
+    arrived: Instant,
+    /// The header, which the signature belongs to.
+    timestamp: String,
+    /// The header.
+    sign: Vec<u8>,
 }
 
 /// The consumer of one call.
@@ -304,9 +354,9 @@ impl Handler for Reader {
         Box::pin(async move {
             let answer = match &self.way {
                 Way::Direct => self.direct(&event).await?,
-                Way::Callback { arrived, deadline, timestamp } => {
+                Way::Callback { signed, deadline } => {
                     event.keep_usable_id();
-                    let message = self.inner.recognise(&event, timestamp, *arrived)?;
+                    let message = self.inner.recognise(&event, signed)?;
                     match &self.inner.inbox {
                         Some(inbox) => self.through(inbox, event, message, *deadline).await?,
                         None => self.at_once(event, message, *deadline).await?,
@@ -376,9 +426,9 @@ impl Reader {
                 Err(_) => Err(too_slow("the inbox has not stored it", self.inner.callback_timeout)),
             }
         };
-        match self.inner.memory(&self.binding) {
+        match self.inner.messages(&self.binding) {
             // The inbox knows copies by their identifier alone.
-            Some(memory) if !has_id => memory.messages.repeats.once(message, stored).await,
+            Some(messages) if !has_id => messages.repeats.once(message, stored).await,
             _ => stored.await,
         }
     }
@@ -398,25 +448,40 @@ fn too_slow(what: &str, limit: Duration) -> HandlerError {
 
 impl Inner {
     /// What a message is known by; refuses one whose signature or identifier belongs to another one.
-    fn recognise(&self, event: &Event, timestamp: &str, arrived: Instant) -> Result<Digest, HandlerError> {
+    fn recognise(&self, event: &Event, signed: &Signed) -> Result<Digest, HandlerError> {
+        let Signed { binding, arrived, timestamp, sign } = signed;
         let message = event.digest();
-        let Some(memory) = self.memory(&event.binding) else { return Ok(message) };
+        let messages = self.memories.messages(binding, &self.bindings);
         // Signatures first, so that nobody fills the memory of identifiers with the help of one of them.
-        let allowed = memory.signatures.as_ref().is_none_or(|known| known.allow(timestamp, message, arrived))
-            && event.metadata("msgId").is_none_or(|id| memory.messages.ids.allow(id, message));
-        if allowed { Ok(message) } else { Err(HandlerError::Reused) }
+        if let Some(key) = binding.signed_with(timestamp, sign) {
+            let signatures = self.memories.signatures(key, binding);
+            let is_forgotten = |time| messages.reach.has_forgotten(time) || signatures.reach.has_forgotten(time);
+            if timestamp.parse().is_ok_and(is_forgotten) {
+                if let Some(more) = self.quiet.count(&format!("forgotten {}", event.binding)) {
+                    let reason = "it was too old when callbackMaxSkew became longer";
+                    tracing::warn!(binding = event.binding, reason, more, "a callback was refused");
+                }
+                return Err(HandlerError::Reused);
+            }
+            if !signatures.allow(timestamp, message, *arrived) {
+                return Err(HandlerError::Reused);
+            }
+        }
+        let is_allowed = event.metadata("msgId").is_none_or(|id| messages.ids.allow(id, message));
+        if is_allowed { Ok(message) } else { Err(HandlerError::Reused) }
     }
 
-    /// That of the binding called `name`.
-    fn memory(&self, name: &str) -> Option<Arc<Memory>> {
-        self.memories.of(name, &self.bindings)
+    /// Those of the binding called `name`.
+    fn messages(&self, name: &str) -> Option<Arc<Messages>> {
+        let binding = self.bindings.get(name)?;
+        Some(self.memories.messages(&binding, &self.bindings))
     }
 
     /// Delivers an event unless a copy of it is being delivered, or has been. The reply, if there is one.
     async fn deliver_once(self: Arc<Self>, event: &Event, message: Digest) -> Result<Answer, Undelivered> {
-        let Some(memory) = self.memory(&event.binding) else { return self.deliver(event).await };
+        let Some(messages) = self.messages(&event.binding) else { return self.deliver(event).await };
         let delivery = async {
-            let _waits = memory.messages.deliveries.try_acquire().map_err(|_| {
+            let _waits = messages.deliveries.try_acquire().map_err(|_| {
                 Undelivered::Unreachable(format!("{DELIVERIES} messages of this binding are waiting for its answer"))
             })?;
             // Here, because nobody may be left to tell: DingTalk's patience can be over.
@@ -424,7 +489,7 @@ impl Inner {
                 tracing::warn!(binding = event.binding, msg_id = event.logged_id(), %error, "not delivered");
             })
         };
-        memory.messages.repeats.once(message, delivery).await
+        messages.repeats.once(message, delivery).await
     }
 
     /// Hands an event to the application and does what the answer asks for. The reply, if there is one.
@@ -446,6 +511,7 @@ impl Inner {
         let Some(app) = &self.app else {
             return Err(Undelivered::Unreachable("there is no application; set --app-port or --handler".into()));
         };
+        let _leftovers = Leftovers(self, &event.binding);
         // With an inbox, trying again is its business alone.
         let mut course = match &self.inbox {
             None => Some(self.resilience.course(&event.binding, Direction::Inbound)),
@@ -550,14 +616,14 @@ impl Inner {
     }
 
     async fn send_on(&self, from: &str, to: &str, data: &Bytes, trace: &[(String, String)]) -> bool {
-        let memory = &self.memory(from);
+        let messages = &self.messages(from);
         let bytes = u32::try_from(data.len().min(SENDING)).unwrap_or(u32::MAX);
         let has_uuid = operation::has_uuid(data, []);
         let outbound = Outbound { binding: to, operation: CREATE, has_uuid, is_late: false, trace };
         let attempt = |(), limit| async move {
             // Not kept while a policy pauses.
-            let _share = match memory {
-                Some(memory) => memory.messages.sending.acquire_many(bytes).await.ok(),
+            let _share = match messages {
+                Some(messages) => messages.sending.acquire_many(bytes).await.ok(),
                 None => None,
             };
             self.bindings.create(to, data, limit).await

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use dingtalk_api::invoke::Failed;
 use dingtalk_api::limits::APP_TIMEOUT;
 
-use super::{Inner, policy};
+use super::{Inner, Leftovers, policy};
 use crate::bindings::InvokeError;
 use crate::resiliency::Direction;
 use crate::sandbox::{CallError, Overload, Response};
@@ -38,6 +38,7 @@ impl Inner {
         attempt: impl Fn(R, Option<Duration>) -> F,
     ) -> Result<Response, InvokeError> {
         let since = Instant::now();
+        let _leftovers = self.bindings.get(outbound.binding).map(|_| Leftovers(self, outbound.binding));
         let result = self.send_by_policy(outbound, request, attempt).await;
         let failure = result.as_ref().err().map(InvokeError::metadata);
         let known = self.bindings.known(outbound.binding, outbound.operation);

@@ -8,13 +8,13 @@
 //! other, and no message. A copy whose reply is gone is acknowledged without one.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::{future, sync};
 
 use super::memory::REMEMBERED;
+use super::reach::{self, Reach};
 use crate::event::{Answer, Digest};
 
 /// Memory for the replies of one binding. One has 100 bytes to 20 KB, and is wanted by a copy of its message,
@@ -31,19 +31,26 @@ pub(super) struct Repeats {
 }
 
 impl Repeats {
-    /// Remembers a message for `lifetime`.
-    pub(super) fn new(lifetime: Duration) -> Self {
-        Self::within(REMEMBERED, REPLY_BYTES, lifetime)
+    /// Remembers a message as far as `reach`.
+    pub(super) fn new(reach: &Reach) -> Self {
+        Self::within(REMEMBERED, REPLY_BYTES, reach)
     }
 
     /// Both keep the newest, which are about to be repeated; moka's default policy might not take them in.
-    fn within(messages: u64, reply_bytes: u64, lifetime: Duration) -> Self {
+    fn within(messages: u64, reply_bytes: u64, reach: &Reach) -> Self {
         let delivered = future::Cache::builder().max_capacity(messages).eviction_policy(EvictionPolicy::lru());
         let replies = sync::Cache::builder()
             .max_capacity(reply_bytes)
             .weigher(|_: &Digest, reply: &Bytes| u32::try_from(ENTRY_BYTES + reply.len()).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru());
-        Self { delivered: delivered.time_to_live(lifetime).build(), replies: replies.time_to_live(lifetime).build() }
+        let (delivered, replies) = (delivered.expire_after(reach.clone()), replies.expire_after(reach.clone()));
+        Self { delivered: delivered.build(), replies: replies.build() }
+    }
+
+    /// Everything is kept for as long as it would be if it came now.
+    pub(super) async fn renew(&self) {
+        reach::renew(&self.delivered, async |(message, ())| self.delivered.get(&*message).await).await;
+        reach::renew(&self.replies, async |(message, _)| self.replies.get(&*message)).await;
     }
 
     /// Runs `deliver` unless this message is being delivered, or has been.
@@ -73,6 +80,7 @@ impl Repeats {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use super::*;
     use crate::event::{Undelivered, digest};
@@ -89,7 +97,7 @@ mod tests {
 
     #[tokio::test]
     async fn copies_at_once_are_one_delivery_with_one_result() {
-        let (repeats, delivered) = (Repeats::new(HOUR), AtomicUsize::new(0));
+        let (repeats, delivered) = (Repeats::new(&Reach::new(HOUR)), AtomicUsize::new(0));
         let copy = || {
             repeats.once(message(1), async {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -104,7 +112,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_delivery_may_be_tried_again() {
-        let repeats = Repeats::new(HOUR);
+        let repeats = Repeats::new(&Reach::new(HOUR));
         let failed = repeats.once(message(1), async { Err(Undelivered::Unhealthy) }).await;
         assert_eq!(failed, Err(Undelivered::Unhealthy));
         assert_eq!(repeats.once(message(1), answered(None)).await, Ok(None));
@@ -113,7 +121,7 @@ mod tests {
 
     #[tokio::test]
     async fn long_replies_push_out_each_other_and_no_message() {
-        let repeats = Repeats::within(1_000, 100 * 1024, HOUR);
+        let repeats = Repeats::within(1_000, 100 * 1024, &Reach::new(HOUR));
         let mut delivered = 0;
         for round in ["first", "copy"] {
             for number in 0..900 {
@@ -136,7 +144,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_copy_whose_reply_is_gone_is_answered_without_one() {
-        let repeats = Repeats::within(10, 1024, HOUR);
+        let repeats = Repeats::within(10, 1024, &Reach::new(HOUR));
         let long = Bytes::from(vec![0; 2048]);
         assert_eq!(repeats.once(message(1), answered(Some(long.clone()))).await, Ok(Some(long)));
         repeats.replies.run_pending_tasks();
@@ -145,7 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn messages_are_bounded_and_the_newest_stay() {
-        let repeats = Repeats::within(100, 1024, HOUR);
+        let repeats = Repeats::within(100, 1024, &Reach::new(HOUR));
         for number in 0..1_000 {
             repeats.once(message(number), answered(None)).await.unwrap();
             repeats.delivered.run_pending_tasks().await;
@@ -157,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_is_forgotten_in_the_end() {
-        let repeats = Repeats::new(Duration::from_millis(1));
+        let repeats = Repeats::new(&Reach::late(Duration::from_millis(1), Duration::ZERO));
         let _ = repeats.once(message(1), answered(Some("1".into()))).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!(repeats.once(message(1), answered(None)).await, Ok(None));

@@ -13,6 +13,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::memory::REMEMBERED;
+use super::reach::{self, Reach};
 use crate::event::Digest;
 
 /// Messages that are signed in the same millisecond arrive together, give or take a connection that has to be made.
@@ -29,17 +30,28 @@ struct Use {
     messages: Vec<u64>,
 }
 
-/// The signatures of one binding.
+/// The signatures by one key.
 pub(super) struct Signatures {
+    pub(super) reach: Reach,
     used: Cache<String, Arc<Mutex<Use>>>,
     hash: RandomState,
 }
 
 impl Signatures {
-    /// Remembers a signature for `lifetime`, after which its time is over anyway.
-    pub(super) fn new(lifetime: Duration) -> Self {
+    /// Remembers a signature while its time is good: for `window`.
+    pub(super) fn new(window: Duration) -> Self {
+        Self::within(Reach::new(window))
+    }
+
+    pub(super) fn within(reach: Reach) -> Self {
         let used = Cache::builder().max_capacity(REMEMBERED).eviction_policy(EvictionPolicy::lru());
-        Self { used: used.time_to_live(lifetime).build(), hash: RandomState::new() }
+        Self { used: used.expire_after(reach.clone()).build(), hash: RandomState::new(), reach }
+    }
+
+    /// From `now` on, remembers for `window`, should that be longer.
+    pub(super) async fn widen(&self, window: Duration, now: u64) {
+        let renew = async || reach::renew(&self.used, async |(time, _)| self.used.get(&*time)).await;
+        self.reach.widen(window, now, renew).await;
     }
 
     /// Whether the signature of `timestamp` may come with `message`, which arrived at `arrived`.
@@ -58,11 +70,6 @@ impl Signatures {
             used.messages.push(message);
         }
         together
-    }
-
-    #[cfg(test)]
-    pub(super) fn lifetime(&self) -> Duration {
-        self.used.policy().time_to_live().unwrap()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::egress::{Policy, Proxies};
 use crate::event::Digest;
 use crate::input::Input;
 use crate::resources::{BindingResource, DEFAULT_INIT_TIMEOUT, Source, refuse_name};
+use crate::shown::shown;
 
 /// Instances of all daprds. Nothing says when one is no longer used: daprd has no call for that.
 const MAX_INSTANCES: usize = 1_024;
@@ -86,7 +87,7 @@ impl Instances {
         let before = current.take();
         if let Err(error) = self.input.add(resource, &self.proxies, &self.policy).await {
             *current = before;
-            return Err(Refused::Wrong(error.reason().to_owned()));
+            return Err(Refused::Wrong(shown(error.reason())));
         }
         *current = Some(digest);
         let is_new = before.is_none();

@@ -5,7 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use dingtalk_api::route::Lists;
+use dingtalk_api::grpc;
+use dingtalk_api::route::{self, Lists};
 
 use super::schema::{API_VERSION, boolean, field, list, mapping, text};
 use super::yaml::{self, Kind, Mistake, Node};
@@ -119,7 +120,8 @@ fn configuration(document: &Node<'_>, path: &Path, context: &Context<'_>) -> Res
         }
     }
     if let Some(api) = mapping(spec, "api")? {
-        let ([allowed, grpc_allowed], [denied, grpc_denied]) = (rules(api, "allowed")?, rules(api, "denied")?);
+        let mut rules = |key| rules(api, key, path, &mut configuration.warnings);
+        let ([allowed, grpc_allowed], [denied, grpc_denied]) = (rules("allowed")?, rules("denied")?);
         configuration.lists = Lists { allowed, denied };
         configuration.grpc_lists = Lists { allowed: grpc_allowed, denied: grpc_denied };
     }
@@ -138,7 +140,7 @@ fn has_other_than(node: &Node<'_>, known: &[&str]) -> bool {
 }
 
 /// The rules of one list, `version/name`: those of HTTP, and those of gRPC.
-fn rules(api: &Node<'_>, key: &str) -> Result<[Vec<String>; 2], Mistake> {
+fn rules(api: &Node<'_>, key: &str, path: &Path, warnings: &mut Vec<String>) -> Result<[Vec<String>; 2], Mistake> {
     let what = format!("spec.api.{key}");
     let (mut http, mut grpc) = (Vec::new(), Vec::new());
     for rule in list(api, key, &what)? {
@@ -149,11 +151,22 @@ fn rules(api: &Node<'_>, key: &str) -> Result<[Vec<String>; 2], Mistake> {
             })
         };
         let (name, version, protocol) = (part("name")?, part("version")?, part("protocol")?);
-        match protocol.to_ascii_lowercase().as_str() {
-            "http" => http.push(format!("{version}/{name}")),
-            "grpc" => grpc.push(format!("{version}/{name}")),
+        let named = format!("{version}/{name}");
+        let (is_named, list): (fn(&str) -> bool, _) = match protocol.to_ascii_lowercase().as_str() {
+            "http" => (route::is_named, &mut http),
+            "grpc" => (grpc::is_named, &mut grpc),
             _ => return Err(rule.mistake(format!("the protocol of a rule of {what} must be http or grpc"))),
+        };
+        // Perhaps an API of Dapr's that is not here; perhaps a mistake, which keeps nobody out.
+        if !is_named(&named) {
+            let (file, line) = (path.display(), rule.line);
+            warnings.push(format!(
+                "{file}:{line}: this rule of {what} names nothing that is here, so that it {} nothing; there are bindings \
+                 and metadata, of version v1",
+                if key == "allowed" { "allows" } else { "denies" }
+            ));
         }
+        list.push(named);
     }
     Ok([http, grpc])
 }
@@ -180,7 +193,8 @@ mod tests {
         let spec = "spec:\n  api:\n    allowed:\n    - {name: bindings, version: v1, protocol: HTTP}\n    - {name: invoke, version: v1.0, protocol: grpc}\n    denied:\n    - name: metadata\n      version: v1.0\n      protocol: http\n";
         let lists = Lists { allowed: vec!["v1/bindings".into()], denied: vec!["v1.0/metadata".into()] };
         let grpc_lists = Lists { allowed: vec!["v1.0/invoke".into()], denied: Vec::new() };
-        assert_eq!(of(spec), Ok(Configuration { lists, grpc_lists, ..Configuration::default() }));
+        let warnings = vec!["c.yaml:8: this rule of spec.api.allowed names nothing that is here, so that it allows nothing; there are bindings and metadata, of version v1".into()];
+        assert_eq!(of(spec), Ok(Configuration { lists, grpc_lists, warnings, ..Configuration::default() }));
         for (rule, said) in [
             ("{name: bindings, version: v1}", "has no protocol"),
             ("{name: bindings, protocol: http}", "has no version"),
@@ -192,6 +206,31 @@ mod tests {
         }
         let error = of("spec: {api: {denied: all}}").unwrap_err();
         assert!(error.contains("spec.api.denied must be a list"), "{error}");
+    }
+
+    #[test]
+    fn a_rule_that_names_nothing_is_told_with_its_place() {
+        for (rule, is_there) in [
+            ("bindings, version: v1, protocol: http", true),
+            ("bindings, version: v1.0, protocol: http", true),
+            ("bindings/{name}, version: v1.0, protocol: http", true),
+            ("metadata, version: v1, protocol: gRPC", true),
+            ("binding, version: v1, protocol: http", false),
+            ("Bindings, version: v1, protocol: http", false),
+            ("bindings, version: 1, protocol: http", false),
+            ("bindings, version: v1.0, protocol: grpc", false),
+            ("state, version: v1, protocol: http", false),
+        ] {
+            let warnings =
+                of(&format!("spec:\n  api:\n    denied:\n    - {{name: \"{}}}\n", rule.replacen(',', "\",", 1)))
+                    .unwrap()
+                    .warnings;
+            let told = warnings.iter().any(|line| {
+                line.starts_with("c.yaml:7: this rule of spec.api.denied names nothing")
+                    && line.contains("denies nothing")
+            });
+            assert_eq!((warnings.len(), told), (usize::from(!is_there), !is_there), "{rule}: {warnings:?}");
+        }
     }
 
     #[test]

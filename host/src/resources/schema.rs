@@ -2,7 +2,7 @@
 //! matched exactly first and without regard to case then (`secretStore` and `secretstore` both occur).
 
 use dingtalk_binding::json;
-use dingtalk_binding::secret::Secret;
+use dingtalk_binding::secret::{Secret, credential};
 
 use super::yaml::{Kind, Mistake, Node};
 
@@ -149,6 +149,10 @@ pub(crate) fn refuse_name(name: &str) -> Option<&'static str> {
     match name {
         "" => Some("is missing; give the component a name"),
         "." | ".." => Some("may not be \".\" or \"..\"; choose another name"),
+        // They stand in log lines, answers and paths.
+        _ if credential(name).is_some() => {
+            Some("looks like a token or a secret, and a name is shown; choose another name")
+        }
         _ if name.contains(['/', '%']) => Some("may not contain \"/\" or \"%\"; choose another name"),
         // Names stand in log lines.
         _ if name.contains(char::is_control) => Some("may not contain control characters; choose another name"),

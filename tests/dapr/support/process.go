@@ -15,12 +15,24 @@ import (
 	"time"
 )
 
+// What [Ports] has given.
+var given = struct {
+	sync.Mutex
+	ports map[string]bool
+}{ports: map[string]bool{}}
+
 // As many ports as are asked for, free a moment ago. They are below those that the kernel gives to whoever asks for none,
-// connections included, so that they are still free when they are used.
+// connections included, so that they are still free when they are used. None is given twice: the program that was given
+// it first may not have begun to listen yet.
 func Ports(n int) ([]string, error) {
+	given.Lock()
+	defer given.Unlock()
 	var found []string
 	for tried := 0; len(found) < n; tried++ {
 		port := strconv.Itoa(10_000 + rand.IntN(20_000))
+		if given.ports[port] {
+			continue
+		}
 		listener, err := net.Listen("tcp", "127.0.0.1:"+port)
 		if err != nil {
 			if tried > 100 {
@@ -29,6 +41,7 @@ func Ports(n int) ([]string, error) {
 			continue
 		}
 		defer listener.Close()
+		given.ports[port] = true
 		found = append(found, port)
 	}
 	return found, nil
