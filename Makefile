@@ -1,7 +1,7 @@
 # Each target does all the set-up it needs, so that a fresh clone starts with the one command that is wanted.
 # After the first, plain `cargo run`, `cargo test` and `cargo bench` work too.
 
-.PHONY: demo test peers interop daprd dapr dapr-kills dapr-bench dapr-traces dapr-differences lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
+.PHONY: demo test peers interop daprd dapr dapr-kills dapr-bench dapr-traces dapr-differences alertmanager lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
 
 # Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
 # whom the application in examples/ answers, and shows the group.
@@ -59,6 +59,12 @@ dapr-traces: toolchain
 dapr-differences: toolchain daprd
 	cargo build --locked
 	target/daprd/differences target/daprd/daprd-builtin target/daprd/daprd target/debug/dingtalk-host docs/dapr.md target/daprd/worlds
+
+# Alertmanager, the real one, with the files of examples/alertmanager, at a robot with DingTalk's limit. Needs Go and the
+# network; tests/alertmanager/README.md explains the table.
+alertmanager: toolchain
+	cargo build --locked
+	tests/alertmanager/run target/debug/dingtalk-host
 
 # Formatting, lints on every target (the component's own target included), documentation.
 lint: toolchain

@@ -192,6 +192,15 @@ impl Endpoint {
         target
     }
 
+    /// What tells the robot from others of its origin, and is as secret as the URL: path and access token, or where there
+    /// is no token, path and query.
+    pub fn robot(&self) -> String {
+        let query = self.query.as_deref().unwrap_or_default();
+        let mut parameters = query.split('&');
+        let token = parameters.find(|parameter| parameter.starts_with("access_token="));
+        [&self.path, "?", token.unwrap_or(query)].concat()
+    }
+
     /// Everything of the URL that must not appear in a text: its target as a whole, the value of each parameter,
     /// and each part of the path that could be a token. As written: whoever blanks them out knows every spelling.
     pub fn secrets(&self) -> Vec<Secret> {
@@ -322,6 +331,14 @@ mod tests {
 
     fn target(url: &str) -> String {
         Endpoint::parse(url).unwrap().target(None)
+    }
+
+    #[test]
+    fn a_robot_is_its_token_or_all_that_there_is() {
+        let robot = |url: &str| Endpoint::parse(url).unwrap().robot();
+        assert_eq!(robot("h/robot/send?x=1&access_token=abc&timestamp=1"), "/robot/send?access_token=abc");
+        assert_eq!(robot("h/team/a?x=1&sign=s"), "/team/a?x=1");
+        assert_eq!(robot("h"), "/?");
     }
 
     fn signed(url: &str) -> String {

@@ -390,6 +390,19 @@ fn the_dapr_that_is_compared_with_is_the_one_that_the_documents_name() {
 }
 
 #[test]
+fn the_alertmanager_that_is_run_is_the_one_that_the_documents_name() {
+    let pins = read("tests/alertmanager/go.mod");
+    let version = section(&pins, "github.com/prometheus/alertmanager v", "\n");
+    let (minor, _) = version.rsplit_once('.').unwrap();
+    let named = format!("Alertmanager {version}");
+    assert!(read("tests/alertmanager/README.md").contains(&named), "tests/alertmanager/README.md names no {named}");
+    for document in ["examples/alertmanager/README.md", "examples/alertmanager/alertmanager.yml"] {
+        let named = format!("Alertmanager {minor} ");
+        assert!(read(document).contains(&named), "{document} names no {named}");
+    }
+}
+
+#[test]
 fn the_readme_can_be_read_in_one_go() {
     let lines = read("README.md").lines().count();
     assert!(lines <= 200, "README.md has {lines} lines, more than 200: move a table to docs/");
@@ -398,16 +411,19 @@ fn the_readme_can_be_read_in_one_go() {
 /// The documents, from the top of the repository.
 fn documents() -> Vec<String> {
     let mut found = Vec::new();
-    const EXAMPLES: [&str; 7] = [
+    const EXAMPLES: [&str; 9] = [
+        "examples/alertmanager",
         "examples/bots",
         "examples/dapr",
+        "examples/grafana",
         "examples/node",
         "examples/python",
         "examples/spin",
         "examples/wasmcloud",
         "examples/wasmtime-serve",
     ];
-    for folder in ["", "docs", "fuzz", "tests/dapr", "tests/peers", "tests/interop"].into_iter().chain(EXAMPLES) {
+    const TESTS: [&str; 4] = ["tests/alertmanager", "tests/dapr", "tests/interop", "tests/peers"];
+    for folder in ["", "docs", "fuzz"].into_iter().chain(TESTS).chain(EXAMPLES) {
         for entry in std::fs::read_dir(root().join(folder)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             if name.ends_with(".md") {
@@ -488,7 +504,7 @@ fn a_test_that_contributors_are_sent_to_exists() {
 }
 
 /// What a row of docs/security.md says, and the line of the code from which it follows.
-const LIMITS: [(&str, &str, &str, &str); 61] = [
+const LIMITS: [(&str, &str, &str, &str); 63] = [
     ("memory", "32 MiB", "sandbox/mod.rs", "memory: 32 << 20,"),
     ("memory", "8 times", "sandbox/mod.rs", "size.saturating_mul(8)"),
     ("instructions", "2,000,000,000", "sandbox/mod.rs", "fuel: 2_000_000_000,"),
@@ -500,6 +516,8 @@ const LIMITS: [(&str, &str, &str, &str); 61] = [
     ("time", "at most 5 s for a slot", "sandbox/mod.rs", "queue: Duration::from_secs(5),"),
     ("calls at once", "256 operations", "sandbox/mod.rs", "instances: 256,"),
     ("calls at once", "64 of each", "sandbox/mod.rs", "instances_per_binding: 64,"),
+    ("calls that wait for a robot", "64 of one robot", "gate/mod.rs", "WAITING_EACH: usize = 64;"),
+    ("calls that wait for a robot", "256,", "gate/mod.rs", "WAITING: usize = 256;"),
     ("calls that wait", "4,096 operations", "sandbox/slots.rs", "all: 4_096, each: 1_024"),
     ("calls that wait", "1,024 of each", "sandbox/slots.rs", "all: 4_096, each: 1_024"),
     ("answers that are being sent on", "64, of which 16", "input/mod.rs", "Rule { all: 64, each: 16 }"),

@@ -28,6 +28,7 @@ mod pluggable;
 mod reload;
 mod replays;
 mod resiliency;
+mod robots;
 mod serve;
 mod signature;
 mod spans;

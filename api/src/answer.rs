@@ -64,16 +64,16 @@ pub fn error(status: StatusCode, code: &str, message: &str, metadata: &[(String,
 }
 
 impl From<Problem> for Answer {
-    fn from(Problem { kind, reason, message, details }: Problem) -> Self {
-        let status = match kind {
-            Kind::Malformed | Kind::TooLong | Kind::TooSlow => StatusCode::BAD_REQUEST,
-            Kind::Refused => StatusCode::FORBIDDEN,
-            Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-            Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
+    fn from(Problem { kind, reason, message, details, status }: Problem) -> Self {
+        let (status, wait) = match kind {
+            Kind::Malformed | Kind::TooLong | Kind::TooSlow => (StatusCode::BAD_REQUEST, None),
+            Kind::Refused => (StatusCode::FORBIDDEN, None),
+            Kind::Failed => status.of(&details),
+            Kind::Busy => (StatusCode::SERVICE_UNAVAILABLE, Some(1)),
         };
         let mut answer = error(status, reason, &message, &details);
-        if kind == Kind::Busy {
-            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = wait {
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         answer
     }

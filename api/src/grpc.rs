@@ -74,7 +74,7 @@ const MAX_MESSAGE: usize = 1 << 10;
 const MAX_DETAIL: usize = 512;
 
 impl From<Problem> for Status {
-    fn from(Problem { kind, reason, message, details }: Problem) -> Self {
+    fn from(Problem { kind, reason, message, details, .. }: Problem) -> Self {
         let code = match kind {
             Kind::Malformed => Code::InvalidArgument,
             Kind::TooLong => Code::ResourceExhausted,

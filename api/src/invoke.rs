@@ -10,6 +10,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::answer::{self, Answer};
 use crate::problem::Problem;
+use crate::status::{self, ErrorStatus};
 use crate::trace;
 
 /// Why an operation failed. The texts are daprd's, because clients show and compare them.
@@ -167,6 +168,13 @@ pub(crate) fn shown_name(name: &str) -> String {
     shown(name, MAX_NAME)
 }
 
+/// The form of the status that a call asks for, if it does.
+pub fn error_status(headers: &HeaderMap) -> Result<Option<ErrorStatus>, Problem> {
+    let Some(value) = headers.get(status::HEADER) else { return Ok(None) };
+    let chosen = ErrorStatus::parse(value.to_str().unwrap_or_default());
+    chosen.map(Some).map_err(|what| Problem::malformed(format!("header {} {what}", status::HEADER)))
+}
+
 /// Adds the caller's trace to a request that was decoded from its body, or says why there is none.
 pub fn complete(headers: &HeaderMap, decoded: Result<InvokeRequest, String>) -> Result<InvokeRequest, Answer> {
     let mut request = decoded.map_err(|what| undecodable(&what))?;
@@ -174,14 +182,14 @@ pub fn complete(headers: &HeaderMap, decoded: Result<InvokeRequest, String>) -> 
     Ok(request)
 }
 
-/// What became of an operation of the binding called `name`.
-pub fn answer<C: Failure>(name: &str, result: Result<InvokeResponse, &InvokeError<C>>) -> Answer {
+/// What became of an operation of the binding called `name`; should it have failed, with a status in the form `status`.
+pub fn answer<C: Failure>(name: &str, result: Result<InvokeResponse, &InvokeError<C>>, status: ErrorStatus) -> Answer {
     match result {
         Ok(InvokeResponse { data, metadata }) => {
             let data = Bytes::from(data.unwrap_or_default());
             answer::with_metadata(answer::json(StatusCode::OK, data), &metadata)
         }
-        Err(error) => Problem::not_invoked(name, error).into(),
+        Err(error) => Problem { status, ..Problem::not_invoked(name, error) }.into(),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod metadata;
 pub mod problem;
 pub mod request;
 pub mod route;
+pub mod status;
 pub mod trace;
 pub mod unread;
 

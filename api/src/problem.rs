@@ -2,6 +2,7 @@
 
 use crate::caller::Stranger;
 use crate::invoke::{Failure, InvokeError};
+use crate::status::ErrorStatus;
 
 /// What kind of problem it is. Each protocol has a status for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +32,13 @@ pub struct Problem {
     pub message: String,
     /// For programs.
     pub details: Vec<(String, String)>,
+    /// Which form its status has over HTTP.
+    pub status: ErrorStatus,
 }
 
 impl Problem {
     fn new(kind: Kind, reason: &'static str, message: String) -> Self {
-        Self { kind, reason, message, details: Vec::new() }
+        Self { kind, reason, message, details: Vec::new(), status: ErrorStatus::Dapr }
     }
 
     /// A request that cannot be understood.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dingtalk_api::invoke::{self, Failed};
+use dingtalk_api::status::ErrorStatus;
 use dingtalk_binding::callback::Key;
 use dingtalk_binding::contract;
 use dingtalk_binding::endpoint::Scheme;
-use dingtalk_binding::error::ReceiveError;
+use dingtalk_binding::error::{self, InvokeCause, Outcome, ReceiveError};
 use dingtalk_binding::operation;
 use dingtalk_binding::secret::Secret;
 use dingtalk_binding::settings::Settings;
@@ -18,15 +19,18 @@ use crate::app::{Direction, Subscription};
 use crate::clock::Arrival;
 use crate::egress::{Egress, Policy, Proxies};
 use crate::event::{Digest, digest};
+use crate::fit;
+use crate::gate::lesson::{self, Lesson};
+use crate::gate::rate::Rate;
+use crate::gate::{self, Gate, Overflow, Robots, Withheld};
 use crate::resources::BindingResource;
-use crate::sandbox::{
-    CallError, Callback, Handler, InvokeFailure, Limit, Reply, Request, Response, Sandbox, Share, Tenant,
-};
+use crate::sandbox::{CallError, Callback, Handler, Limit, Reply, Request, Response, Sandbox, Share, Tenant};
 
 /// The bindings that a host serves. They can change while it does: who has one keeps it, so that a call ends on the
 /// binding on which it began.
 pub struct Bindings {
     sandbox: Sandbox,
+    robots: Robots,
     by_name: RwLock<BTreeMap<String, Arc<Binding>>>,
 }
 
@@ -55,6 +59,9 @@ pub struct Binding {
     operations: Vec<String>,
     tenant: Tenant,
     egress: Egress,
+    fit: fit::Policy,
+    gate: Gate,
+    error_status: Option<ErrorStatus>,
 }
 
 impl Binding {
@@ -120,6 +127,11 @@ impl Binding {
         self.max_skew.saturating_mul(2)
     }
 
+    /// The form of a failed operation's status, if its file chooses one.
+    pub(crate) fn error_status(&self) -> Option<ErrorStatus> {
+        self.error_status
+    }
+
     /// What distinguishes it from every other binding of this host.
     pub(crate) fn tenant_id(&self) -> u64 {
         self.tenant.id()
@@ -138,6 +150,58 @@ impl Binding {
     /// How many requests to destinations other than its own the sandbox has refused.
     pub fn egress_refused(&self) -> u64 {
         self.egress.refused()
+    }
+}
+
+/// Why a binding has not done what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum InvokeFailure {
+    /// It was not asked: its robot takes nothing now.
+    #[error("dingtalk webhook error: {0}. Nothing was sent")]
+    Withheld(Withheld),
+    /// It failed.
+    #[error(transparent)]
+    Call(#[from] CallError<error::InvokeError>),
+    /// Of a message in parts, the first ones were posted, and this one was not.
+    #[error("{error}. This was part {number} of {of}; those before it were posted")]
+    Part {
+        /// Which one, from 2.
+        number: usize,
+        /// How many there are.
+        of: usize,
+        /// What happened to it.
+        error: Box<InvokeFailure>,
+    },
+}
+
+impl invoke::Failure for InvokeFailure {
+    fn posted(&self) -> Outcome {
+        match self {
+            Self::Withheld(_) => Outcome::NotSent,
+            Self::Call(error) => error.posted(),
+            // Sent again as a whole, the first parts would arrive twice.
+            Self::Part { .. } => Outcome::Unknown,
+        }
+    }
+
+    fn metadata(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Withheld(withheld) => {
+                let named = [("error", "withheld".into()), ("outcome", self.posted().name().into())];
+                named.into_iter().chain(withheld.metadata()).map(|(name, value)| (name.to_owned(), value)).collect()
+            }
+            Self::Call(error) => error.metadata(),
+            Self::Part { number, of, error } => {
+                let mut metadata = error.metadata();
+                let outcome = metadata.iter_mut().find(|(name, _)| name == "outcome");
+                if let Some((_, outcome)) = outcome {
+                    self.posted().name().clone_into(outcome);
+                }
+                metadata
+                    .extend([("part", number), ("parts", of)].map(|(name, value)| (name.into(), value.to_string())));
+                metadata
+            }
+        }
     }
 }
 
@@ -167,7 +231,7 @@ impl InitError {
 impl Bindings {
     /// None yet.
     pub fn new(sandbox: Sandbox) -> Self {
-        Self { sandbox, by_name: RwLock::default() }
+        Self { sandbox, robots: Robots::new(), by_name: RwLock::default() }
     }
 
     /// Initialises a binding, which may then connect to what `policy` allows, and adds it, in place of the one of the
@@ -248,6 +312,15 @@ impl Bindings {
                  signs with the new secret"
             );
         }
+        let error_status = property("errorStatus").filter(|text| !text.is_empty()).map(ErrorStatus::parse).transpose();
+        let error_status = error_status.map_err(|reason| format!("property \"errorStatus\" {reason}"))?;
+        let fit = fit::Policy::parse(property("tooLong"), property("keywords"))?;
+        let gate = gate::Policy {
+            rate: Rate::parse(property("rateLimit")).map_err(|reason| format!("property \"rateLimit\" {reason}"))?,
+            overflow: Overflow::parse(property("overflow"))
+                .map_err(|reason| format!("property \"overflow\" {reason}"))?,
+        };
+        let gate = self.robots.gate(&settings.endpoint, gate);
         let egress = Egress::within(&name, &settings, proxies, policy)?;
         let tenant = self.sandbox.tenant(properties, egress.clone(), settings.timeout);
         let operations = self.initialise(&tenant, init_timeout).await?;
@@ -263,6 +336,9 @@ impl Bindings {
             operations,
             tenant,
             egress,
+            fit,
+            gate,
+            error_status,
         })
     }
 
@@ -315,8 +391,66 @@ impl Bindings {
     ) -> Result<Response, InvokeError> {
         let binding = self.with_operation(name, CREATE)?;
         let request = || Request { operation: CREATE.into(), data: data.to_vec(), metadata: Vec::new() };
-        let called = self.sandbox.invoke_with(&binding.tenant, CREATE, request, None, limit).await;
+        let called = if binding.fit == fit::Policy::default() {
+            self.post(&binding, request, limit).await
+        } else {
+            self.send(&binding, request(), limit).await
+        };
         called.map_err(|error| Failed::new(error, operation::has_uuid(data, [])).into())
+    }
+
+    /// Posts one message, in as many parts as it needs.
+    async fn send(
+        &self,
+        binding: &Binding,
+        request: Request,
+        limit: Option<Duration>,
+    ) -> Result<Response, InvokeFailure> {
+        if binding.fit.is_satisfied_by(&request) {
+            return self.post(binding, move || request, limit).await;
+        }
+        let refused = |reason| CallError::Binding(InvokeCause::InvalidMessage(reason).into());
+        let policy = binding.fit.clone();
+        // Parsing may take as long as many calls.
+        let applied = tokio::task::spawn_blocking(move || policy.apply(request)).await;
+        let parts = applied.unwrap_or_else(|error| Err(error.to_string())).map_err(refused)?;
+        let of = parts.len();
+        if of > 1 {
+            let limit = limit.unwrap_or(binding.timeout);
+            binding.gate.expect(of, limit).map_err(InvokeFailure::Withheld)?;
+        }
+        let mut last = Response { data: None, metadata: Vec::new() };
+        for (index, part) in parts.into_iter().enumerate() {
+            last = self.post(binding, move || part, limit).await.map_err(|error| match index {
+                0 => error,
+                _ => InvokeFailure::Part { number: index + 1, of, error: Box::new(error) },
+            })?;
+        }
+        if of > 1 {
+            last.metadata.push(("parts".into(), of.to_string()));
+        }
+        Ok(last)
+    }
+
+    /// Posts one message once the robot takes it.
+    async fn post(
+        &self,
+        binding: &Binding,
+        request: impl FnOnce() -> Request,
+        limit: Option<Duration>,
+    ) -> Result<Response, InvokeFailure> {
+        let begun = Instant::now();
+        let pass = binding.gate.enter(limit.unwrap_or(binding.timeout)).await.map_err(InvokeFailure::Withheld)?;
+        // What a policy allows is for both; the binding's own time is for sending.
+        let limit = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
+        let called = self.sandbox.invoke_with(&binding.tenant, CREATE, request, None, limit).await;
+        pass.end(&match &called {
+            Ok(_) => Lesson::Counted,
+            Err(CallError::Binding(error)) => lesson::of(error),
+            Err(CallError::Stopped { outcome: Outcome::Unknown, .. }) => Lesson::Counted,
+            Err(_) => Lesson::Unsent,
+        });
+        Ok(called?)
     }
 
     /// The names of these two as far as the host gave them, and empty texts for what somebody else made up.
@@ -353,8 +487,15 @@ impl Bindings {
         limit: Option<Duration>,
     ) -> Result<Response, InvokeError> {
         let has_uuid = invoke::has_uuid(&request);
-        let operation = request.operation.clone();
-        let called = self.sandbox.invoke_with(&binding.tenant, &operation, move || request, reader, limit).await;
+        let called = match request.operation.as_str() {
+            CREATE => self.send(binding, request, limit).await,
+            _ => {
+                let operation = request.operation.clone();
+                let request = move || request;
+                let called = self.sandbox.invoke_with(&binding.tenant, &operation, request, reader, limit).await;
+                called.map_err(InvokeFailure::from)
+            }
+        };
         called.map_err(|error| Failed::new(error, has_uuid).into())
     }
 
@@ -376,7 +517,9 @@ impl Bindings {
 
     /// How many calls run and wait now, by kind and state.
     pub(crate) fn calls(&self) -> Vec<(&'static str, &'static str, usize)> {
-        self.sandbox.calls()
+        let mut calls = self.sandbox.calls();
+        calls.push(("operation", "rate-limited", self.robots.waiting()));
+        calls
     }
 
     /// The turns of what belongs to no binding.

@@ -27,6 +27,8 @@ pub mod egress;
 pub mod event;
 pub(crate) mod fields;
 pub(crate) mod files;
+pub mod fit;
+pub mod gate;
 pub mod inbox;
 pub(crate) mod ingress;
 pub mod input;

@@ -8,6 +8,7 @@ use dingtalk_api::invoke::{self, Failed, InvokeError, undecodable};
 use dingtalk_api::limits::{BODY_TIMEOUT, CALLBACK_TIMEOUT, MAX_BODY as MAX_REQUEST};
 use dingtalk_api::metadata::{Component as Listed, Metadata};
 use dingtalk_api::route::{Access, Entrance, Route};
+use dingtalk_api::status::ErrorStatus;
 use dingtalk_api::unread::{self, Unread};
 use dingtalk_api::{Answer, answer, callback, metadata, request};
 use dingtalk_binding::callback::{MAX_BODY, verify};
@@ -81,6 +82,7 @@ pub enum Asked {
 pub struct Operation {
     name: String,
     has_uuid: bool,
+    status: ErrorStatus,
 }
 
 /// Why there is no reply to a callback.
@@ -175,12 +177,14 @@ impl<'e> Wanted<'e> {
             Unread::TooSlow => undecodable(&unread::too_slow(BODY_TIMEOUT.as_secs())),
         });
         let body = body.map_err(Answer::from)?;
+        let chosen = invoke::error_status(self.request.headers()).map_err(Answer::from)?;
+        let status = chosen.unwrap_or(self.robots.status);
         let call = invoke::complete(self.request.headers(), request::decode(&body))?;
         let robot = self.robots.get(&self.name).cloned();
-        let refused = |error: InvokeError<Failure>| invoke::answer(&self.name, Err(&error));
+        let refused = |error: InvokeError<Failure>| invoke::answer(&self.name, Err(&error), status);
         invoke::check(&self.name, &call.operation, robot.as_ref().map(|_| OPERATIONS.as_slice())).map_err(refused)?;
         let robot = robot.ok_or_else(|| refused(InvokeError::NotFound(self.name.clone())))?;
-        let operation = Operation { name: call.operation.clone(), has_uuid: invoke::has_uuid(&call) };
+        let operation = Operation { name: call.operation.clone(), has_uuid: invoke::has_uuid(&call), status };
         Ok(Call { robot, asked: Asked::Invoke(call, operation) })
     }
 
@@ -201,13 +205,13 @@ impl Robot<'_> {
     /// What became of an operation.
     pub fn invoked(&self, operation: &Operation, result: Result<InvokeResponse, CallError>) -> Told {
         let failure = match result {
-            Ok(response) => return invoke::answer::<Failure>(self.name(), Ok(response)).into(),
+            Ok(response) => return invoke::answer::<Failure>(self.name(), Ok(response), operation.status).into(),
             Err(CallError::Init(error)) => Failure::Misconfigured(self.wrong(&error), error.metadata()),
             Err(CallError::Invoke(error)) => Failure::Binding(error),
         };
         let failed = Failed::new(failure, operation.has_uuid);
         let line = format!("invocation of {} of {} failed: {failed}", operation.name, self.name());
-        Told::with(invoke::answer(self.name(), Err(&failed.into())), line)
+        Told::with(invoke::answer(self.name(), Err(&failed.into()), operation.status), line)
     }
 
     /// What became of a callback.

@@ -8,6 +8,7 @@ use std::fmt;
 
 use dingtalk_api::caller::{Allowed, Names};
 use dingtalk_api::delivery::application::Application;
+use dingtalk_api::status::ErrorStatus;
 use dingtalk_binding::error::PropertyError;
 use dingtalk_binding::json::quoted;
 use dingtalk_binding::secret::{Secret, redact};
@@ -24,6 +25,9 @@ pub const NAMES: Names = Names { hosts: "DINGTALK_ALLOWED_HOSTS", origins: "DING
 
 /// Variables for the components behind the binding: what hands messages to an application, and what remembers them.
 const BEHIND: [&str; 3] = ["DINGTALK_APP_URL", "DINGTALK_APP_TIMEOUT", "DINGTALK_STORE"];
+
+/// The form of a failed operation's status.
+const ERROR_STATUS: &str = "DINGTALK_ERROR_STATUS";
 
 /// What clients must send.
 const TOKEN: &str = "DAPR_API_TOKEN";
@@ -84,7 +88,11 @@ fn value<'e>(environment: &'e [(String, String)], name: &str) -> Option<&'e str>
 
 /// The robots, by name.
 #[derive(Debug)]
-pub struct Robots<'e>(BTreeMap<&'e str, Robot<'e>>);
+pub struct Robots<'e> {
+    by_name: BTreeMap<&'e str, Robot<'e>>,
+    /// The form of a failed operation's status, unless the call chooses.
+    pub status: ErrorStatus,
+}
 
 /// One robot: the properties of one binding.
 #[derive(Clone)]
@@ -129,7 +137,8 @@ impl<'e> Robots<'e> {
         }
         for (variable, value) in environment {
             let Some(rest) = variable.strip_prefix(PREFIX) else { continue };
-            if [BINDINGS, NAMES.hosts, NAMES.origins].iter().chain(&BEHIND).any(|known| known == variable) {
+            if [BINDINGS, ERROR_STATUS, NAMES.hosts, NAMES.origins].iter().chain(&BEHIND).any(|known| known == variable)
+            {
                 continue;
             }
             let Some((name, property)) = rest.split_once(SEPARATOR) else {
@@ -150,17 +159,21 @@ impl<'e> Robots<'e> {
             }
             robot.properties.push((known, value));
         }
-        Ok(Self(robots))
+        let status = match value(environment, ERROR_STATUS) {
+            Some(text) => ErrorStatus::parse(text).or_else(|what| wrong(ERROR_STATUS, what))?,
+            None => ErrorStatus::default(),
+        };
+        Ok(Self { by_name: robots, status })
     }
 
     /// The robot called `name`.
     pub fn get(&self, name: &str) -> Option<&Robot<'e>> {
-        self.0.get(name)
+        self.by_name.get(name)
     }
 
     /// In the order of their names.
     pub fn names(&self) -> impl Iterator<Item = &'e str> {
-        self.0.keys().copied()
+        self.by_name.keys().copied()
     }
 
     /// Whether every robot can be one, and the application too.
@@ -169,7 +182,7 @@ impl<'e> Robots<'e> {
         if value(environment, TOKEN).is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             return wrong(TOKEN, "has white space or other characters that no client can send; take them out");
         }
-        self.0.values().try_for_each(|robot| robot.settings().map(|_| ()).map_err(|error| robot.wrong(&error)))
+        self.by_name.values().try_for_each(|robot| robot.settings().map(|_| ()).map_err(|error| robot.wrong(&error)))
     }
 }
 

@@ -10,6 +10,7 @@ const COMMON = [
   'dingtalk_app_url',
   'dingtalk_app_timeout',
   'dingtalk_store',
+  'dingtalk_error_status',
   'dingtalk_allowed_hosts',
   'dingtalk_allowed_origins',
   'dapr_api_token',

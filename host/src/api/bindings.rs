@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 
 use super::Api;
 use super::server::Seat;
+use crate::bindings::InvokeFailure;
 use crate::ingress::body::{self, Share, Unread};
 use crate::sandbox;
 use crate::spans::{Span, said};
@@ -38,6 +39,10 @@ impl Api {
             Ok(body) => body,
             Err(unread) => return self.unread(unread, undecodable),
         };
+        let chosen = match invoke::error_status(&parts.headers) {
+            Ok(chosen) => chosen,
+            Err(problem) => return problem.into(),
+        };
         let mut request = match invoke::complete(&parts.headers, decode(body).await) {
             Ok(request) => request,
             Err(answer) => return answer,
@@ -45,9 +50,11 @@ impl Api {
         if let Some(span) = span {
             span.put(&mut request.metadata);
         }
+        let of_binding = || self.input.bindings().get(name).and_then(|binding| binding.error_status());
+        let status = chosen.or_else(of_binding).unwrap_or(self.error_status);
         match self.perform(name, request, seat).await {
-            Ok(response) => invoke::answer::<sandbox::InvokeFailure>(name, Ok(response)),
-            Err(error) => invoke::answer(name, Err(&error)),
+            Ok(response) => invoke::answer::<InvokeFailure>(name, Ok(response), status),
+            Err(error) => invoke::answer(name, Err(&error), status),
         }
     }
 
@@ -57,13 +64,23 @@ impl Api {
         name: &str,
         request: sandbox::Request,
         seat: &Seat,
-    ) -> Result<sandbox::Response, InvokeError<sandbox::InvokeFailure>> {
+    ) -> Result<sandbox::Response, InvokeError<InvokeFailure>> {
         let _call = self.call(seat);
         let operation = request.operation.clone();
         let result = self.input.invoke(name, request).await;
         match &result {
             Ok(_) => tracing::debug!(binding = name, operation, "invoked"),
             Err(InvokeError::Call(error)) => tracing::warn!(binding = name, operation, %error, "invocation failed"),
+            // A client that is written for another binding says it with every call; once is enough to find out.
+            Err(InvokeError::MissingOperation) => {
+                if let Some(more) = self.quiet.count("missing-operation") {
+                    tracing::warn!(
+                        binding = name,
+                        more,
+                        "a request names no operation; write \"operation\": \"create\""
+                    );
+                }
+            }
             // A request that does not fit is its client's business; the others need the operator.
             Err(_) => {}
         }

@@ -16,6 +16,7 @@ pub use dingtalk_api::caller::Allowed;
 use dingtalk_api::caller::FLAGS;
 pub use dingtalk_api::route::Lists;
 use dingtalk_api::route::{Access, Route};
+pub use dingtalk_api::status::ErrorStatus;
 use dingtalk_api::{Answer, answer};
 use dingtalk_binding::secret::Secret;
 use http::{Request, StatusCode};
@@ -46,6 +47,8 @@ pub struct Api {
     attributes: Mutex<std::collections::BTreeMap<String, String>>,
     /// Who may call without a token, beside programs of this machine.
     pub allowed: Allowed,
+    /// The form of a failed operation's status, where neither the call nor the binding chooses.
+    pub error_status: ErrorStatus,
     /// Which of its routes there are.
     pub lists: Lists,
     /// Which methods of the gRPC API there are.
@@ -70,6 +73,7 @@ impl Api {
             max_body_size,
             attributes,
             allowed,
+            error_status: ErrorStatus::default(),
             lists,
             grpc_lists,
             quiet,

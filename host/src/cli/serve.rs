@@ -17,7 +17,7 @@ use super::receiving::{self, CallbackArgs, InboxArgs};
 use super::reload::{self, Reload};
 use super::signals::{Ended, Hangup};
 use super::{Failure, descriptors, load, shutdown, spans};
-use crate::api::{Allowed, Api, Server, Surface};
+use crate::api::{Allowed, Api, ErrorStatus, Server, Surface};
 use crate::input::Input;
 use crate::resources::{self, Configuration, Loader};
 use crate::sandbox::Limits;
@@ -53,6 +53,10 @@ pub(super) struct ServeArgs {
     /// Longest request body, at most 16Mi.
     #[arg(long, value_name = "SIZE", default_value = "4Mi", value_parser = receiving::parse_body_size)]
     max_body_size: usize,
+    /// Status of a failed operation: dapr is always 500; http says what happened, for clients that send again after each
+    /// 5xx. A binding's property errorStatus and a call's header dingtalk-error-status come first.
+    #[arg(long, value_name = "FORM", default_value = "dapr", value_parser = ErrorStatus::parse)]
+    error_status: ErrorStatus,
     #[command(flatten)]
     callbacks: CallbackArgs,
     #[command(flatten)]
@@ -168,6 +172,7 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     if let Some(namespace) = env::var("NAMESPACE").ok().filter(|namespace| !namespace.is_empty()) {
         api.namespace = namespace;
     }
+    api.error_status = args.error_status;
     api.allowed = Allowed { hosts: args.allowed_hosts, origins: args.allowed_origins };
     let ports = [(args.dapr_http_port, Surface::Everything), (args.dapr_grpc_port, Surface::Grpc)];
     let apis = ports

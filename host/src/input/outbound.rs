@@ -70,7 +70,8 @@ impl Inner {
             let leave = match course.begin() {
                 Ok(leave) => leave,
                 Err(refused) => {
-                    return Err(Failed::new(CallError::Overloaded(Overload::Breaker(refused)), has_uuid).into());
+                    let error = CallError::Overloaded(Overload::Breaker(refused));
+                    return Err(Failed::new(error.into(), has_uuid).into());
                 }
             };
             let kept = course.retry().filter(|_| !is_once).map(|_| next.clone());

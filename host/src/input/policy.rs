@@ -20,6 +20,8 @@ pub(super) fn counts(error: &InvokeError) -> bool {
             "expired-session-webhook",
             "not-reading",
             "handler-failed",
+            // Nothing was tried; what made it so was counted then.
+            "withheld",
         ]
         .contains(&error),
     }
@@ -63,7 +65,7 @@ mod tests {
     use crate::sandbox::{CallError, Overload};
 
     fn failure(cause: InvokeCause, outcome: Outcome, has_uuid: bool) -> InvokeError {
-        Failed::new(CallError::Binding(Cause { cause, outcome }), has_uuid).into()
+        Failed::new(CallError::Binding(Cause { cause, outcome }).into(), has_uuid).into()
     }
 
     fn rejected(class: RejectionClass) -> InvokeCause {
@@ -78,7 +80,7 @@ mod tests {
         for (outcome, has_uuid, expected) in cases {
             assert_eq!(may_be_repeated(&unreachable(outcome, has_uuid)), expected, "{outcome:?} {has_uuid}");
             let reason = "x".into();
-            let stopped: InvokeError = Failed::new(CallError::Stopped { reason, outcome }, has_uuid).into();
+            let stopped: InvokeError = Failed::new(CallError::Stopped { reason, outcome }.into(), has_uuid).into();
             assert_eq!(may_be_repeated(&stopped), expected, "{outcome:?} {has_uuid}");
         }
     }
@@ -86,7 +88,7 @@ mod tests {
     #[test]
     fn only_what_passes_is_repeated_and_only_what_speaks_of_the_robot_counts() {
         let overload = Overload::Host { running: 1, waiting: None };
-        let overloaded: InvokeError = Failed::new(CallError::Overloaded(overload), false).into();
+        let overloaded: InvokeError = Failed::new(CallError::Overloaded(overload).into(), false).into();
         let of = |cause| failure(cause, Outcome::NotSent, false);
         for (error, repeated, counted) in [
             (overloaded, true, true),

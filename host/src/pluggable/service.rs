@@ -19,7 +19,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::Shared;
 use super::instances::{DEFAULT, Refused, check_name};
-use crate::bindings::{Binding, InvokeError};
+use crate::bindings::{Binding, InvokeError, InvokeFailure};
 use crate::sandbox::{self, CallError};
 
 /// What daprd puts the name of the component file into.
@@ -182,6 +182,11 @@ fn code(error: &InvokeError) -> Code {
     if failed.posted() == Outcome::Unknown {
         return Code::Unknown;
     }
+    let failed = match failed {
+        InvokeFailure::Withheld(_) => return Code::ResourceExhausted,
+        InvokeFailure::Part { .. } => return Code::Unknown,
+        InvokeFailure::Call(failed) => failed,
+    };
     match failed {
         CallError::Overloaded(_) => Code::ResourceExhausted,
         CallError::Init(_) => Code::FailedPrecondition,

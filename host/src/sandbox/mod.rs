@@ -127,10 +127,7 @@ pub enum CallError<E> {
     Overloaded(Overload),
 }
 
-/// Why an operation failed in the sandbox.
-pub type InvokeFailure = CallError<InvokeError>;
-
-impl invoke::Failure for InvokeFailure {
+impl invoke::Failure for CallError<InvokeError> {
     fn posted(&self) -> Outcome {
         match self {
             Self::Binding(error) => error.posted(),

@@ -180,6 +180,8 @@ spec:
     value: "%s/robot/send?access_token=simulated-access-token"
   - name: secret
     value: "%s"
+  - name: rateLimit
+    value: "0"
 `, name, kind, s.group, secret)
 	for i := 0; i+1 < len(more); i += 2 {
 		text += fmt.Sprintf("  - name: %s\n    value: %q\n", more[i], more[i+1])

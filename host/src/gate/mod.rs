@@ -1,0 +1,449 @@
+//! Within a robot's limits: who posts to it now, who waits, and who is refused, because DingTalk shuts a robot for ten minutes
+//! after one message too many, and because what DingTalk refuses for hours need not be asked every second.
+//!
+//! [`window`] and [`door`] decide, as pure functions of state and time; [`lesson`] says what the end of a call means to them.
+//! Here is who shares them, and who waits. Two bindings of one robot share its window and its penalties. What is wrong with one binding's
+//! settings is its own matter: the door of another one with the right secret stays open, and a file that is mended brings a
+//! new binding with a new door.
+
+mod door;
+pub(crate) mod lesson;
+pub mod rate;
+mod window;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use dingtalk_binding::endpoint::Endpoint;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::event::{Digest, digest};
+use door::{Barred, Door, Probe};
+use lesson::{Closing, Kind, Lesson, THROTTLED};
+use rate::Rate;
+use window::Window;
+
+/// Calls that wait for one robot at once, and for all: each holds its message, and a request of its port.
+const WAITING_EACH: usize = 64;
+const WAITING: usize = 256;
+
+/// The longest window of a rate, after which nothing of a robot has a meaning.
+const LONGEST_WINDOW_MS: u32 = 60 * 60 * 1_000;
+
+/// Robots beside those in use, and as many again, before those that nobody uses are forgotten.
+const SWEEP: usize = 64;
+
+/// What becomes of a message that is one too many: the property `overflow`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// Its call waits, for as long as a call may take.
+    #[default]
+    Wait,
+    /// Its call fails at once, and says when to send again.
+    Refuse,
+}
+
+impl Overflow {
+    /// Reads a property. The error is meant to follow its name.
+    pub fn parse(text: Option<&str>) -> Result<Self, String> {
+        match text.map(str::trim).unwrap_or_default() {
+            "" | "wait" => Ok(Self::Wait),
+            "refuse" => Ok(Self::Refuse),
+            _ => Err("is neither \"wait\" nor \"refuse\"".into()),
+        }
+    }
+}
+
+/// What a binding's file says about its gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// How many messages. Without one the gate is open to this binding, whatever is learnt; what it sends counts for others.
+    pub rate: Option<Rate>,
+    /// What becomes of others.
+    pub overflow: Overflow,
+}
+
+/// All robots that are posted to. Cheap to clone.
+#[derive(Clone)]
+pub struct Robots(Arc<Inner>);
+
+struct Inner {
+    by_key: Mutex<Known>,
+    waiting: AtomicUsize,
+    /// Where the milliseconds begin.
+    origin: Instant,
+}
+
+#[derive(Default)]
+struct Known {
+    robots: HashMap<Digest, Arc<Robot>>,
+    /// When there are so many, those that nobody uses are looked for: each time would be a look at all for each of them.
+    sweep_at: usize,
+}
+
+/// What all bindings of one robot share.
+#[derive(Default)]
+struct Robot {
+    state: Mutex<State>,
+    /// Made when somebody has to wait: most robots never see that, and there may be ten thousand.
+    queue: OnceLock<Box<Queue>>,
+}
+
+/// Those who wait for one robot.
+#[derive(Default)]
+struct Queue {
+    /// Held by the first of them; the others stand behind it in the order in which they came.
+    turn: tokio::sync::Mutex<()>,
+    waiting: AtomicUsize,
+    /// A call has ended, and may have made room sooner than was thought.
+    ended: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    window: Window,
+    door: Door,
+    /// The most messages that any binding's rate allows.
+    keep: u16,
+}
+
+/// One binding's way to its robot.
+pub struct Gate {
+    robots: Robots,
+    robot: Arc<Robot>,
+    /// For what is wrong with this binding.
+    door: Mutex<Door>,
+    policy: Policy,
+}
+
+impl Robots {
+    /// None yet.
+    pub fn new() -> Self {
+        Self(Arc::new(Inner { by_key: Mutex::default(), waiting: AtomicUsize::new(0), origin: Instant::now() }))
+    }
+
+    /// The way to the robot behind `endpoint`.
+    pub fn gate(&self, endpoint: &Endpoint, policy: Policy) -> Gate {
+        let origin = endpoint.origin();
+        // As a hash: it lives longer than the binding, and has the token in it.
+        let key = digest(format!("{}:{}\n{}", origin.host(), origin.port(), endpoint.robot()).as_bytes());
+        let robot = lock(&self.0.by_key).robot(key, self.now());
+        {
+            let mut state = lock(&robot.state);
+            state.keep = state.keep.max(policy.rate.map_or(0, Rate::count));
+        }
+        Gate { robots: self.clone(), robot, door: Mutex::default(), policy }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.0.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How many calls wait now.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.waiting.load(Ordering::Relaxed)
+    }
+}
+
+impl Known {
+    fn robot(&mut self, key: Digest, now: u64) -> Arc<Robot> {
+        if self.robots.len() >= self.sweep_at {
+            // A robot that was taken away and comes back within its window must find it as it was.
+            self.robots.retain(|_, robot| Arc::strong_count(robot) > 1 || !lock(&robot.state).is_idle(now));
+            self.sweep_at = 2 * self.robots.len() + SWEEP;
+        }
+        Arc::clone(self.robots.entry(key).or_default())
+    }
+}
+
+impl Default for Robots {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Robot {
+    fn waiting(&self) -> usize {
+        self.queue.get().map_or(0, |queue| queue.waiting.load(Ordering::Acquire))
+    }
+}
+
+impl State {
+    fn is_idle(&self, now: u64) -> bool {
+        self.window.is_idle(now, LONGEST_WINDOW_MS) && self.door.is_open(now)
+    }
+}
+
+/// Why a message was not let through to its robot. Nothing was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withheld {
+    why: Why,
+    /// After that long it may be let through; never sooner.
+    wait: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Why {
+    Rate(Rate),
+    Shut(Closing),
+    /// So many wait already.
+    Waiting(usize),
+}
+
+impl Withheld {
+    /// What a program needs to decide what to do: the names are those of DingTalk's own refusals.
+    pub fn metadata(&self) -> Vec<(&'static str, String)> {
+        let class = match &self.why {
+            Why::Rate(_) | Why::Waiting(_) => "rate-limited",
+            Why::Shut(closing) => closing.kind.class(),
+        };
+        let mut metadata = vec![("class", class.to_owned())];
+        if let Why::Shut(closing) = &self.why {
+            metadata.push(("errcode", closing.errcode.to_string()));
+            metadata.extend(closing.check.map(|check| ("check", check.name().to_owned())));
+        }
+        metadata.push(("retryAfter", self.wait.as_millis().to_string()));
+        metadata
+    }
+}
+
+impl Kind {
+    /// The name of DingTalk's refusals of this kind.
+    fn class(self) -> &'static str {
+        match self {
+            Self::Rate => "rate-limited",
+            Self::Quota => "quota",
+            Self::Configuration => "configuration",
+        }
+    }
+}
+
+impl fmt::Display for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.wait.as_millis().div_ceil(1_000);
+        match &self.why {
+            Why::Rate(rate) => {
+                write!(f, "the robot takes {rate} (property \"rateLimit\"); send again after {seconds} s")
+            }
+            Why::Waiting(number) => {
+                write!(f, "{number} calls wait for their turn already; send again after {seconds} s")
+            }
+            Why::Shut(Closing { errcode: THROTTLED, .. }) => {
+                write!(f, "DingTalk throttles this address (status {THROTTLED}); send again after {seconds} s")
+            }
+            Why::Shut(Closing { errcode, kind: Kind::Rate, .. }) => {
+                write!(
+                    f,
+                    "DingTalk has shut the robot for too many messages (errcode {errcode}); send again after {seconds} s"
+                )
+            }
+            Why::Shut(Closing { errcode, kind: Kind::Quota, .. }) => write!(
+                f,
+                "the month's allowance is used up (errcode {errcode}); whether there is more is asked again in {seconds} s"
+            ),
+            Why::Shut(Closing { errcode, kind: Kind::Configuration, .. }) => write!(
+                f,
+                "DingTalk refuses whatever this binding sends (errcode {errcode}): mend its component file or the robot's \
+                 settings; whether that is done is asked again in {seconds} s"
+            ),
+        }
+    }
+}
+
+/// Why one may not begin now.
+struct Stopped {
+    why: Why,
+    /// When to ask again; without a time, when a call has ended.
+    until: Option<u64>,
+}
+
+impl Gate {
+    /// Leave to post one message, within `limit`.
+    pub async fn enter(&self, limit: Duration) -> Result<Pass<'_>, Withheld> {
+        let now = self.robots.now();
+        // Nobody overtakes those who wait.
+        let ahead = self.robot.waiting();
+        let stopped = match self.try_enter(ahead) {
+            Ok(pass) => return Ok(pass),
+            Err(stopped) => stopped,
+        };
+        let until = now.saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        if self.policy.overflow == Overflow::Refuse || !self.is_worth_waiting(&stopped, now, ahead, until) {
+            return Err(self.withheld(stopped, now, ahead));
+        }
+        let queue = self.robot.queue.get_or_init(Box::default);
+        let Some(_place) = self.robots.place(queue) else {
+            let why = Why::Waiting(ahead);
+            return Err(self.withheld(Stopped { why, ..stopped }, now, ahead));
+        };
+        match tokio::time::timeout(limit, self.wait(queue, until)).await {
+            Ok(Ok(pass)) => Ok(pass),
+            Ok(Err(stopped)) => Err(self.withheld(stopped, self.robots.now(), 0)),
+            Err(_) => Err(self.withheld(stopped, self.robots.now(), ahead)),
+        }
+    }
+
+    /// Whether so many messages can have their turns within `limit` each: part of a message would be worse than none.
+    pub fn expect(&self, messages: usize, limit: Duration) -> Result<(), Withheld> {
+        let Some(rate) = self.policy.rate else { return Ok(()) };
+        let now = self.robots.now();
+        let until = now.saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        let limit = if self.policy.overflow == Overflow::Refuse { now } else { until };
+        let ahead = self.robot.waiting() + messages.saturating_sub(1);
+        let earliest = lock(&self.robot.state).window.earliest(now, rate, ahead);
+        if earliest <= limit {
+            return Ok(());
+        }
+        Err(Withheld { why: Why::Rate(rate), wait: Duration::from_millis(earliest - now) })
+    }
+
+    async fn wait(&self, queue: &Queue, limit: u64) -> Result<Pass<'_>, Stopped> {
+        let _turn = queue.turn.lock().await;
+        loop {
+            // Before looking: an end between the look and the wait must not be missed.
+            let ended = queue.ended.notified();
+            let stopped = match self.try_enter(0) {
+                Ok(pass) => return Ok(pass),
+                Err(stopped) => stopped,
+            };
+            // What has been learnt since may have made it hopeless: those behind need not wait for that.
+            if !self.is_worth_waiting(&stopped, self.robots.now(), 0, limit) {
+                return Err(stopped);
+            }
+            match stopped.until {
+                Some(until) => {
+                    let until = self.robots.0.origin + Duration::from_millis(until);
+                    let _ = tokio::time::timeout_at(until, ended).await;
+                }
+                None => ended.await,
+            }
+        }
+    }
+
+    /// Whether it may be over until `limit`. What only people end is not waited for.
+    fn is_worth_waiting(&self, stopped: &Stopped, now: u64, ahead: usize, limit: u64) -> bool {
+        let passes = !matches!(&stopped.why, Why::Shut(closing) if closing.kind != Kind::Rate);
+        passes && self.earliest(stopped, now, ahead) <= limit
+    }
+
+    fn withheld(&self, stopped: Stopped, now: u64, ahead: usize) -> Withheld {
+        let wait = self.earliest(&stopped, now, ahead).saturating_sub(now).max(1);
+        Withheld { why: stopped.why, wait: Duration::from_millis(wait) }
+    }
+
+    /// When a call with `ahead` others before it can begin at the earliest.
+    fn earliest(&self, stopped: &Stopped, now: u64, ahead: usize) -> u64 {
+        let window = self.policy.rate.map_or(now, |rate| lock(&self.robot.state).window.earliest(now, rate, ahead));
+        stopped.until.unwrap_or(now).max(window)
+    }
+
+    /// Begins, unless something stops it, or `ahead` others come first.
+    fn try_enter(&self, ahead: usize) -> Result<Pass<'_>, Stopped> {
+        let Some(rate) = self.policy.rate else {
+            lock(&self.robot.state).window.pass();
+            return Ok(Pass { gate: self, probes: Some(Probes::default()) });
+        };
+        let now = self.robots.now();
+        let barred = |Barred { closing, until }| Stopped { why: Why::Shut(closing), until };
+        let mut own = lock(&self.door);
+        own.look(now).map_err(barred)?;
+        let mut state = lock(&self.robot.state);
+        state.door.look(now).map_err(barred)?;
+        if ahead > 0 {
+            return Err(Stopped { why: Why::Rate(rate), until: None });
+        }
+        if !state.window.enter(now, rate) {
+            // Where all of them are under way, nobody knows when one ends.
+            let until = Some(state.window.earliest(now, rate, 0)).filter(|_| !state.window.is_under_way(rate));
+            return Err(Stopped { why: Why::Rate(rate), until });
+        }
+        let probes = Probes { own: own.pass(), robot: state.door.pass() };
+        Ok(Pass { gate: self, probes: Some(probes) })
+    }
+
+    fn leave(&self, probes: Probes, lesson: &Lesson) {
+        let now = self.robots.now();
+        let is_own = |kind| kind == Kind::Configuration;
+        lock(&self.door).leave(now, probes.own, lesson, is_own);
+        {
+            let mut state = lock(&self.robot.state);
+            let keep = state.keep;
+            state.window.leave(now, *lesson != Lesson::Unsent, keep);
+            state.door.leave(now, probes.robot, lesson, |kind| !is_own(kind));
+        }
+        if let Some(queue) = self.robot.queue.get() {
+            queue.ended.notify_one();
+        }
+    }
+}
+
+impl Robots {
+    fn place<'a>(&'a self, queue: &'a Queue) -> Option<Place<'a>> {
+        let take = |number: &AtomicUsize, limit| {
+            let more = |number: usize| (number < limit).then_some(number + 1);
+            number.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+        };
+        let (each, all) = (&queue.waiting, &self.0.waiting);
+        if !take(each, WAITING_EACH) {
+            return None;
+        }
+        if !take(all, WAITING) {
+            each.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(Place { each, all })
+    }
+}
+
+/// A place among those who wait.
+struct Place<'a> {
+    each: &'a AtomicUsize,
+    all: &'a AtomicUsize,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.each.fetch_sub(1, Ordering::AcqRel);
+        self.all.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Probes {
+    own: Probe,
+    robot: Probe,
+}
+
+/// Leave to post one message. Dropped without an end, nobody knows what became of it, and it counts.
+pub struct Pass<'a> {
+    gate: &'a Gate,
+    probes: Option<Probes>,
+}
+
+impl Pass<'_> {
+    /// The call has ended.
+    pub(crate) fn end(mut self, lesson: &Lesson) {
+        if let Some(probes) = self.probes.take() {
+            self.gate.leave(probes, lesson);
+        }
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if let Some(probes) = self.probes.take() {
+            self.gate.leave(probes, &Lesson::Counted);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! Never more messages than a rate allows, in any stretch of time. Pure: time is passed in, as milliseconds of a clock that
+//! does not go back.
+//!
+//! A message counts from the moment at which its call begins until one window after the call has ended: when DingTalk
+//! received it lies between, and only DingTalk knows where.
+
+use std::collections::VecDeque;
+
+use super::rate::Rate;
+
+/// What was sent lately, and what is being sent.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    /// When the calls ended that count, in order, as milliseconds since `base`. Half the size of whole times: there is a
+    /// window for each robot.
+    ended: VecDeque<u32>,
+    base: u64,
+    under_way: u32,
+}
+
+/// Offsets are kept below that, which is 24 days.
+const FAR: u64 = 1 << 31;
+
+impl Window {
+    /// Begins a call if `rate` allows another one now.
+    pub(super) fn enter(&mut self, now: u64, rate: Rate) -> bool {
+        let free = self.count(now, rate) < usize::from(rate.count());
+        if free {
+            self.under_way = self.under_way.saturating_add(1);
+        }
+        free
+    }
+
+    /// Begins a call whatever the rate; others count it.
+    pub(super) fn pass(&mut self) {
+        self.under_way = self.under_way.saturating_add(1);
+    }
+
+    /// Ends a call that may have brought DingTalk a message, if it `counts`. `keep` is the most that anybody's rate looks at.
+    pub(super) fn leave(&mut self, now: u64, counts: bool, keep: u16) {
+        self.under_way = self.under_way.saturating_sub(1);
+        if !counts || keep == 0 {
+            return;
+        }
+        if self.ended.is_empty() {
+            self.base = now;
+        }
+        self.rebase(now);
+        while self.ended.len() >= usize::from(keep) {
+            self.ended.pop_front();
+        }
+        if self.ended.capacity() == 0 {
+            self.ended.reserve_exact(usize::from(keep));
+        }
+        // Calls that end at the same time may take the lock in another order.
+        let last = self.ended.back().copied().unwrap_or_default();
+        let offset = u32::try_from(now.saturating_sub(self.base)).unwrap_or(u32::MAX);
+        self.ended.push_back(offset.max(last));
+    }
+
+    /// When the caller that has `ahead` others before it can begin at the earliest; `now`, if it need not wait.
+    pub(super) fn earliest(&self, now: u64, rate: Rate, ahead: usize) -> u64 {
+        let (count, window) = (usize::from(rate.count()), u64::from(rate.window_ms()));
+        let taken = self.count(now, rate);
+        // So many of those that count have to go first.
+        let Some(nth) = (taken + ahead).checked_sub(count) else { return now };
+        let live = self.live(now, rate);
+        match live.clone().nth(nth) {
+            Some(ended) => ended + window,
+            // Of those, some have not even ended, or not begun.
+            None => {
+                let rounds = 1 + (nth - live.count()) / count;
+                now.saturating_add(window.saturating_mul(u64::try_from(rounds).unwrap_or(u64::MAX)))
+            }
+        }
+    }
+
+    /// Whether all that `rate` allows are under way: when one ends, nobody knows.
+    pub(super) fn is_under_way(&self, rate: Rate) -> bool {
+        usize::try_from(self.under_way).is_ok_and(|number| number >= usize::from(rate.count()))
+    }
+
+    /// Whether nothing of it has a meaning for anybody who looks back for `window_ms`.
+    pub(super) fn is_idle(&self, now: u64, window_ms: u32) -> bool {
+        let last = self.ended.back().map(|last| self.base + u64::from(*last));
+        self.under_way == 0 && last.is_none_or(|last| last + u64::from(window_ms) <= now)
+    }
+
+    fn count(&self, now: u64, rate: Rate) -> usize {
+        usize::try_from(self.under_way).unwrap_or(usize::MAX).saturating_add(self.live(now, rate).count())
+    }
+
+    /// When those calls ended that still count.
+    fn live(&self, now: u64, rate: Rate) -> impl Iterator<Item = u64> + Clone + '_ {
+        let window = u64::from(rate.window_ms());
+        let ended = self.ended.iter().map(|offset| self.base + u64::from(*offset));
+        ended.skip_while(move |ended| ended + window <= now)
+    }
+
+    fn rebase(&mut self, now: u64) {
+        if now.saturating_sub(self.base) < FAR {
+            return;
+        }
+        // Nothing that is so old counts: the longest window is an hour.
+        let first = self.ended.front().copied().unwrap_or_default();
+        self.ended.retain(|offset| now.saturating_sub(self.base + u64::from(*offset)) < FAR / 2);
+        let first = self.ended.front().copied().unwrap_or(first);
+        self.ended.iter_mut().for_each(|offset| *offset -= first);
+        self.base += u64::from(first);
+        if self.ended.is_empty() {
+            self.base = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rate(text: &str) -> Rate {
+        Rate::parse(Some(text)).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_message_counts_until_one_window_after_its_end() {
+        let (mut window, rate) = (Window::default(), rate("2/1m"));
+        assert!(window.enter(0, rate) && window.enter(10, rate) && !window.enter(20, rate));
+        assert_eq!(window.earliest(20, rate, 0), 60_020, "both are under way");
+        window.leave(5_000, true, 2);
+        assert_eq!(window.earliest(5_000, rate, 0), 65_000);
+        assert_eq!(window.earliest(5_000, rate, 1), 65_000, "one is under way: it ends now at the earliest");
+        window.leave(6_000, false, 2);
+        assert_eq!(window.earliest(6_000, rate, 0), 6_000);
+        assert_eq!(window.earliest(6_000, rate, 1), 65_000);
+        assert!(window.enter(6_000, rate) && !window.enter(64_999, rate) && window.enter(65_000, rate));
+    }
+
+    #[test]
+    fn who_has_no_limit_counts_for_who_has() {
+        let (mut window, rate) = (Window::default(), rate("1/1m"));
+        window.pass();
+        assert!(!window.enter(0, rate));
+        window.leave(0, true, 1);
+        assert!(!window.enter(59_999, rate) && window.enter(60_000, rate));
+        window.leave(60_000, true, 0);
+        assert!(window.is_idle(60_000, 60_000), "where nobody has a limit, nothing is kept");
+    }
+
+    #[test]
+    fn a_robot_that_is_used_for_months_goes_on() {
+        let (mut window, rate) = (Window::default(), rate("2/1m"));
+        let day = 24 * 60 * 60 * 1_000;
+        let mut now = 0;
+        for _ in 0..100 {
+            now += day;
+            assert!(window.enter(now, rate) && window.enter(now, rate) && !window.enter(now, rate));
+            window.leave(now, true, 2);
+            window.leave(now + 1, true, 2);
+            assert!(!window.enter(now + 59_999, rate));
+        }
+        // And where it never rests for a whole window.
+        for step in 0..400_000_u64 {
+            let at = now + day + step * 30_000;
+            assert!(window.enter(at, rate), "{step}");
+            window.leave(at, true, 2);
+            assert!(step == 0 || !window.enter(at, rate), "{step}");
+        }
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Enter,
+        /// Ends the call that has been under way for as long as that is long, having reached DingTalk or not, at a moment
+        /// between.
+        Leave {
+            which: usize,
+            counts: bool,
+            at: u64,
+        },
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => Just(Step::Enter),
+            4 => (0..8_usize, prop::bool::weighted(0.8), 0..=100_u64)
+                .prop_map(|(which, counts, at)| Step::Leave { which, counts, at }),
+            3 => prop_oneof![0..50_u64, 0..3_000_u64].prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        /// Whatever begins and ends in which order, and whenever within its call a message arrives: in no stretch of one
+        /// window there is one too many. And nobody waits for longer than has to be.
+        #[test]
+        fn never_one_too_many(count in 1..6_u16, steps in prop::collection::vec(step(), 0..300)) {
+            let rate = rate(&format!("{count}/1s"));
+            let mut window = Window::default();
+            let (mut now, mut calls, mut arrived) = (7_u64, Vec::new(), Vec::new());
+            for step in steps {
+                match step {
+                    Step::Wait(time) => now += time,
+                    Step::Enter => {
+                        let earliest = window.earliest(now, rate, 0);
+                        let entered = window.enter(now, rate);
+                        prop_assert_eq!(entered, earliest == now);
+                        if entered {
+                            calls.push(now);
+                        }
+                    }
+                    Step::Leave { which, counts, at } => {
+                        if calls.is_empty() { continue; }
+                        let begun = calls.remove(which % calls.len());
+                        if counts {
+                            arrived.push(begun + (now - begun) * at / 100);
+                        }
+                        window.leave(now, counts, count);
+                    }
+                }
+            }
+            // Those under way may have arrived too.
+            arrived.extend(calls);
+            arrived.sort_unstable();
+            for group in arrived.windows(usize::from(count) + 1) {
+                prop_assert!(group[usize::from(count)] - group[0] >= 1_000, "{:?}", group);
+            }
+        }
+
+        /// A wait that was told is enough if nobody else comes, and no moment less is.
+        #[test]
+        fn the_wait_that_is_told_is_the_wait(count in 1..5_u16, ended in prop::collection::vec(0..1_500_u64, 0..20)) {
+            let rate = rate(&format!("{count}/1s"));
+            let mut window = Window::default();
+            let mut now = 0;
+            for pause in ended {
+                now += pause;
+                if window.enter(now, rate) {
+                    window.leave(now, true, count);
+                }
+            }
+            let earliest = window.earliest(now, rate, 0);
+            prop_assert!(earliest == now || !window.enter(earliest - 1, rate));
+            prop_assert!(window.enter(earliest, rate));
+        }
+    }
+}
