@@ -63,6 +63,10 @@ fn by_failure(metadata: &[(String, String)]) -> (StatusCode, Option<u64>) {
         (error, _) if error.starts_with("unexpected-answer.") => StatusCode::BAD_GATEWAY,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
+    // Of a message in parts, some have been posted: what says "later" of one part must not have all of them sent again.
+    if !item("part").is_empty() && status == StatusCode::SERVICE_UNAVAILABLE {
+        return (StatusCode::BAD_GATEWAY, None);
+    }
     let wait = match status {
         StatusCode::SERVICE_UNAVAILABLE => Some(wait.unwrap_or(MOMENT)),
         _ => wait,
@@ -118,6 +122,8 @@ mod tests {
             ("rejected class=rate-limited errcode=130101 retryAfter=600000", (503, Some(600))),
             ("withheld class=rate-limited retryAfter=1001", (503, Some(2))),
             ("rejected class=busy errcode=-1", (503, Some(1))),
+            ("withheld class=rate-limited retryAfter=1 outcome=unknown part=3 parts=4", (502, None)),
+            ("rejected class=content outcome=unknown part=3 parts=4", (400, None)),
             ("rejected class=unknown errcode=7", (502, None)),
             ("overloaded", (503, Some(1))),
             ("not-reading", (503, Some(1))),

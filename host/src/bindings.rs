@@ -15,6 +15,8 @@ use dingtalk_binding::secret::Secret;
 use dingtalk_binding::settings::Settings;
 use dingtalk_binding::signature;
 
+use tokio::sync::Semaphore;
+
 use crate::app::{Direction, Subscription};
 use crate::clock::Arrival;
 use crate::egress::{Egress, Policy, Proxies};
@@ -22,7 +24,7 @@ use crate::event::{Digest, digest};
 use crate::fit;
 use crate::gate::lesson::{self, Lesson};
 use crate::gate::rate::Rate;
-use crate::gate::{self, Gate, Overflow, Robots, Withheld};
+use crate::gate::{self, Gate, Overflow, Pass, Robots, Withheld};
 use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Limit, Reply, Request, Response, Sandbox, Share, Tenant};
 
@@ -31,6 +33,8 @@ use crate::sandbox::{CallError, Callback, Handler, Limit, Reply, Request, Respon
 pub struct Bindings {
     sandbox: Sandbox,
     robots: Robots,
+    /// Long messages that are being made to fit.
+    fitting: Semaphore,
     by_name: RwLock<BTreeMap<String, Arc<Binding>>>,
 }
 
@@ -153,6 +157,9 @@ impl Binding {
     }
 }
 
+/// Long messages that are made to fit at once, each on a thread of its own: nothing of the sandbox bounds it.
+const FITTING: usize = 2;
+
 /// Why a binding has not done what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum InvokeFailure {
@@ -163,7 +170,7 @@ pub enum InvokeFailure {
     #[error(transparent)]
     Call(#[from] CallError<error::InvokeError>),
     /// Of a message in parts, the first ones were posted, and this one was not.
-    #[error("{error}. This was part {number} of {of}; those before it were posted")]
+    #[error("{}. This was part {number} of {of}; those before it were posted", of_part(error))]
     Part {
         /// Which one, from 2.
         number: usize,
@@ -172,6 +179,11 @@ pub enum InvokeFailure {
         /// What happened to it.
         error: Box<InvokeFailure>,
     },
+}
+
+/// What happened to a part, without what would be said of a whole message.
+fn of_part(error: &InvokeFailure) -> String {
+    error.to_string().replace(". Nothing was sent", "")
 }
 
 impl invoke::Failure for InvokeFailure {
@@ -231,7 +243,7 @@ impl InitError {
 impl Bindings {
     /// None yet.
     pub fn new(sandbox: Sandbox) -> Self {
-        Self { sandbox, robots: Robots::new(), by_name: RwLock::default() }
+        Self { sandbox, robots: Robots::new(), fitting: Semaphore::new(FITTING), by_name: RwLock::default() }
     }
 
     /// Initialises a binding, which may then connect to what `policy` allows, and adds it, in place of the one of the
@@ -409,19 +421,27 @@ impl Bindings {
         if binding.fit.is_satisfied_by(&request) {
             return self.post(binding, move || request, limit).await;
         }
-        let refused = |reason| CallError::Binding(InvokeCause::InvalidMessage(reason).into());
+        let begun = Instant::now();
+        let refused = |reason: String| CallError::Binding(InvokeCause::InvalidMessage(reason).into());
         let policy = binding.fit.clone();
-        // Parsing may take as long as many calls.
-        let applied = tokio::task::spawn_blocking(move || policy.apply(request)).await;
-        let parts = applied.unwrap_or_else(|error| Err(error.to_string())).map_err(refused)?;
+        let applied = {
+            // Parsing may take as long as many calls, and cannot be broken off.
+            let _turn = self.fitting.acquire().await;
+            tokio::task::spawn_blocking(move || policy.apply(request)).await
+        };
+        // The text of a panic could be one of the message.
+        let applied = applied.unwrap_or_else(|_| Err("it could not be made to fit".into()));
+        let parts = applied.map_err(refused)?;
         let of = parts.len();
-        if of > 1 {
-            let limit = limit.unwrap_or(binding.timeout);
-            binding.gate.expect(of, limit).map_err(InvokeFailure::Withheld)?;
+        if !binding.gate.holds(of) {
+            let reason = format!("it needs {of} messages, more than rateLimit lets through at once; make it shorter");
+            return Err(refused(reason).into());
         }
+        let rest = || limit.map(|limit| limit.saturating_sub(begun.elapsed()));
+        let mut pass = self.enter(binding, of, limit).await?;
         let mut last = Response { data: None, metadata: Vec::new() };
         for (index, part) in parts.into_iter().enumerate() {
-            last = self.post(binding, move || part, limit).await.map_err(|error| match index {
+            last = self.post_within(&mut pass, binding, move || part, rest()).await.map_err(|error| match index {
                 0 => error,
                 _ => InvokeFailure::Part { number: index + 1, of, error: Box::new(error) },
             })?;
@@ -440,14 +460,37 @@ impl Bindings {
         limit: Option<Duration>,
     ) -> Result<Response, InvokeFailure> {
         let begun = Instant::now();
-        let pass = binding.gate.enter(limit.unwrap_or(binding.timeout)).await.map_err(InvokeFailure::Withheld)?;
-        // What a policy allows is for both; the binding's own time is for sending.
-        let limit = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
+        let mut pass = self.enter(binding, 1, limit).await?;
+        let rest = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
+        self.post_within(&mut pass, binding, request, rest).await
+    }
+
+    /// Waits until the robot takes so many messages. What a policy allows is for sending, too: who has waited for all of it would
+    /// be cut off with an unknown outcome.
+    async fn enter<'a>(
+        &self,
+        binding: &'a Binding,
+        messages: usize,
+        limit: Option<Duration>,
+    ) -> Result<Pass<'a>, InvokeFailure> {
+        let wait = limit.map_or(binding.timeout, |limit| binding.timeout.min(limit / 2));
+        let messages = u16::try_from(messages).unwrap_or(u16::MAX);
+        binding.gate.enter(messages, wait).await.map_err(InvokeFailure::Withheld)
+    }
+
+    async fn post_within(
+        &self,
+        pass: &mut Pass<'_>,
+        binding: &Binding,
+        request: impl FnOnce() -> Request,
+        limit: Option<Duration>,
+    ) -> Result<Response, InvokeFailure> {
+        pass.begin();
         let called = self.sandbox.invoke_with(&binding.tenant, CREATE, request, None, limit).await;
         pass.end(&match &called {
             Ok(_) => Lesson::Counted,
             Err(CallError::Binding(error)) => lesson::of(error),
-            Err(CallError::Stopped { outcome: Outcome::Unknown, .. }) => Lesson::Counted,
+            Err(CallError::Stopped { outcome: Outcome::Unknown, .. }) => Lesson::Unknown,
             Err(_) => Lesson::Unsent,
         });
         Ok(called?)

@@ -121,6 +121,10 @@ impl Policy {
     }
 }
 
+fn too_long(length: usize) -> String {
+    format!("the message has {length} bytes, and DingTalk takes {LARGEST}; make it shorter")
+}
+
 /// A message as DingTalk takes it, apart as far as it has to be.
 struct Message {
     members: BTreeMap<String, Box<RawValue>>,
@@ -209,10 +213,18 @@ impl Message {
         if whole.len() <= limit {
             return Ok(vec![whole]);
         }
-        // The most that a part can have beside its text.
-        let most = Number { which: MOST_PARTS, of: MOST_PARTS };
+        if how == TooLong::Refuse {
+            return Err(too_long(whole.len()));
+        }
+        // The most that a part can have beside its text: the first one has `at` as it came, later ones without everybody.
+        let of = MOST_PARTS;
+        let numbers = [None, Some(Number { which: 1, of }), Some(Number { which: of, of })];
+        let frames = numbers.iter().map(|number| self.body(*number, "").map(|body| body.len()));
+        let frame = frames.collect::<Result<Vec<_>, _>>()?.into_iter().max().unwrap_or_default();
+        // "1" is a digit shorter than the longest number.
+        let frame = frame + 2 * (MOST_PARTS.ilog10() as usize + 1);
         let word = keywords.first().map(|word| json_size(&format!("{}{word}", syntax.paragraph()))).unwrap_or_default();
-        let beside = self.body(Some(most), "")?.len() + word + json_size(ELLIPSIS);
+        let beside = frame + word + json_size(syntax.ellipsis());
         let budget = limit.checked_sub(beside).filter(|budget| *budget >= limit / 2).ok_or_else(|| {
             format!("the message has more than {} bytes beside its text; DingTalk takes {limit} in all", limit / 2)
         })?;
@@ -232,14 +244,12 @@ impl Message {
         } else {
             text
         };
-        let parts = split::split(start, syntax, budget, json_size_of);
+        let most = if how == TooLong::Truncate { usize::MAX } else { MOST_PARTS };
+        let parts = split::split(start, syntax, budget, most, json_size_of).ok_or_else(too_many)?;
         if how == TooLong::Truncate {
             let first = parts.first().map(String::as_str).unwrap_or_default();
-            let cut = format!("{}{ELLIPSIS}", first.trim_end());
+            let cut = format!("{}{}", first.trim_end(), syntax.ellipsis());
             return Ok(vec![self.body(None, &self.with_keyword(&cut, keywords))?]);
-        }
-        if parts.len() > MOST_PARTS {
-            return Err(too_many());
         }
         let of = parts.len();
         let bodies = parts
@@ -269,8 +279,9 @@ impl Message {
         members.insert(content.0.to_owned(), content.1);
         if let Some(Number { which, .. }) = number {
             // Each part is a message of its own to DingTalk, which shows one of each id.
-            let uuid = members.get("msgUuid").and_then(|uuid| serde_json::from_str::<String>(uuid.get()).ok());
-            if let Some(uuid) = uuid {
+            if let Some(uuid) = members.get("msgUuid") {
+                // What is no text, and is taken for one, must be another one for each part, too.
+                let uuid = serde_json::from_str::<String>(uuid.get()).unwrap_or_else(|_| uuid.get().to_owned());
                 members.insert("msgUuid".to_owned(), raw(&format!("{uuid}-{which}").into())?);
             }
             // Everybody is called once.
@@ -288,10 +299,15 @@ impl Message {
     }
 }
 
-/// What stands for the rest.
-const ELLIPSIS: &str = " …";
-
 impl Syntax {
+    /// What stands for the rest. In markdown a paragraph of its own: behind a fence it would keep it open.
+    fn ellipsis(self) -> &'static str {
+        match self {
+            Self::Plain => " …",
+            Self::Markdown => "\n\n…",
+        }
+    }
+
     /// What begins a new line, or paragraph.
     fn paragraph(self) -> &'static str {
         match self {

@@ -30,18 +30,28 @@ enum Break {
 const SHORTER: usize = 2;
 
 /// Parts of `text`, none of which is larger than `budget`, as measured by `size` in sum over its characters. Joined, without
-/// the lines that close and open fences, they are the text. `budget` must hold any character with a fence's lines.
-pub(super) fn split(text: &str, syntax: Syntax, budget: usize, size: impl Fn(char) -> usize) -> Vec<String> {
+/// the lines that close and open fences, they are the text. `budget` must hold any character with a fence's lines. Nothing if
+/// there would be more than `most`.
+pub(super) fn split(
+    text: &str,
+    syntax: Syntax,
+    budget: usize,
+    most: usize,
+    size: impl Fn(char) -> usize,
+) -> Option<Vec<String>> {
     let marks = match syntax {
-        Syntax::Plain => Marks::default(),
-        Syntax::Markdown => Marks::of(text),
+        Syntax::Markdown if !is_nested_deeply(text) => Marks::of(text),
+        Syntax::Plain | Syntax::Markdown => Marks::default(),
     };
     let measure = |text: &str| text.chars().map(&size).sum::<usize>();
+    // Whether a part will end inside of a fence is not known before its end is, and there may be a longer one later.
+    let closing = marks.fences.iter().map(|fence| measure(&fence.closing())).max().unwrap_or_default();
     let (mut parts, mut start) = (Vec::new(), 0);
     while start < text.len() {
+        if parts.len() == most {
+            return None;
+        }
         let opens = marks.fence_around(start).map(|fence| fence.opening(text)).unwrap_or_default();
-        // Whether it will end inside of a fence is not known yet, and there may be a longer one later.
-        let closing = marks.fences.iter().map(|fence| measure(&fence.closing())).max().unwrap_or_default();
         let room = budget.saturating_sub(measure(&opens) + closing);
         let end = marks.end(text, start, room, &size);
         let mut part = opens;
@@ -54,7 +64,28 @@ pub(super) fn split(text: &str, syntax: Syntax, budget: usize, size: impl Fn(cha
         parts.push(part);
         start = end;
     }
-    parts
+    Some(parts)
+}
+
+/// Quotes and lists within each other, beyond which a text is broken as if it were plain.
+const DEEPEST: usize = 16;
+
+/// Whether a line begins with more marks of quotes and lists than any text needs. Reading them takes time that grows with
+/// depth and length: 380 KB of nothing else took 15 s.
+fn is_nested_deeply(text: &str) -> bool {
+    text.lines().any(|line| {
+        let mut depth = 0_usize;
+        let mut rest = line.bytes().peekable();
+        while let Some(byte) = rest.next() {
+            match byte {
+                b'>' => depth += 1,
+                b'-' | b'+' | b'*' | b'.' | b')' if rest.peek().is_none_or(|next| b" \t".contains(next)) => depth += 1,
+                b' ' | b'\t' | b'0'..=b'9' => {}
+                _ => break,
+            }
+        }
+        depth > DEEPEST
+    })
 }
 
 /// What of a text should stay whole.
@@ -74,10 +105,14 @@ struct Fence {
     code: Range<usize>,
     /// The mark, `` ``` `` or longer, or of tildes.
     mark: String,
+    is_closed: bool,
 }
 
 /// A fence's info string is code's language; one that is longer is cut when it is repeated.
 const LONGEST_OPENING: usize = 64;
+
+/// A fence with a longer mark is broken as text is: its lines would leave no room for code.
+const LONGEST_MARK: usize = 16;
 
 impl Fence {
     fn opening(&self, text: &str) -> String {
@@ -144,7 +179,9 @@ impl Marks {
             .get(next)
             .filter(|fence| fence.code.start == at)
             .or_else(|| self.fences.get(next.checked_sub(1)?))?;
-        (fence.code.start <= at && at < fence.code.end).then_some(fence)
+        // Before its own closing line it is still open.
+        let is_within = at < fence.code.end || fence.is_closed && at == fence.code.end;
+        (fence.code.start <= at && is_within).then_some(fence)
     }
 
     fn atom_around(&self, at: usize) -> bool {
@@ -184,7 +221,9 @@ impl Marks {
     }
 
     fn kind(&self, at: usize, before: [char; 2], next: char) -> Break {
-        if self.atom_around(at) {
+        // A closing line alone in the next part would be a block without code.
+        let is_end_of_code = self.fence_around(at).is_some_and(|fence| fence.code.end == at);
+        if self.atom_around(at) || is_end_of_code {
             return Break::Inside;
         }
         match before {
@@ -201,14 +240,22 @@ fn fence(text: &str, range: Range<usize>) -> Option<Fence> {
     let block = text.get(range.clone())?;
     let line = block.find('\n').map_or(block.len(), |end| end + 1);
     let sign = block.chars().next().filter(|sign| ['`', '~'].contains(sign))?;
-    let mark: String = block.chars().take_while(|c| *c == sign).collect();
+    let mark: String = block.chars().take_while(|c| *c == sign).take(LONGEST_MARK + 1).collect();
+    if mark.len() > LONGEST_MARK {
+        return None;
+    }
     // The closing line, if it has one.
     let lines = block.get(line..)?;
     let body = lines.trim_end_matches('\n');
     let last = body.rfind('\n').map_or(0, |end| end + 1);
     let is_closed = body.get(last..)?.trim_start().starts_with(&mark);
     let end = if is_closed { last } else { lines.len() };
-    Some(Fence { opening: range.start..range.start + line, code: range.start + line..range.start + line + end, mark })
+    Some(Fence {
+        opening: range.start..range.start + line,
+        code: range.start + line..range.start + line + end,
+        mark,
+        is_closed,
+    })
 }
 
 #[cfg(test)]
@@ -218,7 +265,7 @@ mod tests {
     use super::*;
 
     fn parts(text: &str, syntax: Syntax, budget: usize) -> Vec<String> {
-        split(text, syntax, budget, char::len_utf8)
+        split(text, syntax, budget, usize::MAX, char::len_utf8).unwrap()
     }
 
     #[test]
@@ -241,6 +288,32 @@ mod tests {
             parts(text, Syntax::Markdown, 40),
             ["before\n\n```rust\nlet a = 1;\n\n```\n", "```rust\nlet b = 2;\nlet c = 3;\n```\n\n", "after"]
         );
+    }
+
+    #[test]
+    fn no_more_parts_than_are_wanted_and_no_fence_that_leaves_no_room() {
+        assert_eq!(split("aaaa bbbb cccc", Syntax::Plain, 5, 2, char::len_utf8), None);
+        let text = format!("{0}\ncode\n{0}\n", "`".repeat(1_000));
+        assert_eq!(parts(&text, Syntax::Markdown, 100).concat(), text);
+    }
+
+    #[test]
+    fn a_closing_line_never_opens_anything() {
+        for length in 0..60 {
+            let text = format!("{}\n```\nlet a = 1;\n```\nwords and words and words", "x ".repeat(length));
+            for part in parts(&text, Syntax::Markdown, 60) {
+                assert_eq!(part.matches("```").count() % 2, 0, "{part:?} of {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn marks_within_marks_do_not_take_for_ever() {
+        for mark in ["- ", "> ", "1. "] {
+            let text = format!("{}a\n{}", mark.repeat(50_000), "a\n".repeat(50_000));
+            assert!(is_nested_deeply(&text), "{mark}");
+        }
+        assert!(!is_nested_deeply("> > - a\n------------------------------------\n***\n**bold** - + * 1. 2) "));
     }
 
     #[test]

@@ -95,6 +95,36 @@ fn what_cannot_be_made_shorter_is_refused() {
 }
 
 #[test]
+fn what_is_refused_is_refused_with_the_keyword_that_it_would_get() {
+    let frame = text("").len();
+    let exact = text(&"x".repeat(LARGEST - frame));
+    assert!(applied(&policy("refuse", ""), &exact, &[]).is_ok());
+    let error = applied(&policy("refuse", "alert"), &exact, &[]).unwrap_err();
+    assert!(error.contains("make it shorter"), "{error}");
+}
+
+#[test]
+fn no_part_is_too_long_because_of_what_stands_beside_its_text() {
+    let people: Vec<String> = (0..50).map(|number| format!("1380013800{number}")).collect();
+    let at = json!({"atMobiles": people, "isAtAll": true});
+    let pretty = format!(
+        "{{\"msgtype\":\"text\",\"text\":{{\"content\":{}}},\"at\":{}{},\"msgUuid\":12345}}",
+        json!("word ".repeat(9_000)),
+        serde_json::to_string_pretty(&at).unwrap().replace('{', "{          "),
+        " ".repeat(2_000),
+    );
+    for how in ["split", "truncate"] {
+        let parts = policy(how, "").apply(create(&pretty, &[])).unwrap();
+        for (index, part) in parts.iter().enumerate() {
+            assert!(part.data.len() <= LARGEST, "{how}: {}", part.data.len());
+            let part: Value = serde_json::from_slice(&part.data).unwrap();
+            let uuid = if how == "split" { json!(format!("12345-{}", index + 1)) } else { json!(12345) };
+            assert_eq!(part["msgUuid"], uuid);
+        }
+    }
+}
+
+#[test]
 fn everybody_is_called_once_and_somebody_where_the_name_stands() {
     let long = json!({
         "msgtype": "markdown", "markdown": {"title": "t", "text": "line\n".repeat(6_000)},

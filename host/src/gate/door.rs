@@ -2,6 +2,9 @@
 
 use super::lesson::{Closing, Kind, Lesson};
 
+/// How long after its end a closing is remembered that nobody comes to find out about.
+const FORGOTTEN_MS: u64 = 60 * 60 * 1_000;
+
 /// Open, or shut until a moment.
 #[derive(Debug, Default)]
 pub(super) struct Door {
@@ -65,25 +68,34 @@ impl Door {
                 let pause = u64::try_from(closing.pause.as_millis()).unwrap_or(u64::MAX);
                 let until = now.saturating_add(pause);
                 match &mut self.shut {
+                    // What it was shut for may be over or not: this says something else.
+                    Some(shut) if probe && shut.closing.kind != closing.kind => {
+                        shut.probing = false;
+                        shut.until = shut.until.max(until);
+                    }
                     // What began before the door was shut, and ends now, has nothing new to say.
                     Some(shut) if !probe && shut.until >= until => {}
                     _ => self.shut = Some(Box::new(Shut { closing: closing.clone(), until, probing: false })),
                 }
             }
-            // It has not been seen.
-            Lesson::Unsent => {
+            Lesson::Counted if probe => self.shut = None,
+            Lesson::Counted => {}
+            // It has not been seen, or says nothing of what the door is shut for: the next one finds out.
+            Lesson::Unsent | Lesson::Unknown | Lesson::Shut(_) => {
                 if let Some(shut) = self.shut.as_mut().filter(|_| probe) {
                     shut.probing = false;
                 }
             }
-            Lesson::Counted | Lesson::Shut(_) if probe => self.shut = None,
-            Lesson::Counted | Lesson::Shut(_) => {}
         }
     }
 
     /// Whether it says nothing to whoever comes at `now`.
     pub(super) fn is_open(&self, now: u64) -> bool {
-        self.shut.as_ref().is_none_or(|shut| shut.closing.kind == Kind::Rate && shut.until <= now)
+        self.shut.as_ref().is_none_or(|shut| match shut.closing.kind {
+            Kind::Rate => shut.until <= now,
+            // Nobody has asked for so long that it may as well be asked again.
+            Kind::Quota | Kind::Configuration => shut.until.saturating_add(FORGOTTEN_MS) <= now,
+        })
     }
 }
 
@@ -129,9 +141,16 @@ mod tests {
         let probe = door.pass();
         door.leave(60_002, probe, &shut(Kind::Configuration, 60), |_| true);
         assert_eq!(until(&door, 60_003), Some(120_002));
+        // Cut off, busy, or throttled for another reason: that says nothing of it.
+        for lesson in [Lesson::Unknown, shut(Kind::Rate, 1)] {
+            door.look(200_000).unwrap();
+            let probe = door.pass();
+            door.leave(200_000, probe, &lesson, |kind| kind == Kind::Configuration);
+            assert!(!door.is_open(200_000), "{lesson:?}");
+        }
         let probe = door.pass();
-        door.leave(120_003, probe, &Lesson::Counted, |_| true);
-        assert!(door.is_open(120_003));
+        door.leave(200_003, probe, &Lesson::Counted, |_| true);
+        assert!(door.is_open(200_003));
     }
 
     #[test]

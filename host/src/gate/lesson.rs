@@ -11,8 +11,10 @@ use dingtalk_binding::error::{
 pub(crate) enum Lesson {
     /// Nothing has reached DingTalk: as if there had been no call.
     Unsent,
-    /// DingTalk has taken the message, refused it for its content, or not said.
+    /// DingTalk has looked at the message, and taken it or refused it for its content.
     Counted,
+    /// It may have the message, and has said nothing about this robot.
+    Unknown,
     /// DingTalk takes nothing from this robot for a while.
     Shut(Closing),
 }
@@ -75,15 +77,16 @@ pub(crate) fn of(error: &InvokeError) -> Lesson {
                 };
                 Lesson::Shut(Closing { errcode: *errcode, pause, kind: Kind::Configuration, check: *check })
             }
-            RejectionClass::Content | RejectionClass::Busy | RejectionClass::Unknown => Lesson::Counted,
+            RejectionClass::Content => Lesson::Counted,
+            RejectionClass::Busy | RejectionClass::Unknown => Lesson::Unknown,
         },
         InvokeCause::UnexpectedAnswer(AnswerError::Throttled(pause)) => {
             shut(THROTTLED, Duration::from_millis(*pause), Kind::Rate)
         }
         // Something has answered: what it did before, nobody knows.
-        InvokeCause::UnexpectedAnswer(_) => Lesson::Counted,
+        InvokeCause::UnexpectedAnswer(_) => Lesson::Unknown,
         _ if error.outcome == Outcome::NotSent => Lesson::Unsent,
-        _ => Lesson::Counted,
+        _ => Lesson::Unknown,
     }
 }
 
@@ -120,14 +123,15 @@ mod tests {
 
     #[test]
     fn other_answers_count_and_what_was_not_sent_does_not() {
-        for class in [RejectionClass::Content, RejectionClass::Busy, RejectionClass::Unknown] {
-            assert_eq!(rejected(1, class, None, None), Lesson::Counted);
+        use RejectionClass::*;
+        for (class, lesson) in [(Content, Lesson::Counted), (Busy, Lesson::Unknown), (Unknown, Lesson::Unknown)] {
+            assert_eq!(rejected(1, class, None, None), lesson);
         }
-        assert_eq!(of(&InvokeCause::UnexpectedAnswer(AnswerError::Html).into()), Lesson::Counted);
+        assert_eq!(of(&InvokeCause::UnexpectedAnswer(AnswerError::Html).into()), Lesson::Unknown);
         // Answered, and by HTTP's rules not carried out: whoever answered may count it all the same.
-        assert_eq!(of(&InvokeCause::UnexpectedAnswer(AnswerError::Status(404)).into()), Lesson::Counted);
+        assert_eq!(of(&InvokeCause::UnexpectedAnswer(AnswerError::Status(404)).into()), Lesson::Unknown);
         assert_eq!(of(&InvokeCause::InvalidMessage("x".into()).into()), Lesson::Unsent);
         let unreachable = |outcome| of(&InvokeError { cause: InvokeCause::Unreachable("x".into()), outcome });
-        assert_eq!([Outcome::NotSent, Outcome::Unknown].map(unreachable), [Lesson::Unsent, Lesson::Counted]);
+        assert_eq!([Outcome::NotSent, Outcome::Unknown].map(unreachable), [Lesson::Unsent, Lesson::Unknown]);
     }
 }

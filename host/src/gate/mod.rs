@@ -1,7 +1,7 @@
 //! Within a robot's limits: who posts to it now, who waits, and who is refused, because DingTalk shuts a robot for ten minutes
 //! after one message too many, and because what DingTalk refuses for hours need not be asked every second.
 //!
-//! [`window`] and [`door`] decide, as pure functions of state and time; [`lesson`] says what the end of a call means to them.
+//! `window` and `door` decide, as pure functions of state and time; `lesson` says what the end of a call means to them.
 //! Here is who shares them, and who waits. Two bindings of one robot share its window and its penalties. What is wrong with one binding's
 //! settings is its own matter: the door of another one with the right secret stays open, and a file that is mended brings a
 //! new binding with a new door.
@@ -14,7 +14,7 @@ mod window;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dingtalk_binding::endpoint::Endpoint;
@@ -27,12 +27,21 @@ use lesson::{Closing, Kind, Lesson, THROTTLED};
 use rate::Rate;
 use window::Window;
 
+/// What is remembered of a robot that nobody limits.
+const LEAST_KEPT: u16 = 20;
+
 /// Calls that wait for one robot at once, and for all: each holds its message, and a request of its port.
 const WAITING_EACH: usize = 64;
 const WAITING: usize = 256;
 
 /// The longest window of a rate, after which nothing of a robot has a meaning.
 const LONGEST_WINDOW_MS: u32 = 60 * 60 * 1_000;
+
+/// A call whose end is not known may reach DingTalk later than that: its bytes are on their way.
+const LATE_MS: u64 = 15_000;
+
+/// How long one is told to wait while another one finds out what is known of a closing.
+const FINDING_OUT_MS: u64 = 5_000;
 
 /// Robots beside those in use, and as many again, before those that nobody uses are forgotten.
 const SWEEP: usize = 64;
@@ -89,11 +98,12 @@ struct Known {
 #[derive(Default)]
 struct Robot {
     state: Mutex<State>,
-    /// Made when somebody has to wait: most robots never see that, and there may be ten thousand.
-    queue: OnceLock<Box<Queue>>,
+    /// One for each rate: who has to wait for long must not stand before those who need not. Made when somebody has to wait:
+    /// most robots never see that, and there may be ten thousand.
+    queues: Mutex<Vec<(Rate, Arc<Queue>)>>,
 }
 
-/// Those who wait for one robot.
+/// Those who wait for one robot at one rate.
 #[derive(Default)]
 struct Queue {
     /// Held by the first of them; the others stand behind it in the order in which they came.
@@ -134,7 +144,8 @@ impl Robots {
         let robot = lock(&self.0.by_key).robot(key, self.now());
         {
             let mut state = lock(&robot.state);
-            state.keep = state.keep.max(policy.rate.map_or(0, Rate::count));
+            // DingTalk's own limit at least: a binding with a wider rate may come, and must know what was sent before it.
+            state.keep = state.keep.max(policy.rate.map_or(0, Rate::count)).max(LEAST_KEPT);
         }
         Gate { robots: self.clone(), robot, door: Mutex::default(), policy }
     }
@@ -167,8 +178,24 @@ impl Default for Robots {
 }
 
 impl Robot {
-    fn waiting(&self) -> usize {
-        self.queue.get().map_or(0, |queue| queue.waiting.load(Ordering::Acquire))
+    /// How many wait at this rate.
+    fn waiting(&self, rate: Rate) -> usize {
+        let queues = lock(&self.queues);
+        queues.iter().find(|(known, _)| *known == rate).map_or(0, |(_, queue)| queue.waiting.load(Ordering::Acquire))
+    }
+
+    fn queue(&self, rate: Rate) -> Arc<Queue> {
+        let mut queues = lock(&self.queues);
+        // Rates come and go with files.
+        queues.retain(|(known, queue)| *known == rate || Arc::strong_count(queue) > 1);
+        match queues.iter().find(|(known, _)| *known == rate) {
+            Some((_, queue)) => Arc::clone(queue),
+            None => {
+                let queue = Arc::<Queue>::default();
+                queues.push((rate, Arc::clone(&queue)));
+                queue
+            }
+        }
     }
 }
 
@@ -262,56 +289,53 @@ struct Stopped {
 }
 
 impl Gate {
-    /// Leave to post one message, within `limit`.
-    pub async fn enter(&self, limit: Duration) -> Result<Pass<'_>, Withheld> {
+    /// Leave to post so many messages, after waiting no longer than `limit`. All or none: part of a message would be worse
+    /// than nothing.
+    pub async fn enter(&self, messages: u16, limit: Duration) -> Result<Pass<'_>, Withheld> {
+        let Some(rate) = self.policy.rate else { return Ok(self.pass(messages, Probes::default())) };
         let now = self.robots.now();
         // Nobody overtakes those who wait.
-        let ahead = self.robot.waiting();
-        let stopped = match self.try_enter(ahead) {
+        let ahead = self.robot.waiting(rate);
+        let stopped = match self.try_enter(rate, messages, ahead) {
             Ok(pass) => return Ok(pass),
             Err(stopped) => stopped,
         };
         let until = now.saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
-        if self.policy.overflow == Overflow::Refuse || !self.is_worth_waiting(&stopped, now, ahead, until) {
-            return Err(self.withheld(stopped, now, ahead));
+        let others = ahead + usize::from(messages.saturating_sub(1));
+        if self.policy.overflow == Overflow::Refuse || !self.is_worth_waiting(&stopped, rate, now, others, until) {
+            return Err(self.withheld(stopped, rate, now, others));
         }
-        let queue = self.robot.queue.get_or_init(Box::default);
-        let Some(_place) = self.robots.place(queue) else {
-            let why = Why::Waiting(ahead);
-            return Err(self.withheld(Stopped { why, ..stopped }, now, ahead));
+        let queue = self.robot.queue(rate);
+        let _place = match self.robots.place(&queue) {
+            Ok(place) => place,
+            Err(number) => {
+                return Err(self.withheld(Stopped { why: Why::Waiting(number), ..stopped }, rate, now, others));
+            }
         };
-        match tokio::time::timeout(limit, self.wait(queue, until)).await {
+        match tokio::time::timeout(limit, self.wait(&queue, rate, messages, until)).await {
             Ok(Ok(pass)) => Ok(pass),
-            Ok(Err(stopped)) => Err(self.withheld(stopped, self.robots.now(), 0)),
-            Err(_) => Err(self.withheld(stopped, self.robots.now(), ahead)),
+            Ok(Err(stopped)) => Err(self.withheld(stopped, rate, self.robots.now(), others)),
+            Err(_) => Err(self.withheld(stopped, rate, self.robots.now(), others)),
         }
     }
 
-    /// Whether so many messages can have their turns within `limit` each: part of a message would be worse than none.
-    pub fn expect(&self, messages: usize, limit: Duration) -> Result<(), Withheld> {
-        let Some(rate) = self.policy.rate else { return Ok(()) };
-        let now = self.robots.now();
-        let until = now.saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
-        let limit = if self.policy.overflow == Overflow::Refuse { now } else { until };
-        let ahead = self.robot.waiting() + messages.saturating_sub(1);
-        let earliest = lock(&self.robot.state).window.earliest(now, rate, ahead);
-        if earliest <= limit {
-            return Ok(());
-        }
-        Err(Withheld { why: Why::Rate(rate), wait: Duration::from_millis(earliest - now) })
+    /// Whether so many messages can ever be let through at once.
+    pub fn holds(&self, messages: usize) -> bool {
+        self.policy.rate.is_none_or(|rate| messages <= usize::from(rate.count()))
     }
 
-    async fn wait(&self, queue: &Queue, limit: u64) -> Result<Pass<'_>, Stopped> {
+    async fn wait(&self, queue: &Queue, rate: Rate, messages: u16, limit: u64) -> Result<Pass<'_>, Stopped> {
         let _turn = queue.turn.lock().await;
         loop {
             // Before looking: an end between the look and the wait must not be missed.
             let ended = queue.ended.notified();
-            let stopped = match self.try_enter(0) {
+            let stopped = match self.try_enter(rate, messages, 0) {
                 Ok(pass) => return Ok(pass),
                 Err(stopped) => stopped,
             };
             // What has been learnt since may have made it hopeless: those behind need not wait for that.
-            if !self.is_worth_waiting(&stopped, self.robots.now(), 0, limit) {
+            let others = usize::from(messages.saturating_sub(1));
+            if !self.is_worth_waiting(&stopped, rate, self.robots.now(), others, limit) {
                 return Err(stopped);
             }
             match stopped.until {
@@ -325,28 +349,29 @@ impl Gate {
     }
 
     /// Whether it may be over until `limit`. What only people end is not waited for.
-    fn is_worth_waiting(&self, stopped: &Stopped, now: u64, ahead: usize, limit: u64) -> bool {
+    fn is_worth_waiting(&self, stopped: &Stopped, rate: Rate, now: u64, others: usize, limit: u64) -> bool {
         let passes = !matches!(&stopped.why, Why::Shut(closing) if closing.kind != Kind::Rate);
-        passes && self.earliest(stopped, now, ahead) <= limit
+        passes && self.earliest(stopped, rate, now, others) <= limit
     }
 
-    fn withheld(&self, stopped: Stopped, now: u64, ahead: usize) -> Withheld {
-        let wait = self.earliest(&stopped, now, ahead).saturating_sub(now).max(1);
+    fn withheld(&self, stopped: Stopped, rate: Rate, now: u64, others: usize) -> Withheld {
+        let wait = self.earliest(&stopped, rate, now, others).saturating_sub(now).max(1);
         Withheld { why: stopped.why, wait: Duration::from_millis(wait) }
     }
 
-    /// When a call with `ahead` others before it can begin at the earliest.
-    fn earliest(&self, stopped: &Stopped, now: u64, ahead: usize) -> u64 {
-        let window = self.policy.rate.map_or(now, |rate| lock(&self.robot.state).window.earliest(now, rate, ahead));
-        stopped.until.unwrap_or(now).max(window)
+    /// When a call with so many `others` before it can begin at the earliest.
+    fn earliest(&self, stopped: &Stopped, rate: Rate, now: u64, others: usize) -> u64 {
+        let window = lock(&self.robot.state).window.earliest(now, rate, others);
+        let stopped = match (&stopped.why, stopped.until) {
+            (_, Some(until)) => until,
+            (Why::Shut(_), None) => now + FINDING_OUT_MS,
+            _ => now,
+        };
+        stopped.max(window)
     }
 
     /// Begins, unless something stops it, or `ahead` others come first.
-    fn try_enter(&self, ahead: usize) -> Result<Pass<'_>, Stopped> {
-        let Some(rate) = self.policy.rate else {
-            lock(&self.robot.state).window.pass();
-            return Ok(Pass { gate: self, probes: Some(Probes::default()) });
-        };
+    fn try_enter(&self, rate: Rate, messages: u16, ahead: usize) -> Result<Pass<'_>, Stopped> {
         let now = self.robots.now();
         let barred = |Barred { closing, until }| Stopped { why: Why::Shut(closing), until };
         let mut own = lock(&self.door);
@@ -356,13 +381,21 @@ impl Gate {
         if ahead > 0 {
             return Err(Stopped { why: Why::Rate(rate), until: None });
         }
-        if !state.window.enter(now, rate) {
+        if !state.window.enter(now, rate, messages) {
             // Where all of them are under way, nobody knows when one ends.
-            let until = Some(state.window.earliest(now, rate, 0)).filter(|_| !state.window.is_under_way(rate));
+            let others = usize::from(messages.saturating_sub(1));
+            let until = Some(state.window.earliest(now, rate, others));
+            let until = until.filter(|_| !state.window.is_under_way(rate, messages));
             return Err(Stopped { why: Why::Rate(rate), until });
         }
         let probes = Probes { own: own.pass(), robot: state.door.pass() };
-        Ok(Pass { gate: self, probes: Some(probes) })
+        Ok(Pass { gate: self, probes, left: messages, is_running: false })
+    }
+
+    /// Begins whatever the rate; others count it.
+    fn pass(&self, messages: u16, probes: Probes) -> Pass<'_> {
+        lock(&self.robot.state).window.pass(messages);
+        Pass { gate: self, probes, left: messages, is_running: false }
     }
 
     fn leave(&self, probes: Probes, lesson: &Lesson) {
@@ -372,30 +405,32 @@ impl Gate {
         {
             let mut state = lock(&self.robot.state);
             let keep = state.keep;
-            state.window.leave(now, *lesson != Lesson::Unsent, keep);
+            let ended = if *lesson == Lesson::Unknown { now + LATE_MS } else { now };
+            state.window.leave(ended, *lesson != Lesson::Unsent, keep);
             state.door.leave(now, probes.robot, lesson, |kind| !is_own(kind));
         }
-        if let Some(queue) = self.robot.queue.get() {
+        for (_, queue) in lock(&self.robot.queues).iter() {
             queue.ended.notify_one();
         }
     }
 }
 
 impl Robots {
-    fn place<'a>(&'a self, queue: &'a Queue) -> Option<Place<'a>> {
+    /// A place among those who wait, or how many of them are too many.
+    fn place<'a>(&'a self, queue: &'a Queue) -> Result<Place<'a>, usize> {
         let take = |number: &AtomicUsize, limit| {
             let more = |number: usize| (number < limit).then_some(number + 1);
             number.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
         };
         let (each, all) = (&queue.waiting, &self.0.waiting);
         if !take(each, WAITING_EACH) {
-            return None;
+            return Err(WAITING_EACH);
         }
         if !take(all, WAITING) {
             each.fetch_sub(1, Ordering::AcqRel);
-            return None;
+            return Err(WAITING);
         }
-        Some(Place { each, all })
+        Ok(Place { each, all })
     }
 }
 
@@ -418,25 +453,39 @@ struct Probes {
     robot: Probe,
 }
 
-/// Leave to post one message. Dropped without an end, nobody knows what became of it, and it counts.
+/// Leave to post messages, one after the other. Dropped while one is under way, nobody knows what became of that; those that
+/// were not begun give their places back.
 pub struct Pass<'a> {
     gate: &'a Gate,
-    probes: Option<Probes>,
+    probes: Probes,
+    left: u16,
+    is_running: bool,
 }
 
 impl Pass<'_> {
-    /// The call has ended.
-    pub(crate) fn end(mut self, lesson: &Lesson) {
-        if let Some(probes) = self.probes.take() {
-            self.gate.leave(probes, lesson);
+    /// One of them begins.
+    pub(crate) fn begin(&mut self) {
+        self.is_running = true;
+    }
+
+    /// It has ended.
+    pub(crate) fn end(&mut self, lesson: &Lesson) {
+        self.is_running = false;
+        if let Some(left) = self.left.checked_sub(1) {
+            self.left = left;
+            // The first one has found out.
+            self.gate.leave(std::mem::take(&mut self.probes), lesson);
         }
     }
 }
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        if let Some(probes) = self.probes.take() {
-            self.gate.leave(probes, &Lesson::Counted);
+        if self.is_running {
+            self.end(&Lesson::Unknown);
+        }
+        while self.left > 0 {
+            self.end(&Lesson::Unsent);
         }
     }
 }

@@ -22,18 +22,18 @@ pub(super) struct Window {
 const FAR: u64 = 1 << 31;
 
 impl Window {
-    /// Begins a call if `rate` allows another one now.
-    pub(super) fn enter(&mut self, now: u64, rate: Rate) -> bool {
-        let free = self.count(now, rate) < usize::from(rate.count());
+    /// Begins so many calls if `rate` allows them all now.
+    pub(super) fn enter(&mut self, now: u64, rate: Rate, calls: u16) -> bool {
+        let free = self.count(now, rate) + usize::from(calls) <= usize::from(rate.count());
         if free {
-            self.under_way = self.under_way.saturating_add(1);
+            self.pass(calls);
         }
         free
     }
 
-    /// Begins a call whatever the rate; others count it.
-    pub(super) fn pass(&mut self) {
-        self.under_way = self.under_way.saturating_add(1);
+    /// Begins so many calls whatever the rate; others count them.
+    pub(super) fn pass(&mut self, calls: u16) {
+        self.under_way = self.under_way.saturating_add(u32::from(calls));
     }
 
     /// Ends a call that may have brought DingTalk a message, if it `counts`. `keep` is the most that anybody's rate looks at.
@@ -75,9 +75,9 @@ impl Window {
         }
     }
 
-    /// Whether all that `rate` allows are under way: when one ends, nobody knows.
-    pub(super) fn is_under_way(&self, rate: Rate) -> bool {
-        usize::try_from(self.under_way).is_ok_and(|number| number >= usize::from(rate.count()))
+    /// Whether so many are under way that there is no room for `calls` before one of them ends: nobody knows when.
+    pub(super) fn is_under_way(&self, rate: Rate, calls: u16) -> bool {
+        self.under_way + u32::from(calls) > u32::from(rate.count())
     }
 
     /// Whether nothing of it has a meaning for anybody who looks back for `window_ms`.
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_message_counts_until_one_window_after_its_end() {
         let (mut window, rate) = (Window::default(), rate("2/1m"));
-        assert!(window.enter(0, rate) && window.enter(10, rate) && !window.enter(20, rate));
+        assert!(window.enter(0, rate, 1) && window.enter(10, rate, 1) && !window.enter(20, rate, 1));
         assert_eq!(window.earliest(20, rate, 0), 60_020, "both are under way");
         window.leave(5_000, true, 2);
         assert_eq!(window.earliest(5_000, rate, 0), 65_000);
@@ -134,16 +134,16 @@ mod tests {
         window.leave(6_000, false, 2);
         assert_eq!(window.earliest(6_000, rate, 0), 6_000);
         assert_eq!(window.earliest(6_000, rate, 1), 65_000);
-        assert!(window.enter(6_000, rate) && !window.enter(64_999, rate) && window.enter(65_000, rate));
+        assert!(window.enter(6_000, rate, 1) && !window.enter(64_999, rate, 1) && window.enter(65_000, rate, 1));
     }
 
     #[test]
     fn who_has_no_limit_counts_for_who_has() {
         let (mut window, rate) = (Window::default(), rate("1/1m"));
-        window.pass();
-        assert!(!window.enter(0, rate));
+        window.pass(1);
+        assert!(!window.enter(0, rate, 1));
         window.leave(0, true, 1);
-        assert!(!window.enter(59_999, rate) && window.enter(60_000, rate));
+        assert!(!window.enter(59_999, rate, 1) && window.enter(60_000, rate, 1));
         window.leave(60_000, true, 0);
         assert!(window.is_idle(60_000, 60_000), "where nobody has a limit, nothing is kept");
     }
@@ -155,17 +155,17 @@ mod tests {
         let mut now = 0;
         for _ in 0..100 {
             now += day;
-            assert!(window.enter(now, rate) && window.enter(now, rate) && !window.enter(now, rate));
+            assert!(window.enter(now, rate, 1) && window.enter(now, rate, 1) && !window.enter(now, rate, 1));
             window.leave(now, true, 2);
             window.leave(now + 1, true, 2);
-            assert!(!window.enter(now + 59_999, rate));
+            assert!(!window.enter(now + 59_999, rate, 1));
         }
         // And where it never rests for a whole window.
         for step in 0..400_000_u64 {
             let at = now + day + step * 30_000;
-            assert!(window.enter(at, rate), "{step}");
+            assert!(window.enter(at, rate, 1), "{step}");
             window.leave(at, true, 2);
-            assert!(step == 0 || !window.enter(at, rate), "{step}");
+            assert!(step == 0 || !window.enter(at, rate, 1), "{step}");
         }
     }
 
@@ -204,7 +204,7 @@ mod tests {
                     Step::Wait(time) => now += time,
                     Step::Enter => {
                         let earliest = window.earliest(now, rate, 0);
-                        let entered = window.enter(now, rate);
+                        let entered = window.enter(now, rate, 1);
                         prop_assert_eq!(entered, earliest == now);
                         if entered {
                             calls.push(now);
@@ -236,13 +236,13 @@ mod tests {
             let mut now = 0;
             for pause in ended {
                 now += pause;
-                if window.enter(now, rate) {
+                if window.enter(now, rate, 1) {
                     window.leave(now, true, count);
                 }
             }
             let earliest = window.earliest(now, rate, 0);
-            prop_assert!(earliest == now || !window.enter(earliest - 1, rate));
-            prop_assert!(window.enter(earliest, rate));
+            prop_assert!(earliest == now || !window.enter(earliest - 1, rate, 1));
+            prop_assert!(window.enter(earliest, rate, 1));
         }
     }
 }

@@ -117,6 +117,9 @@ pub(crate) async fn hold<C: GracefulConnection>(
     let mut is_ending = false;
     loop {
         tokio::select! {
+            // The connection first: a request that has arrived before the end is to be seen before leave is taken, which
+            // closes a connection that has read nothing.
+            biased;
             done = connection.as_mut() => return done,
             () = activity.evicted() => return Ok(()),
             () = activity.waited(limit) => {

@@ -234,7 +234,14 @@ impl Input {
         let trace = self.0.spans.get().map(|_| request.metadata.iter().filter(is_trace).cloned().collect());
         let trace: Vec<_> = trace.unwrap_or_default();
         let has_uuid = invoke::has_uuid(&request);
-        let outbound = Outbound { binding: name, operation: &operation, has_uuid, is_late: false, trace: &trace };
+        let outbound = Outbound {
+            binding: name,
+            operation: &operation,
+            has_uuid,
+            is_late: false,
+            is_awaited: false,
+            trace: &trace,
+        };
         let bindings = &self.0.bindings;
         self.0
             .send(outbound, request, |request, limit| bindings.invoke_within(name, request, reader.clone(), limit))
@@ -619,7 +626,7 @@ impl Inner {
         let messages = &self.messages(from);
         let bytes = u32::try_from(data.len().min(SENDING)).unwrap_or(u32::MAX);
         let has_uuid = operation::has_uuid(data, []);
-        let outbound = Outbound { binding: to, operation: CREATE, has_uuid, is_late: false, trace };
+        let outbound = Outbound { binding: to, operation: CREATE, has_uuid, is_late: false, is_awaited: true, trace };
         let attempt = |(), limit| async move {
             // Not kept while a policy pauses.
             let _share = match messages {
@@ -659,6 +666,7 @@ impl Inner {
             operation: REPLY,
             has_uuid: invoke::has_uuid(&request),
             is_late: true,
+            is_awaited: true,
             trace: &event.trace,
         };
         let sent = self.send(outbound, request, |request, limit| self.bindings.perform(&event.binding, request, limit));

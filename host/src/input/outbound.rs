@@ -12,8 +12,8 @@ use crate::resiliency::Direction;
 use crate::sandbox::{CallError, Overload, Response};
 use crate::spans::said;
 
-/// For the attempts of a late reply together: the deliveries behind it wait for its place, and an application may keep
-/// one for as long.
+/// Within which the attempts begin of what follows from an application's answer: deliveries wait behind a late reply, and other
+/// answers for the place of one that is sent on. An application may keep one for as long.
 const LATE: Duration = APP_TIMEOUT;
 
 /// What is to be done.
@@ -25,6 +25,8 @@ pub(super) struct Outbound<'a> {
     pub(super) has_uuid: bool,
     /// The reply to a message that has been acknowledged: of a binding that may have no output side.
     pub(super) is_late: bool,
+    /// Whether others wait for the place that it takes.
+    pub(super) is_awaited: bool,
     /// What its attempts are below, where there are spans.
     pub(super) trace: &'a [(String, String)],
 }
@@ -53,9 +55,11 @@ impl Inner {
         request: R,
         attempt: impl Fn(R, Option<Duration>) -> F,
     ) -> Result<Response, InvokeError> {
-        let Outbound { binding, operation, has_uuid, is_late, trace } = outbound;
+        let Outbound { binding, operation, has_uuid, is_late, is_awaited, trace } = outbound;
         if !is_late {
             self.bindings.check(binding, operation)?;
+        } else if self.bindings.get(binding).is_none() {
+            return Err(InvokeError::NotFound(binding.to_owned()));
         }
         // What the application was handed once, it may have acted on, whatever became of its answer.
         let is_once = operation == "get";
@@ -80,12 +84,17 @@ impl Inner {
             if let Some(span) = span {
                 span.end(said::operated(&result));
             }
-            leave.end(result.as_ref().err().is_none_or(|error| !policy::counts(error)));
+            match &result {
+                Ok(_) => leave.end(true),
+                Err(error) if policy::counts(error) => leave.end(false),
+                // It says nothing of the robot: neither a failure nor, for a breaker that is open, the success that closes it.
+                Err(_) => drop(leave),
+            }
             let again = result.as_ref().is_err_and(policy::may_be_repeated).then_some(kept).flatten();
             let Some((request, pause)) = again.and_then(|request| Some((request, course.again()?))) else {
                 return result;
             };
-            if is_late && since.elapsed().saturating_add(pause) > LATE {
+            if is_awaited && since.elapsed().saturating_add(pause) > LATE {
                 return result;
             }
             if let Err(error) = &result {

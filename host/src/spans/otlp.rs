@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, TE, USER_AGENT};
 use http::uri::Scheme;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
@@ -37,6 +37,9 @@ use crate::app::retry_after;
 use crate::egress;
 use crate::files;
 use crate::quiet::Quiet;
+
+/// How long a receiver that has something to say may say nothing.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// Longer, a wrong address would look like a slow receiver.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -129,6 +132,12 @@ impl Sender {
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT.min(receiver.timeout)));
+        // HTTP/2 shares one connection: one whose other end has gone without a word must not take every batch.
+        connector.set_keepalive(Some(SILENCE));
+        connector.set_keepalive_interval(Some(SILENCE));
+        connector.set_keepalive_retries(Some(2));
+        #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+        connector.set_tcp_user_timeout(Some(2 * SILENCE));
         let mut tls = egress::trusting(roots(receiver)?);
         let is_grpc = receiver.protocol == Protocol::Grpc;
         tls.alpn_protocols = vec![if is_grpc { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
@@ -181,7 +190,7 @@ impl Sender {
             reason: "the answer breaks off, or is too long".into(),
             again: head.status.is_success().then_some(Duration::ZERO),
         });
-        if head.status != StatusCode::OK {
+        if !head.status.is_success() {
             let again = matches!(head.status.as_u16(), 429 | 502..=504).then(|| pause(&head.headers));
             return Err(Failure { reason: format!("it answers {}", head.status), again });
         }

@@ -76,11 +76,19 @@ pub(super) struct Queue {
 impl Queue {
     /// To `exporter`, which counts what it has sent.
     pub(super) fn new(exporter: impl SpanExporter + 'static, counts: Arc<Counts>) -> Self {
-        // The SDK reads OTEL_BSP_SCHEDULE_DELAY, for how long a batch that is not full waits; otherwise that is 5 s.
-        let config = BatchConfigBuilder::default().with_max_queue_size(QUEUE).with_max_export_batch_size(BATCH);
+        let config = BatchConfigBuilder::default()
+            .with_max_queue_size(QUEUE)
+            .with_max_export_batch_size(BATCH)
+            .with_scheduled_delay(delay(std::env::var("OTEL_BSP_SCHEDULE_DELAY").ok().as_deref()));
         let batches = BatchSpanProcessor::builder(exporter).with_batch_config(config.build()).build();
         Self { batches, counts }
     }
+}
+
+/// How long a batch that is not full waits, by what the variable says. With 0, the SDK's thread would never rest.
+fn delay(millis: Option<&str>) -> Duration {
+    let millis = millis.and_then(|millis| millis.trim().parse().ok()).unwrap_or(5_000);
+    Duration::from_millis(millis).clamp(Duration::from_millis(100), Duration::from_secs(60))
 }
 
 impl SpanProcessor for Queue {
