@@ -33,7 +33,18 @@ pub(crate) fn shown(text: &str) -> String {
 /// Whether a word looks as if nobody had chosen it. A part of a path that does hides all of it: in base64, "/" is a
 /// character like others.
 fn could_be_token(word: &str) -> bool {
-    credential(word).is_some() || word.split('/').any(is_random)
+    credential(word).is_some() || is_base64(word) || word.split('/').any(is_random)
+}
+
+/// Base64 of which "/" makes short parts: no path has its other signs as well.
+fn is_base64(word: &str) -> bool {
+    let has = |is: fn(u8) -> bool| word.bytes().any(is);
+    let has_sign = word.contains('+') || word.ends_with('=');
+    has_sign
+        && word.len() >= MAX_SHOWN
+        && has(|byte| byte.is_ascii_digit())
+        && has(|byte| byte.is_ascii_lowercase())
+        && has(|byte| byte.is_ascii_uppercase())
 }
 
 /// Whether cases and digits change as in no name. One without a digit is taken for a name: of tokens of 32 characters,
@@ -78,6 +89,7 @@ mod tests {
         let secret = format!("SEC{}", "0123456789abcdef".repeat(4));
         assert_eq!(shown(&format!("the type {secret}, which")), "the type [67 characters], which");
         assert_eq!(shown(&format!("access_token={secret}&")), "[80 characters]&");
+        assert_eq!(shown("0a/+a0+0+a0A0+AA+a/+0Aa+aa+a0+aa/Aaa+/A++a0="), "[44 characters]");
     }
 
     proptest! {
