@@ -40,6 +40,8 @@ func typed(kind, name, spec string, properties []string) string {
 	}
 	head = "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: \"" + name + "\"}\n" + auth
 	head += "spec:\n  type: " + kind + "\n  version: v1\n" + spec + "  metadata:\n"
+	// Or what one case makes DingTalk refuse would be withheld in the next. Dapr's binding does not know the property.
+	head += "  - {name: rateLimit, value: \"0\"}\n"
 	for _, property := range properties {
 		head += "  - {" + property + "}\n"
 	}
