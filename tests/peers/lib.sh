@@ -70,6 +70,8 @@ start() {
     ROBOT_TOKEN=$token ROBOT_SECRET=$1 HOST=$program
     shift
     [ -z "$ROBOT_SECRET" ] || set -- --secret "$ROBOT_SECRET" "$@"
+    # The one before would be left running: only the last one is known at the end.
+    finish "$simulator" || true
     # The one before is not to be read, should it be looked at first.
     : >"$work/group"
     "$program" simulate --port 0 --rate-limit 0 --access-token "$token" "$@" >"$work/group" 2>"$work/log" &
