@@ -312,11 +312,8 @@ impl Gate {
                 return Err(self.withheld(Stopped { why: Why::Waiting(number), ..stopped }, rate, now, others));
             }
         };
-        match tokio::time::timeout(limit, self.wait(&queue, rate, messages, until)).await {
-            Ok(Ok(pass)) => Ok(pass),
-            Ok(Err(stopped)) => Err(self.withheld(stopped, rate, self.robots.now(), others)),
-            Err(_) => Err(self.withheld(stopped, rate, self.robots.now(), others)),
-        }
+        let waited = tokio::time::timeout(limit, self.wait(&queue, rate, messages, until)).await;
+        waited.unwrap_or(Err(stopped)).map_err(|stopped| self.withheld(stopped, rate, self.robots.now(), others))
     }
 
     /// Whether so many messages can ever be let through at once.

@@ -17,6 +17,12 @@ async fn post(gate: &Gate, lesson: &Lesson) -> Result<(), Withheld> {
     })
 }
 
+/// Posts beside the test.
+fn posting(gate: &Arc<Gate>) -> tokio::task::JoinHandle<Result<(), Withheld>> {
+    let gate = Arc::clone(gate);
+    tokio::spawn(async move { post(&gate, &Lesson::Counted).await })
+}
+
 fn shut(errcode: i64, seconds: u64, kind: Kind) -> Lesson {
     Lesson::Shut(Closing { errcode, pause: Duration::from_secs(seconds), kind, check: None })
 }
@@ -159,10 +165,7 @@ async fn what_was_not_sent_takes_no_place_and_makes_room_for_who_waits() {
     let robots = Robots::new();
     let gate = gate(&robots, URL, "1/1m", Overflow::Wait);
     let mut pass = gate.enter(1, LIMIT).await.unwrap();
-    let waiting = tokio::spawn({
-        let gate = Arc::clone(&gate);
-        async move { post(&gate, &Lesson::Counted).await }
-    });
+    let waiting = posting(&gate);
     tokio::task::yield_now().await;
     // Its earliest moment is not known: the first is still under way, and so it may be one window from now.
     assert!(waiting.await.unwrap().is_err());
@@ -176,10 +179,7 @@ async fn who_waits_is_woken_when_a_call_was_not_sent() {
     let gate = gate(&robots, URL, "1/10s", Overflow::Wait);
     let mut pass = gate.enter(1, LIMIT).await.unwrap();
     let since = Instant::now();
-    let waiting = tokio::spawn({
-        let gate = Arc::clone(&gate);
-        async move { post(&gate, &Lesson::Counted).await }
-    });
+    let waiting = posting(&gate);
     tokio::time::sleep(Duration::from_secs(2)).await;
     pass.end(&Lesson::Unsent);
     waiting.await.unwrap().unwrap();
@@ -244,10 +244,7 @@ async fn who_waits_is_refused_when_it_has_become_hopeless() {
     let gate = gate(&robots, URL, "1/10s", Overflow::Wait);
     let mut pass = gate.enter(1, LIMIT).await.unwrap();
     let since = Instant::now();
-    let waiting = tokio::spawn({
-        let gate = Arc::clone(&gate);
-        async move { post(&gate, &Lesson::Counted).await }
-    });
+    let waiting = posting(&gate);
     tokio::time::sleep(Duration::from_secs(1)).await;
     pass.end(&shut(130_101, 600, Kind::Rate));
     let refused = waiting.await.unwrap().unwrap_err();
@@ -261,10 +258,7 @@ async fn a_call_that_is_broken_off_counts_and_a_caller_who_goes_leaves_the_queue
     let mut pass = gate.enter(1, LIMIT).await.unwrap();
     pass.begin();
     drop(pass);
-    let waiting = tokio::spawn({
-        let gate = Arc::clone(&gate);
-        async move { post(&gate, &Lesson::Counted).await }
-    });
+    let waiting = posting(&gate);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(robots.waiting(), 1);
     waiting.abort();

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::DELIVERIES;
+use super::follow::SENDING;
 use super::ids::Ids;
 use super::reach::Reach;
 use super::repeats::Repeats;
 use super::signatures::Signatures;
-use super::{DELIVERIES, SENDING};
 use crate::bindings::{Binding, Bindings};
 use crate::event::Digest;
 

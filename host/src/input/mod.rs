@@ -7,11 +7,13 @@
 //! when it comes.
 
 mod answer;
+mod follow;
 mod ids;
 mod memory;
 mod outbound;
 mod policy;
 mod reach;
+mod reader;
 mod repeats;
 mod signatures;
 
@@ -22,14 +24,10 @@ use bytes::Bytes;
 use dingtalk_api::invoke;
 use dingtalk_api::trace::TRACE;
 use dingtalk_binding::error::{HandlerError, ReceiveError};
-use dingtalk_binding::operation;
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::bindings::{Binding, Bindings, CREATE, InitError, InvokeError};
+use crate::bindings::{Binding, Bindings, InitError, InvokeError};
 use crate::egress::{Policy, Proxies};
 use crate::event::{Answer, Application, BoxFuture, Digest, Event, Undelivered};
 use crate::inbox::{Consumer, Counts, Inbox, InboxError};
@@ -39,9 +37,9 @@ use crate::resiliency::{Course, Direction, Resilience, Resiliency};
 use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Reply, Request, Response, Rule, Slots};
 use crate::spans::{Spans, said};
-use answer::{Concurrency, Forward, Wish};
 use memory::{Memories, Messages};
 use outbound::Outbound;
+use reader::{Reader, Signed, Way};
 
 /// When the host stops: for what goes on after its callback was answered (data sent on to other bindings, a
 /// delivery that DingTalk has been told to repeat).
@@ -75,14 +73,6 @@ const DELIVERIES: usize = 256;
 /// Answers that are being sent on to other bindings at once. Each has 1 MiB of data at most, which is shared by those
 /// that it is for.
 const FORWARDS: Rule = Rule { all: 64, each: 16 };
-
-/// Bytes of the answers of one binding that calls are sending at once; the others wait, without a copy. A call holds
-/// its data several times: without a limit, two bindings whose answers of 700 KB went to 16 robots that hung took
-/// 316 MiB. 200 times what DingTalk takes as one message.
-const SENDING: usize = 4 << 20;
-
-/// The operation that answers in a conversation.
-const REPLY: &str = "reply";
 
 /// Why a callback is not acknowledged.
 #[derive(Debug, thiserror::Error)]
@@ -314,145 +304,6 @@ impl Drop for Leftovers<'_> {
     }
 }
 
-/// How an event came.
-enum Way {
-    /// With "get": its caller waits for the application's own answer.
-    Direct,
-    /// From DingTalk.
-    Callback {
-        signed: Signed,
-        /// DingTalk waits until then.
-        deadline: Instant,
-    },
-}
-
-/// What a callback was verified with.
-struct Signed {
-    /// As it was then: another one may have its name by now, with another secret.
-    binding: Arc<Binding>,
-    arrived: Instant,
-    /// The header, which the signature belongs to.
-    timestamp: String,
-    /// The header.
-    sign: Vec<u8>,
-}
-
-/// The consumer of one call.
-struct Reader {
-    inner: Arc<Inner>,
-    binding: String,
-    /// The binding's own time limit.
-    timeout: Duration,
-    trace: Vec<(String, String)>,
-    way: Way,
-}
-
-impl Handler for Reader {
-    fn handle(
-        &self,
-        data: Vec<u8>,
-        metadata: Vec<(String, String)>,
-    ) -> BoxFuture<'_, Result<Option<Vec<u8>>, HandlerError>> {
-        // The caller of "get" may have a trace, which the API has put into the metadata as Dapr does.
-        let is_trace = |(name, _): &(String, String)| TRACE.contains(&name.as_str());
-        let (own, metadata) = metadata.into_iter().partition(is_trace);
-        let trace = if matches!(self.way, Way::Direct) { own } else { self.trace.clone() };
-        let mut event = Event { binding: self.binding.clone(), data: data.into(), metadata, trace };
-        Box::pin(async move {
-            let answer = match &self.way {
-                Way::Direct => self.direct(&event).await?,
-                Way::Callback { signed, deadline } => {
-                    event.keep_usable_id();
-                    let message = self.inner.recognise(&event, signed)?;
-                    match &self.inner.inbox {
-                        Some(inbox) => self.through(inbox, event, message, *deadline).await?,
-                        None => self.at_once(event, message, *deadline).await?,
-                    }
-                }
-            };
-            Ok(answer.map(Vec::from))
-        })
-    }
-}
-
-impl Reader {
-    /// The application's answer, as it is.
-    async fn direct(&self, event: &Event) -> Result<Answer, HandlerError> {
-        if self.inner.app.is_none() {
-            return Err(HandlerError::NotReading);
-        }
-        match tokio::time::timeout(self.timeout, self.inner.hand_over(event)).await {
-            Ok(answer) => {
-                let answer = answer.map_err(|error| failure(&error))?;
-                // A reply has nowhere to go but to the caller.
-                if let Ok(Wish::Forward(forward)) = answer::read(&answer) {
-                    self.inner.forward(event, forward);
-                }
-                Ok(answer)
-            }
-            Err(_) => Err(too_slow("the application has not answered", self.timeout)),
-        }
-    }
-
-    /// Delivers now. The delivery goes on when DingTalk's time is up, for the copy that DingTalk sends then.
-    async fn at_once(&self, event: Event, message: Digest, deadline: Instant) -> Result<Answer, HandlerError> {
-        let inner = Arc::clone(&self.inner);
-        let delivery = self.inner.tasks.spawn(async move { inner.deliver_once(&event, message).await });
-        match tokio::time::timeout_at(deadline.into(), delivery).await {
-            Ok(Ok(reply)) => reply.map_err(|error| failure(&error)),
-            Ok(Err(_)) => Err(HandlerError::Failed("the delivery broke off".into())),
-            Err(_) => Err(too_slow("the application has not answered", self.inner.callback_timeout)),
-        }
-    }
-
-    /// Stores, then waits for the delivery as long as DingTalk waits.
-    async fn through(
-        &self,
-        inbox: &Inbox,
-        event: Event,
-        message: Digest,
-        deadline: Instant,
-    ) -> Result<Answer, HandlerError> {
-        let has_id = event.metadata("msgId").is_some();
-        let stored = async {
-            match tokio::time::timeout_at(deadline.into(), inbox.accept(event)).await {
-                Ok(Ok(accepted)) => Ok(accepted.reply(deadline).await),
-                // The inbox remembers what this process has forgotten, or an earlier one knew.
-                Ok(Err(error @ InboxError::OtherBody { .. })) => {
-                    if let Some(more) = self.inner.quiet.count(&format!("refused {}", self.binding)) {
-                        tracing::warn!(binding = self.binding, %error, more, "a message was refused");
-                    }
-                    Err(HandlerError::Reused)
-                }
-                Ok(Err(error)) => {
-                    if let Some(more) = self.inner.quiet.count(&format!("untaken {}", self.binding)) {
-                        tracing::error!(binding = self.binding, %error, more, "a message was not taken");
-                    }
-                    Err(HandlerError::Failed(error.to_string()))
-                }
-                Err(_) => Err(too_slow("the inbox has not stored it", self.inner.callback_timeout)),
-            }
-        };
-        match self.inner.messages(&self.binding) {
-            // The inbox knows copies by their identifier alone.
-            Some(messages) if !has_id => messages.repeats.once(message, stored).await,
-            _ => stored.await,
-        }
-    }
-}
-
-fn failure(error: &Undelivered) -> HandlerError {
-    match error {
-        Undelivered::NotSubscribed { .. } => HandlerError::NotReading,
-        Undelivered::Reused => HandlerError::Reused,
-        _ => HandlerError::Failed(error.to_string()),
-    }
-}
-
-fn too_slow(what: &str, limit: Duration) -> HandlerError {
-    HandlerError::Failed(format!("{what} within {} ms", limit.as_millis()))
-}
-
 impl Inner {
     /// What a message is known by; refuses one whose signature or identifier belongs to another one.
     fn recognise(&self, event: &Event, signed: &Signed) -> Result<Digest, HandlerError> {
@@ -565,120 +416,7 @@ impl Inner {
             tokio::time::sleep(pause).await;
         }
     }
-
-    /// Does what an answer asks for, in the background; the reply, if that is what it is.
-    fn follow(self: &Arc<Self>, event: &Event, answer: &Answer) -> Answer {
-        match answer::read(answer) {
-            Ok(Wish::Nothing) => None,
-            Ok(Wish::Reply(reply)) => Some(reply),
-            Ok(Wish::Forward(forward)) => {
-                self.forward(event, forward);
-                None
-            }
-            Err(reason) => {
-                tracing::error!(binding = event.binding, msg_id = event.logged_id(), reason, "wrong answer");
-                None
-            }
-        }
-    }
-
-    /// Sends data on in the background. Answers whose data waits are bounded: a robot that hangs keeps each of them
-    /// for as long as a call may take.
-    fn forward(self: &Arc<Self>, event: &Event, forward: Forward) {
-        let from = event.binding.as_str();
-        let owner = self.bindings.get(from).map_or(u64::MAX, |binding| binding.tenant_id());
-        let slot = match self.forwards.try_take(owner) {
-            Ok(slot) => slot,
-            Err(_) => {
-                tracing::error!(binding = from, "an answer was not sent on: too many are being sent");
-                return;
-            }
-        };
-        let Forward { to, data, concurrency } = forward;
-        let data: Bytes = data.map_or_else(|| "null".into(), |data| String::from(Box::<str>::from(data)).into());
-        let (inner, from) = (Arc::clone(self), from.to_owned());
-        let trace: Trace = if self.spans.get().is_some() { event.trace.clone().into() } else { Arc::default() };
-        self.tasks.spawn(async move {
-            let _slot = slot;
-            match concurrency {
-                Concurrency::Sequential => {
-                    for name in to {
-                        // As Dapr does: what comes after may depend on it.
-                        if !inner.send_on(&from, &name, &data, &trace).await {
-                            break;
-                        }
-                    }
-                }
-                Concurrency::Parallel => {
-                    let mut sending = JoinSet::new();
-                    for name in to {
-                        let (inner, from, data) = (Arc::clone(&inner), from.clone(), data.clone());
-                        let trace = Arc::clone(&trace);
-                        sending.spawn(async move { inner.send_on(&from, &name, &data, &trace).await });
-                    }
-                    sending.join_all().await;
-                }
-            }
-        });
-    }
-
-    async fn send_on(&self, from: &str, to: &str, data: &Bytes, trace: &[(String, String)]) -> bool {
-        let messages = &self.messages(from);
-        let bytes = u32::try_from(data.len().min(SENDING)).unwrap_or(u32::MAX);
-        let has_uuid = operation::has_uuid(data, []);
-        let outbound = Outbound { binding: to, operation: CREATE, has_uuid, is_late: false, is_awaited: true, trace };
-        let attempt = |(), limit| async move {
-            // Not kept while a policy pauses.
-            let _share = match messages {
-                Some(messages) => messages.sending.acquire_many(bytes).await.ok(),
-                None => None,
-            };
-            self.bindings.create(to, data, limit).await
-        };
-        let sent = self.send(outbound, (), attempt).await;
-        if let Err(error) = &sent {
-            tracing::error!(binding = from, to, %error, "an answer was not sent on");
-        }
-        sent.is_ok()
-    }
-
-    /// Posts a reply to the session of its message: the callback has been answered without it.
-    async fn reply_late(&self, event: &Event, reply: Bytes) {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Session {
-            session_webhook: String,
-            session_webhook_expired_time: Option<Box<RawValue>>,
-        }
-        let failed = |reason: &str| {
-            tracing::error!(binding = event.binding, msg_id = event.logged_id(), reason, "a late reply was not posted");
-        };
-        let Ok(session) = serde_json::from_slice::<Session>(&event.data) else {
-            return failed("the message names no sessionWebhook");
-        };
-        let mut metadata = vec![("sessionWebhook".to_owned(), session.session_webhook)];
-        if let Some(expires) = session.session_webhook_expired_time {
-            metadata.push(("sessionWebhookExpiredTime".into(), expires.get().trim_matches('"').to_owned()));
-        }
-        let request = Request { operation: REPLY.into(), data: reply.into(), metadata };
-        let outbound = Outbound {
-            binding: &event.binding,
-            operation: REPLY,
-            has_uuid: invoke::has_uuid(&request),
-            is_late: true,
-            is_awaited: true,
-            trace: &event.trace,
-        };
-        let sent = self.send(outbound, request, |request, limit| self.bindings.perform(&event.binding, request, limit));
-        match sent.await {
-            Ok(_) => tracing::debug!(binding = event.binding, "a late reply was posted"),
-            Err(error) => failed(&error.to_string()),
-        }
-    }
 }
-
-/// Shared by all whom an answer is sent on to.
-type Trace = Arc<[(String, String)]>;
 
 /// What the inbox delivers to. Does not keep the bindings: the inbox is part of what holds them.
 struct Deliveries(std::sync::Weak<Inner>);
