@@ -29,12 +29,12 @@ pub(crate) mod fields;
 pub(crate) mod files;
 pub mod fit;
 pub mod gate;
-pub mod inbox;
 pub(crate) mod ingress;
 pub mod input;
 pub mod metrics;
 #[cfg(unix)]
 pub mod pluggable;
+pub mod queue;
 #[doc(hidden)]
 pub mod quiet;
 pub mod resiliency;

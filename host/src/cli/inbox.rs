@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::Failure;
 use super::invoke::as_json;
 use crate::clock;
-use crate::inbox::{Entry, Listing, Operator, Selection, State};
+use crate::queue::{Entry, Listing, Operator, Selection, Side, State};
 
 /// Shows and repairs the inbox, also while the host runs.
 #[derive(Debug, Clone, Args)]
@@ -85,11 +85,11 @@ pub(super) fn run(args: &InboxArgs) -> Result<(), Failure> {
     match &args.command {
         InboxCommand::List(args) => list(args),
         InboxCommand::Retry(args) => {
-            let count = Operator::open(&args.inbox, clock::system())?.retry(&args.selection())?;
+            let count = Operator::open(Side::Inbox, &args.inbox, clock::system())?.retry(&args.selection())?;
             said(&format!("{} put back", events(count)))
         }
         InboxCommand::Drop(args) => {
-            let count = Operator::open(&args.inbox, clock::system())?.drop_events(&args.selection())?;
+            let count = Operator::open(Side::Inbox, &args.inbox, clock::system())?.drop_events(&args.selection())?;
             said(&format!("{} dropped", events(count)))
         }
     }
@@ -121,7 +121,7 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
     };
     let clock = clock::system();
     let now = clock();
-    let operator = Operator::open(&args.inbox, clock)?;
+    let operator = Operator::open(Side::Inbox, &args.inbox, clock)?;
     let listing = Listing { states, binding: args.binding.clone(), content: args.show_data };
     let mut out = io::BufWriter::new(io::stdout().lock());
     operator.list(&listing, |entry| match args.output {

@@ -11,7 +11,7 @@ use super::quantity;
 use crate::api::Surface;
 use crate::clock;
 use crate::egress::MAX_REQUEST_BODY;
-use crate::inbox::{self, Inbox, InboxError};
+use crate::queue::{self, Inbox, QueueError};
 
 /// Where DingTalk's callbacks come in.
 #[derive(Debug, Clone, Args)]
@@ -52,8 +52,8 @@ pub(super) struct InboxArgs {
 
 impl InboxArgs {
     /// The inbox, if there is to be one.
-    pub(super) fn open(&self) -> Result<Option<Inbox>, InboxError> {
-        let limits = inbox::Limits { max_size: self.inbox_max_size, max_age: self.inbox_max_age };
+    pub(super) fn open(&self) -> Result<Option<Inbox>, QueueError> {
+        let limits = queue::Limits { max_size: self.inbox_max_size, max_age: self.inbox_max_age };
         self.inbox.as_ref().map(|dir| Inbox::open(dir, clock::system(), limits)).transpose()
     }
 }
@@ -77,8 +77,8 @@ pub(super) fn parse_body_size(text: &str) -> Result<usize, String> {
 
 fn parse_inbox_size(text: &str) -> Result<u64, String> {
     let size = quantity::parse(text)? as u64;
-    if size < inbox::Limits::LEAST_SIZE {
-        return Err(format!("an inbox needs {}Mi for itself", inbox::Limits::LEAST_SIZE >> 20));
+    if size < queue::Limits::LEAST_SIZE {
+        return Err(format!("an inbox needs {}Mi for itself", queue::Limits::LEAST_SIZE >> 20));
     }
     Ok(size)
 }

@@ -7,7 +7,9 @@
 //! new binding with a new door.
 
 mod door;
+pub(crate) mod ledger;
 pub(crate) mod lesson;
+pub mod quota;
 pub mod rate;
 mod window;
 

@@ -30,8 +30,8 @@ use crate::app::App;
 use crate::bindings::{Binding, Bindings, InitError, InvokeError};
 use crate::egress::{Policy, Proxies};
 use crate::event::{Answer, Application, BoxFuture, Digest, Event, Undelivered};
-use crate::inbox::{Consumer, Counts, Inbox, InboxError};
 use crate::metrics::{InboxState, Metrics, State};
+use crate::queue::{Consumer, Counts, Inbox, QueueError};
 use crate::quiet::Quiet;
 use crate::resiliency::{Course, Direction, Resilience, Resiliency};
 use crate::resources::BindingResource;
@@ -207,7 +207,7 @@ impl Input {
     }
 
     /// How many events wait in the inbox, and how many are dead; `None` without an inbox.
-    pub async fn inbox_counts(&self) -> Option<Result<Counts, InboxError>> {
+    pub async fn inbox_counts(&self) -> Option<Result<Counts, QueueError>> {
         match &self.0.inbox {
             Some(inbox) => Some(inbox.counts().await),
             None => None,

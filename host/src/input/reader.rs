@@ -11,7 +11,7 @@ use super::Inner;
 use super::answer::{self, Wish};
 use crate::bindings::Binding;
 use crate::event::{Answer, BoxFuture, Digest, Event, Undelivered};
-use crate::inbox::{Inbox, InboxError};
+use crate::queue::{Inbox, QueueError};
 use crate::sandbox::Handler;
 
 /// How an event came.
@@ -118,7 +118,7 @@ impl Reader {
             match tokio::time::timeout_at(deadline.into(), inbox.accept(event)).await {
                 Ok(Ok(accepted)) => Ok(accepted.reply(deadline).await),
                 // The inbox remembers what this process has forgotten, or an earlier one knew.
-                Ok(Err(error @ InboxError::OtherBody { .. })) => {
+                Ok(Err(error @ QueueError::OtherBody { .. })) => {
                     if let Some(more) = self.inner.quiet.count(&format!("refused {}", self.binding)) {
                         tracing::warn!(binding = self.binding, %error, more, "a message was refused");
                     }

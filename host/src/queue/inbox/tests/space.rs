@@ -20,7 +20,7 @@ async fn change(inbox: &Inbox, sql: &'static str) {
 }
 
 /// Stores large events until one is refused; how many, and why.
-async fn fill(inbox: &Inbox) -> (u64, InboxError) {
+async fn fill(inbox: &Inbox) -> (u64, QueueError) {
     for number in 0..10_000 {
         if let Err(error) = inbox.accept(large(number)).await {
             return (number, error);
@@ -34,7 +34,7 @@ async fn accept_soon(inbox: &Inbox, event: &Event) -> Accepted {
     for _ in 0..2_000 {
         match inbox.accept(event.clone()).await {
             Ok(accepted) => return accepted,
-            Err(InboxError::Full { .. } | InboxError::Limit { .. }) => {
+            Err(QueueError::Full { .. } | QueueError::Limit { .. }) => {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             Err(error) => panic!("{error}"),
@@ -49,7 +49,7 @@ async fn a_full_volume_is_told_and_a_healthy_application_empties_the_inbox_witho
     let inbox = open(&dir);
     limit_pages(&inbox, Some(0)).await;
     let (count, error) = fill(&inbox).await;
-    assert!(count > 1 && matches!(error, InboxError::Full { .. }), "{count} {error}");
+    assert!(count > 1 && matches!(error, QueueError::Full { .. }), "{count} {error}");
     let said = error.to_string();
     assert!(said.contains("inbox.sqlite") && said.contains("no space is left; free some"), "{said}");
     // What is refused does not take with it what fits.
@@ -93,7 +93,7 @@ async fn a_reply_never_takes_the_space_that_marks_need() {
     for number in 0..20 {
         inbox.accept(event(&number.to_string(), "c")).await.unwrap();
     }
-    let deliver = |store: &crate::inbox::store::Store| {
+    let deliver = |store: &crate::queue::store::Store| {
         (1..=20).try_for_each(|seq| store.delivered(seq, Some(&vec![b'r'; 200_000]), 1))
     };
     inbox.writer().unwrap().run(deliver).await.unwrap();
@@ -109,7 +109,7 @@ async fn the_inbox_grows_to_its_limit_and_no_further() {
     let limits = Limits { max_size: 12 << 20, ..Limits::default() };
     let inbox = Inbox::open(dir.path(), clock::system(), limits).unwrap();
     let (count, error) = fill(&inbox).await;
-    assert!(count > 20 && matches!(error, InboxError::Limit { max_size: 12_582_912, .. }), "{count} {error}");
+    assert!(count > 20 && matches!(error, QueueError::Limit { max_size: 12_582_912, .. }), "{count} {error}");
     assert!(error.to_string().contains("--inbox-max-size"), "{error}");
     let size = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len();
     let total = size("inbox.sqlite") + size("inbox.sqlite-wal") + size("inbox.sqlite-shm");
@@ -154,7 +154,7 @@ async fn what_is_not_taken_for_too_long_is_dead_and_has_another_time_after_a_ret
     let dead = listed(&operator(&dir), &[State::Dead]);
     assert_eq!((dead.len(), dead[0].msg_id.as_deref()), (1, Some("old")));
     assert!(dead[0].last_error.as_ref().unwrap().contains("--inbox-max-age"), "{:?}", dead[0].last_error);
-    let operator = Operator::open(dir.path(), clock).unwrap();
+    let operator = Operator::open(Side::Inbox, dir.path(), clock).unwrap();
     assert_eq!(operator.retry(&Selection::All), Ok(1));
     assert_eq!(expire().await, 0);
     now.fetch_add(3_600_001, Ordering::SeqCst);
@@ -185,7 +185,7 @@ async fn what_is_damaged_and_too_old_keeps_nothing_else_from_being_set_aside_and
         let shown: Vec<_> = dead.iter().map(|entry| (entry.seq, entry.msg_id.as_deref())).collect();
         assert_eq!(shown, [(1, Some("bad")), (2, Some("good"))], "{damage}");
         // The operator can do to it what is done to others.
-        let operator = Operator::open(dir.path(), clock).unwrap();
+        let operator = Operator::open(Side::Inbox, dir.path(), clock).unwrap();
         assert_eq!(operator.retry(&Selection::All), Ok(2), "{damage}");
         inbox.start(App::echo());
         until_counts(&inbox, 0, 1).await;
@@ -305,12 +305,12 @@ async fn a_store_that_is_found_to_be_damaged_takes_nothing_more_and_delivers_wha
     assert_eq!(taken, ["2", "3", "4", "before it is found"]);
     for data in ["new", "2"] {
         let error = inbox.accept(event(data, "c")).await.unwrap_err();
-        assert!(matches!(error, InboxError::Corrupt { .. }), "{error}");
+        assert!(matches!(error, QueueError::Corrupt { .. }), "{error}");
     }
     // Its conversation is the only one that waits.
     assert_eq!(number(&inbox, "SELECT count(*) FROM lanes").await, 1);
     inbox.stop().await;
-    assert!(matches!(Inbox::open(dir.path(), clock::system(), Limits::default()), Err(InboxError::Corrupt { .. })));
+    assert!(matches!(Inbox::open(dir.path(), clock::system(), Limits::default()), Err(QueueError::Corrupt { .. })));
 }
 
 #[tokio::test]
@@ -319,12 +319,12 @@ async fn a_known_id_with_another_body_is_another_message_also_after_delivery_and
     let inbox = open(&dir);
     let other = || Event { data: "other".into(), ..event("m", "c") };
     inbox.accept(event("m", "c")).await.unwrap();
-    assert_eq!(inbox.accept(other()).await.unwrap_err(), InboxError::OtherBody { seq: 1 });
+    assert_eq!(inbox.accept(other()).await.unwrap_err(), QueueError::OtherBody { side: Side::Inbox, seq: 1 });
     inbox.start(App::echo());
     until_counts(&inbox, 0, 0).await;
     inbox.stop().await;
     let inbox = open(&dir);
-    assert_eq!(inbox.accept(other()).await.unwrap_err(), InboxError::OtherBody { seq: 1 });
+    assert_eq!(inbox.accept(other()).await.unwrap_err(), QueueError::OtherBody { side: Side::Inbox, seq: 1 });
     assert!(inbox.accept(event("m", "c")).await.unwrap().is_repeated());
 }
 
@@ -332,7 +332,7 @@ async fn a_known_id_with_another_body_is_another_message_also_after_delivery_and
 fn older(dir: &TempDir, sql: &str) {
     let connection = rusqlite::Connection::open(dir.path().join("inbox.sqlite")).unwrap();
     connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;").unwrap();
-    connection.execute_batch(crate::inbox::store::FIRST_SCHEMA).unwrap();
+    connection.execute_batch(crate::queue::store::FIRST_SCHEMA).unwrap();
     connection.execute_batch("PRAGMA user_version = 1").unwrap();
     connection.execute_batch(sql).unwrap();
 }
@@ -346,8 +346,8 @@ async fn an_older_store_is_brought_up_to_date_by_a_host_and_not_by_the_operator(
              VALUES ('team', 'm', 'c', 1, 'pending', '[]', '[]', x'61');
          INSERT INTO lanes (binding, conversation, due) VALUES ('team', 'c', 1);",
     );
-    let error = Operator::open(dir.path(), clock::system()).unwrap_err();
-    assert!(matches!(error, InboxError::Older { .. }), "{error}");
+    let error = Operator::open(Side::Inbox, dir.path(), clock::system()).unwrap_err();
+    assert!(matches!(error, QueueError::Older { .. }), "{error}");
     let limits = Limits { max_age: Duration::MAX, ..Limits::default() };
     let inbox = Inbox::open(dir.path(), clock::system(), limits).unwrap();
     // Of what is older than the column, the body is not known.
@@ -356,7 +356,7 @@ async fn an_older_store_is_brought_up_to_date_by_a_host_and_not_by_the_operator(
     inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
     until_counts(&inbox, 0, 0).await;
     assert_eq!(app.taken(), ["a"]);
-    assert_eq!(number(&inbox, "PRAGMA user_version").await, 2);
+    assert_eq!(number(&inbox, "PRAGMA user_version").await, 3);
 }
 
 #[tokio::test]
@@ -419,7 +419,7 @@ async fn what_is_given_back_leaves_room_for_the_next_messages() {
     }
     inbox.start(App::deciding(|_, _| Ok(None)));
     until_counts(&inbox, 0, 0).await;
-    let now = (inbox.inner.clock)();
+    let now = (inbox.inner.queue.clock)();
     while inbox.writer().unwrap().run(move |store| store.purge(now)).await.unwrap() {}
     let (pages, free) = (number(&inbox, "PRAGMA page_count").await, number(&inbox, "PRAGMA freelist_count").await);
     // The reserve and two steps of growth stay, and little beside them.
@@ -449,7 +449,7 @@ async fn after_the_file_could_not_grow_it_is_tried_again_after_a_second_and_not_
     let (count, _) = fill(&inbox).await;
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let begun = Instant::now();
-    assert!(matches!(inbox.accept(large(count)).await, Err(InboxError::Full { .. })));
+    assert!(matches!(inbox.accept(large(count)).await, Err(QueueError::Full { .. })));
     limit_pages(&inbox, None).await;
     accept_soon(&inbox, &large(count)).await;
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());

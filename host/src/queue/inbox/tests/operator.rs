@@ -24,7 +24,7 @@ async fn a_refused_event_is_kept_for_the_operator_and_retried_in_its_place() {
     let repeated = inbox.accept(event("1", "c")).await.unwrap();
     assert!(repeated.is_repeated());
     assert_eq!(repeated.reply(soon()).await, None);
-    let operator = Operator::open(dir.path(), clock).unwrap();
+    let operator = Operator::open(Side::Inbox, dir.path(), clock).unwrap();
     let dead = listed(&operator, &[State::Dead]);
     assert_eq!((dead.len(), dead[0].seq, dead[0].attempts), (1, 1, 1));
     assert!(dead[0].last_error.as_ref().unwrap().contains("400"), "{:?}", dead[0].last_error);
@@ -49,9 +49,9 @@ async fn the_operator_drops_what_blocks_and_mistakes_change_nothing() {
     assert_eq!(entries.iter().map(|entry| entry.waits_for).collect::<Vec<_>>(), [None, Some(1), Some(1)]);
     assert!(entries[0].next_attempt_at.is_some() && entries[1].next_attempt_at.is_none());
     let error = operator.drop_events(&Selection::Seqs(vec![1, 99])).unwrap_err();
-    assert!(matches!(error, InboxError::NoSuchEvent { seq: 99, .. }), "{error}");
+    assert!(matches!(error, QueueError::NoSuchEvent { seq: 99, .. }), "{error}");
     let error = operator.retry(&Selection::Seqs(vec![2])).unwrap_err();
-    assert!(matches!(error, InboxError::WrongState { seq: 2, state: State::Pending, .. }), "{error}");
+    assert!(matches!(error, QueueError::WrongState { seq: 2, state: State::Pending, .. }), "{error}");
     assert_eq!(operator.drop_events(&Selection::All), Ok(0), "only dead ones go without being named");
     assert_eq!(listed(&operator, &[State::Pending]).len(), 3);
     assert_eq!(operator.drop_events(&Selection::Seqs(vec![1, 2, 1])), Ok(2));

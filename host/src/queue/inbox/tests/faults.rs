@@ -98,7 +98,7 @@ fn live(dir: &Path, kind: &str, at: usize) -> Life {
     let output = dir.with_extension("output");
     let calls = dir.with_extension("calls");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "inbox::tests::faults::process_on_a_failing_disk", "--ignored", "--nocapture"])
+        .args(["--exact", "queue::inbox::tests::faults::process_on_a_failing_disk", "--ignored", "--nocapture"])
         .env("LD_PRELOAD", faulty_disk())
         .env("FAULTY_DISK_DIR", dir)
         .env("FAULTY_DISK_KIND", kind)

@@ -117,7 +117,7 @@ async fn damage_that_concerns_no_event_is_put_in_order_while_the_host_runs() {
         // Whatever finds the damage fails: nothing is acknowledged then.
         let found = (inbox.accept(event("000", "conversation 0")).await.map(drop), inbox.counts().await.map(drop));
         for error in [found.0.err(), found.1.err()].into_iter().flatten() {
-            assert!(matches!(error, InboxError::Corrupt { .. }), "{error}");
+            assert!(matches!(error, QueueError::Corrupt { .. }), "{error}");
         }
         let app = App::echo();
         inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
@@ -173,7 +173,7 @@ async fn damage_that_concerns_events_too_is_not_put_in_order() {
     let (log, _guard) = crate::quiet::log();
     let error = Inbox::open(dir.path(), clock::system(), Limits::default()).unwrap_err();
     assert_eq!(log.text(), "", "the error says it");
-    assert!(matches!(error, InboxError::Corrupt { .. }), "{error}");
+    assert!(matches!(error, QueueError::Corrupt { .. }), "{error}");
     assert!(std::fs::read(dir.path().join("inbox.sqlite")).unwrap() == before);
     let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();

@@ -19,8 +19,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use tokio::sync::Notify;
+
 use super::*;
 use crate::clock;
+use crate::queue::store::Store;
+use crate::queue::writer::Writer;
+use crate::queue::{Entry, Listing, Operator, Selection, State};
 
 type Rule = Box<dyn Fn(String, u32) -> BoxFuture<'static, Result<Answer, Undelivered>> + Send + Sync>;
 
@@ -148,7 +153,7 @@ fn open(dir: &TempDir) -> Inbox {
 async fn reopen(dir: &Path) -> Inbox {
     for _ in 0..2_000 {
         match Inbox::open(dir, clock::system(), Limits::default()) {
-            Err(InboxError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(QueueError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
             opened => return opened.unwrap(),
         }
     }
@@ -166,11 +171,11 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// Keeps the writer's thread busy until it is told that it need not be any more.
-async fn occupy(writer: &Writer) -> (blocking::Sender<()>, tokio::task::JoinHandle<Result<(), InboxError>>) {
+async fn occupy(writer: &Writer) -> (blocking::Sender<()>, tokio::task::JoinHandle<Result<(), QueueError>>) {
     let (release, gate) = blocking::channel::<()>();
     let busy = tokio::spawn({
         let (writer, gate) = (writer.clone(), Mutex::new(gate));
-        async move { writer.run(move |_| gate.lock().unwrap().recv().map_err(|_| InboxError::Stopped)).await }
+        async move { writer.run(move |_| gate.lock().unwrap().recv().map_err(|_| QueueError::Stopped)).await }
     });
     tokio::task::yield_now().await;
     until("the thread is busy", || writer.queued() == 0).await;
@@ -203,7 +208,7 @@ fn listed(operator: &Operator, states: &[State]) -> Vec<Entry> {
 }
 
 fn operator(dir: &TempDir) -> Operator {
-    Operator::open(dir.path(), clock::system()).unwrap()
+    Operator::open(Side::Inbox, dir.path(), clock::system()).unwrap()
 }
 
 const ALL: [State; 3] = [State::Pending, State::Dead, State::Delivered];

@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 
 use super::{Store, beside, explain, private_file, schema};
-use crate::inbox::InboxError;
+use crate::queue::{QueueError, Side};
 
 /// What the names of the files beside the store end in: the new store while it is made, and once it is whole.
 const UNFINISHED: &str = "-unfinished";
@@ -24,9 +24,9 @@ const MOST_FINDINGS: usize = 1_000_000;
 impl Store {
     /// What is damaged, as SQLite says it: first of all trees, which is all that counts here, then of rows, until it
     /// meets a damaged page there.
-    pub(super) fn findings(&self, most: usize) -> Result<Vec<String>, InboxError> {
+    pub(super) fn findings(&self, most: usize) -> Result<Vec<String>, QueueError> {
         let mut findings = Vec::new();
-        let failed = |error| explain(&self.file, &error);
+        let failed = |error| explain(self.side, &self.file, &error);
         let mut statement = self.connection.prepare(&format!("PRAGMA quick_check({most})")).map_err(failed)?;
         for said in statement.query_map([], |row| row.get::<_, String>(0)).map_err(failed)? {
             match said {
@@ -41,7 +41,7 @@ impl Store {
 
     /// The store that takes the place of this one, if all that is damaged follows from the events, and those can be
     /// read. Otherwise nothing is changed.
-    pub(in crate::inbox) fn put_in_order(&self) -> Result<Self, InboxError> {
+    pub(in crate::queue) fn put_in_order(&self) -> Result<Self, QueueError> {
         let findings = self.findings(MOST_FINDINGS)?;
         self.follows_from_events(&findings)?;
         let rebuilt = self.rebuild().and_then(|()| self.io("replaced", take_place(&self.file)));
@@ -49,21 +49,21 @@ impl Store {
         let _ = fs::remove_file(beside(&self.file, UNFINISHED));
         rebuilt?;
         #[cfg_attr(not(test), expect(unused_mut, reason = "for the tests alone"))]
-        let mut store = Self::connect(self.file.clone(), self.limits)?.make_ready()?;
+        let mut store = Self::connect(self.side, self.file.clone(), self.limits)?.make_ready()?;
         #[cfg(test)]
         store.commits.clone_from(&self.commits);
         tracing::error!(
             damage = findings.first().map_or("found while it was used", |first| first),
-            "the inbox {} was damaged and is put in order: it has every event; check the disk, and delete what has its name \
+            "the {} was damaged and is put in order: it has every event; check the disk, and delete what has its name \
              and {DAMAGED} or {DAMAGED}-wal at the end",
-            self.file.display()
+            self.place()
         );
         Ok(store)
     }
 
     /// An error if there is something among the findings that could concern events. A page that belongs to two trees may.
-    fn follows_from_events(&self, findings: &[String]) -> Result<(), InboxError> {
-        let sql = "SELECT rootpage FROM sqlite_schema WHERE rootpage > 0 AND name NOT IN ('events', 'sqlite_sequence')";
+    fn follows_from_events(&self, findings: &[String]) -> Result<(), QueueError> {
+        let sql = "SELECT rootpage FROM sqlite_schema WHERE rootpage > 0 AND name NOT IN ('events', 'sqlite_sequence', 'posts', 'closings', 'quotas')";
         let roots: BTreeSet<String> =
             self.all(sql, [], |row| row.get::<_, i64>(0))?.iter().map(ToString::to_string).collect();
         let follows = |finding: &String| {
@@ -87,14 +87,14 @@ impl Store {
     }
 
     /// Copies the events into a store of its own.
-    fn rebuild(&self) -> Result<(), InboxError> {
+    fn rebuild(&self) -> Result<(), QueueError> {
         let unfinished = beside(&self.file, UNFINISHED);
         let started = match fs::remove_file(&unfinished) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => private_file(&unfinished),
         };
         self.io("rebuilt", started)?;
-        let new = Self::connect(unfinished.clone(), self.limits)?;
+        let new = Self::connect(self.side, unfinished.clone(), self.limits)?;
         new.batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = MEMORY")?;
         new.bring_up_to_date(0)?;
         drop(new);
@@ -107,11 +107,20 @@ impl Store {
                 self.transaction(|store| {
                     store.batch(
                         "INSERT INTO rebuilt.events SELECT * FROM main.events NOT INDEXED ORDER BY seq;
-                         INSERT INTO rebuilt.lanes (binding, conversation, due)
-                             SELECT DISTINCT binding, conversation, 0 FROM rebuilt.events WHERE state = 'pending';
+                         INSERT INTO rebuilt.lanes (binding, conversation, due, rank)
+                             SELECT binding, conversation, 0, max(rank) FROM rebuilt.events WHERE state = 'pending'
+                             GROUP BY binding, conversation;
                          DELETE FROM rebuilt.sqlite_sequence;
                          INSERT INTO rebuilt.sqlite_sequence SELECT * FROM main.sqlite_sequence;",
-                    )
+                    )?;
+                    if store.side == Side::Outbox {
+                        store.batch(
+                            "INSERT INTO rebuilt.posts SELECT * FROM main.posts;
+                             INSERT INTO rebuilt.closings SELECT * FROM main.closings;
+                             INSERT INTO rebuilt.quotas SELECT * FROM main.quotas;",
+                        )?;
+                    }
+                    Ok(())
                 })
             });
         let detached = self.batch("DETACH rebuilt");
@@ -124,8 +133,8 @@ impl Store {
         self.io("rebuilt", finish())
     }
 
-    fn io<T>(&self, what: &str, result: io::Result<T>) -> Result<T, InboxError> {
-        result.map_err(|error| InboxError::Io { file: self.file.clone(), reason: format!("cannot be {what}: {error}") })
+    fn io<T>(&self, what: &str, result: io::Result<T>) -> Result<T, QueueError> {
+        result.map_err(|error| QueueError::Io { place: self.place(), reason: format!("cannot be {what}: {error}") })
     }
 }
 
@@ -161,11 +170,11 @@ fn sync_directory(file: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inbox::Limits;
+    use crate::queue::Limits;
 
     fn created() -> (tempfile::TempDir, Store) {
         let dir = tempfile::TempDir::new().unwrap();
-        let store = Store::create(dir.path(), Limits::default()).unwrap();
+        let store = Store::create(Side::Inbox, dir.path(), Limits::default()).unwrap();
         (dir, store)
     }
 
@@ -228,10 +237,10 @@ mod tests {
         store.put_in_order().unwrap();
         assert!(!unfinished.exists() && beside(&store.file, DAMAGED).exists());
         // What cannot be removed is said, and nothing is changed.
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(Side::Inbox, dir.path()).unwrap();
         fs::create_dir(&unfinished).unwrap();
         let error = store.put_in_order().err().unwrap();
-        assert!(matches!(error, InboxError::Io { .. }) && error.to_string().contains("cannot be rebuilt"), "{error}");
+        assert!(matches!(error, QueueError::Io { .. }) && error.to_string().contains("cannot be rebuilt"), "{error}");
         assert!(!beside(&store.file, REBUILT).exists());
     }
 
@@ -241,7 +250,7 @@ mod tests {
         fs::create_dir(beside(&store.file, DAMAGED)).unwrap();
         let before = fs::read(&store.file).unwrap();
         let error = store.put_in_order().err().unwrap();
-        assert!(matches!(error, InboxError::Io { .. }) && error.to_string().contains("cannot be replaced"), "{error}");
+        assert!(matches!(error, QueueError::Io { .. }) && error.to_string().contains("cannot be replaced"), "{error}");
         assert!(fs::read(&store.file).unwrap() == before);
     }
 }

@@ -101,11 +101,11 @@ async fn a_conversation_waits_for_its_first_event_and_others_do_not() {
     for (times, pause) in [(2, 600), (3, 1_200), (4, 2_400)] {
         let before = app.seen();
         now.fetch_add(pause * 6 / 10, Ordering::SeqCst);
-        inbox.inner.wake.notify_one();
+        inbox.inner.queue.wake.notify_one();
         inbox.counts().await.unwrap();
         assert_eq!(app.seen(), before, "attempt {times} is early");
         now.fetch_add(pause * 4 / 10, Ordering::SeqCst);
-        inbox.inner.wake.notify_one();
+        inbox.inner.queue.wake.notify_one();
         until("the next attempt", || app.seen() > before).await;
         if times < 4 {
             let attempts = move |store: &Store| store.number_for_test("SELECT max(attempts) FROM events");
@@ -176,7 +176,7 @@ async fn an_application_that_is_back_gets_everything_at_once() {
     let mut attempts = 0;
     for _ in 0..40 {
         now.fetch_add(500, Ordering::SeqCst);
-        inbox.inner.wake.notify_one();
+        inbox.inner.queue.wake.notify_one();
         tokio::time::sleep(Duration::from_millis(10)).await;
         let seen = app.seen();
         assert!(attempts == 0 || seen <= attempts + 1, "{seen} after {attempts}");
@@ -189,7 +189,7 @@ async fn an_application_that_is_back_gets_everything_at_once() {
     for _ in 0..80 {
         if app.taken().is_empty() {
             now.fetch_add(500, Ordering::SeqCst);
-            inbox.inner.wake.notify_one();
+            inbox.inner.queue.wake.notify_one();
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -338,11 +338,11 @@ async fn stopping_waits_for_what_is_under_way_and_begins_nothing() {
         let inbox = inbox.clone();
         async move { inbox.stop().await }
     });
-    until("it is stopping", || *inbox.inner.stopping.borrow()).await;
+    until("it is stopping", || *inbox.inner.queue.stopping.borrow()).await;
     assert!(!stopping.is_finished());
     release.notify_one();
     stopping.await.unwrap();
-    assert_eq!(inbox.accept(event("3", "c")).await.unwrap_err(), InboxError::Stopped);
+    assert_eq!(inbox.accept(event("3", "c")).await.unwrap_err(), QueueError::Stopped);
     let inbox = open(&dir);
     assert_eq!((app.taken().as_slice(), inbox.counts().await.unwrap().pending), (&["1".to_owned()][..], 1));
 }
@@ -395,7 +395,7 @@ async fn a_store_that_cannot_be_read_or_written_is_one_line_in_the_log_whatever_
     let gone = "ALTER TABLE lanes RENAME TO gone";
     inbox.writer().unwrap().run(move |store| store.batch_for_test(gone)).await.unwrap();
     for _ in 0..20 {
-        inbox.inner.wake.notify_one();
+        inbox.inner.queue.wake.notify_one();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!((log.count("what is to be delivered"), log.count("cannot be stored")), (1, 1));
@@ -473,7 +473,7 @@ async fn what_only_waited_for_the_application_is_due_when_that_is_back_and_nothi
         store.failed(waits, "nobody listens", now + 30_000, true, now)?;
         store.failed(own, "status 500", now + 30_000, false, now)?;
         store.wake(now)?;
-        let room = crate::inbox::store::Room {
+        let room = crate::queue::store::Room {
             in_all: 10,
             a_binding: 10,
             by_binding: std::collections::HashMap::new(),
@@ -512,7 +512,7 @@ async fn a_binding_that_is_back_has_its_events_tried_at_once_and_no_other_has() 
 }
 
 async fn until_attempts(inbox: &Inbox, dir: &TempDir, expected: [u32; 2]) {
-    let operator = Operator::open(dir.path(), clock::system()).unwrap();
+    let operator = Operator::open(Side::Inbox, dir.path(), clock::system()).unwrap();
     for _ in 0..2_000 {
         let attempts: Vec<u32> = listed(&operator, &[State::Pending]).iter().map(|entry| entry.attempts).collect();
         if attempts == expected {

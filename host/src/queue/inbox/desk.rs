@@ -11,14 +11,14 @@ use tokio::sync::{mpsc, watch};
 use crate::event::{Answer, Event};
 
 /// A reply that was meant for a waiting callback which went away at that moment.
-pub(super) struct Late {
+pub(in crate::queue) struct Late {
     pub(super) seq: i64,
     pub(super) event: Arc<Event>,
     pub(super) reply: Bytes,
 }
 
 /// The events that are waited for, or are being delivered. Bounded by the callbacks and deliveries under way.
-pub(super) struct Desk {
+pub(in crate::queue) struct Desk {
     claims: Mutex<HashMap<i64, Claim>>,
     /// Unbounded in type only: each entry comes from one callback.
     late: mpsc::UnboundedSender<Late>,

@@ -8,7 +8,7 @@ use rusqlite::{Row, params};
 
 use super::queue::text;
 use super::{Store, read, shown, state, stored};
-use crate::inbox::{Counts, Entry, InboxError, Listing, Selection, State};
+use crate::queue::{Counts, Entry, Listing, QueueError, Selection, State};
 
 /// Events that are read at once, to be shown: some pages of a terminal. With their content, at most 32 MiB.
 const LIST_PAGE: i64 = 100;
@@ -21,7 +21,7 @@ const ROOM_TO_CHANGE: u64 = 256 << 10;
 
 impl Store {
     /// Reads an index of each: 10 ms for 400,000 events.
-    pub(in crate::inbox) fn counts(&self) -> Result<Counts, InboxError> {
+    pub(in crate::queue) fn counts(&self) -> Result<Counts, QueueError> {
         let count = |sql| self.first(sql, [], |row| row.get(0)).map(|count| read(count.unwrap_or(0)));
         Ok(Counts {
             pending: count("SELECT count(*) FROM events INDEXED BY events_waiting WHERE state = 'pending'")?,
@@ -30,7 +30,7 @@ impl Store {
     }
 
     /// When the pending event was accepted, or put back, that waits for longest.
-    pub(in crate::inbox) fn oldest(&self) -> Result<Option<u64>, InboxError> {
+    pub(in crate::queue) fn oldest(&self) -> Result<Option<u64>, QueueError> {
         let sql = "SELECT ifnull(retried_at, accepted_at) FROM events INDEXED BY events_waiting WHERE state = 'pending'
                        ORDER BY ifnull(retried_at, accepted_at) LIMIT 1";
         Ok(self.first(sql, [], |row| row.get(0))?.map(read))
@@ -38,24 +38,26 @@ impl Store {
 
     /// Shows events to `each`, in order, until it says no. Reads a page at a time: while a reader waits for whoever
     /// looks at the list, the journal could not be written into the store, and would grow.
-    pub(in crate::inbox) fn list(
+    pub(in crate::queue) fn list(
         &self,
         listing: &Listing,
         mut each: impl FnMut(Entry) -> std::io::Result<()>,
-    ) -> Result<std::io::Result<()>, InboxError> {
+    ) -> Result<std::io::Result<()>, QueueError> {
         // Without it, SQLite would look for the dead ones among all.
         let index = if listing.states == [State::Dead] { "INDEXED BY events_dead" } else { "" };
         let states: Vec<String> = listing.states.iter().map(|state| format!("state = '{state}'")).collect();
         let sql = format!(
             "SELECT seq, events.binding, state, attempts, accepted_at, finished_at, last_error, msg_id,
                        events.conversation, length(data), due,
-                       (SELECT min(seq) FROM events AS first WHERE first.state = 'pending'
-                            AND first.binding = events.binding AND first.conversation = events.conversation),
+                       (SELECT seq FROM events AS first WHERE first.state = 'pending'
+                            AND first.binding = events.binding AND first.conversation = events.conversation
+                            ORDER BY {} LIMIT 1),
                        CASE WHEN ?2 THEN metadata END, CASE WHEN ?2 THEN data END
                    FROM events {index} LEFT JOIN lanes
                        ON lanes.binding = events.binding AND lanes.conversation = events.conversation
                    WHERE seq > ?3 AND (?1 IS NULL OR events.binding = ?1) AND ({})
                    ORDER BY seq LIMIT ?4",
+            self.order(),
             states.join(" OR ")
         );
         let mut last = 0;
@@ -72,19 +74,19 @@ impl Store {
     }
 
     /// Puts dead events back to where they were in their conversations. Returns how many.
-    pub(in crate::inbox) fn retry(&self, selection: &Selection, now: u64) -> Result<usize, InboxError> {
+    pub(in crate::queue) fn retry(&self, selection: &Selection, now: u64) -> Result<usize, QueueError> {
         self.change(selection, &[State::Dead], "retry", |store, seq| {
-            let lane = store.first("SELECT binding, conversation FROM events WHERE seq = ?1", [seq], |row| {
-                Ok((text(row.get_ref(0)?), text(row.get_ref(1)?)))
+            let lane = store.first("SELECT binding, conversation, rank FROM events WHERE seq = ?1", [seq], |row| {
+                Ok((text(row.get_ref(0)?), text(row.get_ref(1)?), row.get(2)?))
             })?;
             // One whose names make no sense has no place to go back to.
-            let Some((Some(binding), Some(conversation))) = lane else { return Ok(()) };
+            let Some((Some(binding), Some(conversation), rank)) = lane else { return Ok(()) };
             store.execute(
-                "UPDATE events SET state = 'pending', attempts = 0, finished_at = NULL, retried_at = ?2
+                "UPDATE events SET state = 'pending', attempts = 0, finished_at = NULL, retried_at = ?2, expires_at = NULL
                  WHERE seq = ?1",
                 params![seq, stored(now)],
             )?;
-            store.add_lane(&binding, &conversation, now)?;
+            store.add_lane(&binding, &conversation, now, rank)?;
             if store.head(&binding, &conversation)? == Some(seq) {
                 store.settle(&binding, &conversation, now, false)?;
             }
@@ -93,7 +95,7 @@ impl Store {
     }
 
     /// Gives events up, but keeps their `msgId`. Returns how many.
-    pub(in crate::inbox) fn drop_events(&self, selection: &Selection, now: u64) -> Result<usize, InboxError> {
+    pub(in crate::queue) fn drop_events(&self, selection: &Selection, now: u64) -> Result<usize, QueueError> {
         self.change(selection, &[State::Dead, State::Pending], "drop", |store, seq| {
             let lane = store.pending_lane(seq)?;
             store.clear(seq, now)?;
@@ -111,8 +113,8 @@ impl Store {
         selection: &Selection,
         fitting: &[State],
         action: &'static str,
-        each: impl Fn(&Self, i64) -> Result<(), InboxError>,
-    ) -> Result<usize, InboxError> {
+        each: impl Fn(&Self, i64) -> Result<(), QueueError>,
+    ) -> Result<usize, QueueError> {
         let seqs = self.selected(selection, fitting, action)?;
         let mut left = seqs.as_slice();
         while !left.is_empty() {
@@ -144,7 +146,7 @@ impl Store {
     }
 
     /// Every selected event is there and in one of the `fitting` states. `All` means the dead ones.
-    fn selected(&self, selection: &Selection, fitting: &[State], action: &'static str) -> Result<Vec<i64>, InboxError> {
+    fn selected(&self, selection: &Selection, fitting: &[State], action: &'static str) -> Result<Vec<i64>, QueueError> {
         let Selection::Seqs(seqs) = selection else {
             return self.all("SELECT seq FROM events WHERE state = 'dead' ORDER BY seq", [], |row| row.get(0));
         };
@@ -152,11 +154,11 @@ impl Store {
         seqs.sort_unstable();
         seqs.dedup();
         for &seq in &seqs {
-            let file = self.file.clone();
+            let place = self.place();
             match self.first("SELECT state FROM events WHERE seq = ?1", [seq], |row| state(row, 0))? {
-                None => return Err(InboxError::NoSuchEvent { file, seq }),
+                None => return Err(QueueError::NoSuchEvent { place, seq }),
                 Some(state) if !fitting.contains(&state) => {
-                    return Err(InboxError::WrongState { file, seq, state, action });
+                    return Err(QueueError::WrongState { place, seq, state, action });
                 }
                 Some(_) => {}
             }

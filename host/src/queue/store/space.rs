@@ -15,8 +15,8 @@ use std::io::{self, Seek, SeekFrom, Write};
 
 use rusqlite::params;
 
-use super::{JOURNAL, Store};
-use crate::inbox::InboxError;
+use super::Store;
+use crate::queue::QueueError;
 
 /// Bytes of a page: SQLite's default since 2016.
 pub(super) const PAGE: u64 = 4_096;
@@ -50,21 +50,21 @@ fn pages_for(bytes: u64) -> u64 {
 }
 
 /// What the files take on disk when nothing is in them.
-pub(in crate::inbox) const LEAST_BYTES: u64 = JOURNAL_BYTES + (RESERVE + 2 * STEP) * PAGE;
+pub(in crate::queue) const LEAST_BYTES: u64 = JOURNAL_BYTES + (RESERVE + 2 * STEP) * PAGE;
 
 impl Store {
-    fn count_of(&self, pragma: &str) -> Result<u64, InboxError> {
+    fn count_of(&self, pragma: &str) -> Result<u64, QueueError> {
         let count: Option<i64> = self.first(&format!("PRAGMA {pragma}"), [], |row| row.get(0))?;
         Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
     }
 
     /// Whether so many bytes more can be kept without touching the reserve.
-    pub(super) fn has_room(&self, bytes: u64) -> Result<bool, InboxError> {
+    pub(super) fn has_room(&self, bytes: u64) -> Result<bool, QueueError> {
         Ok(self.count_of("freelist_count")? >= RESERVE + pages_for(bytes))
     }
 
     /// Lets the file grow until so many bytes of events fit. Not in a transaction.
-    pub(super) fn make_room(&self, bytes: u64) -> Result<(), InboxError> {
+    pub(super) fn make_room(&self, bytes: u64) -> Result<(), QueueError> {
         if self.has_room(bytes)? {
             return Ok(());
         }
@@ -78,12 +78,12 @@ impl Store {
         if self.has_room(bytes)? {
             return Ok(());
         }
-        Err(InboxError::Limit { file: self.file.clone(), max_size: self.limits.max_size })
+        Err(QueueError::Limit { place: self.place(), max_size: self.limits.max_size })
     }
 
     /// Lets the file grow to so many pages and up to one step more. The first steps take what is free in the file
     /// already. Random bytes, so that no file system stores less than that.
-    fn grow(&self, wanted: u64) -> Result<(), InboxError> {
+    fn grow(&self, wanted: u64) -> Result<(), QueueError> {
         let blob = i64::try_from(STEP * PAGE).unwrap_or(i64::MAX);
         while self.count_of("page_count")? < wanted {
             // Each step begins with an empty journal, and has to fit into it.
@@ -95,7 +95,7 @@ impl Store {
 
     /// Frees the pages of the steps if they are in the file, and takes the last step back otherwise. Also what a
     /// host that was killed in the middle of a step leaves to the next one.
-    pub(super) fn end_growth(&self) -> Result<(), InboxError> {
+    pub(super) fn end_growth(&self) -> Result<(), QueueError> {
         if self.first("SELECT 1 FROM growth LIMIT 1", [], |_| Ok(()))?.is_none() {
             return Ok(());
         }
@@ -114,17 +114,17 @@ impl Store {
     }
 
     /// Writes the journal into the store. Without an error, what readers allow of it.
-    fn checkpoint(&self) -> Result<(), InboxError> {
+    fn checkpoint(&self) -> Result<(), QueueError> {
         self.all("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map(drop)
     }
 
-    fn give_back(&self, pages: u64) -> Result<(), InboxError> {
+    fn give_back(&self, pages: u64) -> Result<(), QueueError> {
         self.all(&format!("PRAGMA incremental_vacuum({pages})"), [], |_| Ok(())).map(drop)
     }
 
     /// Gives some of the pages back to the volume that more than one step of growth would replace. Returns whether
     /// there are more.
-    pub(super) fn give_some_back(&self) -> Result<bool, InboxError> {
+    pub(super) fn give_some_back(&self) -> Result<bool, QueueError> {
         let spare = |store: &Self| Ok(store.count_of("freelist_count")?.saturating_sub(RESERVE + 2 * STEP));
         let pages = spare(self)?.min(GIVE_BACK);
         if pages > 0 {
@@ -134,7 +134,7 @@ impl Store {
     }
 
     /// Makes the journal as long as it is to be. SQLite takes zeros for the end of what is in it.
-    pub(super) fn reserve_journal(&self) -> Result<(), InboxError> {
+    pub(super) fn reserve_journal(&self) -> Result<(), QueueError> {
         let extend = || -> io::Result<()> {
             // No locks are on this file that closing it could release: those are on the two others.
             let mut journal = OpenOptions::new().write(true).create(true).truncate(false).open(self.journal())?;
@@ -151,19 +151,19 @@ impl Store {
             journal.sync_all()
         };
         extend().map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => InboxError::Full { file: self.file.clone() },
-            _ => InboxError::Io {
-                file: self.file.clone(),
-                reason: format!("cannot reserve space in {JOURNAL}: {error}"),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => QueueError::Full { place: self.place() },
+            _ => QueueError::Io {
+                place: self.place(),
+                reason: format!("cannot reserve space in {}-wal: {error}", self.side.file()),
             },
         })
     }
 
     /// At the end of a host: everything goes into the store, and nothing of it stays in the journal. Where space is
     /// scarce the journal is left as it is: another program could take what it gives up for a moment.
-    pub(in crate::inbox) fn close(self) -> Result<(), InboxError> {
+    pub(in crate::queue) fn close(self) -> Result<(), QueueError> {
         self.checkpoint()?;
-        if matches!(*self.scarce.borrow(), Some((InboxError::Full { .. }, _))) {
+        if matches!(*self.scarce.borrow(), Some((QueueError::Full { .. }, _))) {
             return Ok(());
         }
         self.all("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
@@ -182,7 +182,7 @@ impl Store {
     }
 
     /// Rows of events with what they take on disk, without those that are passed over.
-    pub(super) fn sizes(&self, condition: &str, value: i64) -> Result<Vec<(i64, u64)>, InboxError> {
+    pub(super) fn sizes(&self, condition: &str, value: i64) -> Result<Vec<(i64, u64)>, QueueError> {
         let sql = format!(
             "SELECT seq, length(data) + length(metadata) + ifnull(length(reply), 0) FROM events WHERE {condition} LIMIT ?2"
         );

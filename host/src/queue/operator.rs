@@ -1,4 +1,4 @@
-//! The inbox as the operator sees it, also while a host has it.
+//! A queue as the operator sees it, also while a host has it.
 
 use std::fmt;
 use std::io;
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::InboxError;
 use super::store::Store;
+use super::{QueueError, Side};
 use crate::clock::Clock;
 
 /// The store as the operator sees it, also while a host has it.
@@ -18,7 +18,7 @@ pub struct Operator {
 
 impl fmt::Debug for Operator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("inbox")
+        f.write_str("operator")
     }
 }
 
@@ -28,8 +28,8 @@ impl Operator {
     /// # Errors
     ///
     /// If there is none, or it cannot be used.
-    pub fn open(dir: &Path, clock: Clock) -> Result<Self, InboxError> {
-        Ok(Self { store: Store::open(dir)?, clock })
+    pub fn open(side: Side, dir: &Path, clock: Clock) -> Result<Self, QueueError> {
+        Ok(Self { store: Store::open(side, dir)?, clock })
     }
 
     #[cfg(test)]
@@ -46,7 +46,7 @@ impl Operator {
         &self,
         listing: &Listing,
         each: impl FnMut(Entry) -> io::Result<()>,
-    ) -> Result<io::Result<()>, InboxError> {
+    ) -> Result<io::Result<()>, QueueError> {
         self.store.list(listing, each)
     }
 
@@ -56,7 +56,7 @@ impl Operator {
     /// # Errors
     ///
     /// If one is not there or not dead; then nothing is changed.
-    pub fn retry(&self, selection: &Selection) -> Result<usize, InboxError> {
+    pub fn retry(&self, selection: &Selection) -> Result<usize, QueueError> {
         let now = (self.clock)();
         self.store.retry(selection, now)
     }
@@ -67,7 +67,7 @@ impl Operator {
     /// # Errors
     ///
     /// If one is not there or delivered; then nothing is changed.
-    pub fn drop_events(&self, selection: &Selection) -> Result<usize, InboxError> {
+    pub fn drop_events(&self, selection: &Selection) -> Result<usize, QueueError> {
         let now = (self.clock)();
         self.store.drop_events(selection, now)
     }

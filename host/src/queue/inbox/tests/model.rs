@@ -73,7 +73,7 @@ proptest! {
                     Step::Repeat(_) => {}
                     Step::Pass(time) => {
                         now.fetch_add(time, Ordering::SeqCst);
-                        inbox.inner.wake.notify_one();
+                        inbox.inner.queue.wake.notify_one();
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                     Step::Restart => {
@@ -88,7 +88,7 @@ proptest! {
                     break;
                 }
                 now.fetch_add(1_000, Ordering::SeqCst);
-                inbox.inner.wake.notify_one();
+                inbox.inner.queue.wake.notify_one();
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 counts = inbox.counts().await.unwrap();
             }

@@ -13,11 +13,42 @@ use rusqlite::types::ValueRef;
 
 use super::{Store, read, shown, state, stored};
 use crate::event::Event;
-use crate::inbox::backoff::LONGEST_MS;
-use crate::inbox::{InboxError, State};
+use crate::queue::backoff::LONGEST_MS;
+use crate::queue::{QueueError, Side, State};
+
+/// What is to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::queue) struct Item {
+    pub(in crate::queue) event: Event,
+    /// By which a repetition is recognised.
+    pub(in crate::queue) id: Option<String>,
+    /// Within which order is kept.
+    pub(in crate::queue) conversation: String,
+    /// What comes first, the higher one.
+    pub(in crate::queue) rank: i64,
+    /// After that it is dead; without it, the queue's age decides.
+    pub(in crate::queue) expires_at: Option<u64>,
+}
+
+impl Item {
+    /// What DingTalk has sent.
+    pub(in crate::queue) fn received(event: Event) -> Self {
+        let id = event.metadata("msgId").filter(|id| !id.is_empty()).map(str::to_owned);
+        let conversation = event.metadata("conversationId").unwrap_or_default().to_owned();
+        Self { event, id, conversation, rank: 0, expires_at: None }
+    }
+
+    /// Bytes for which there must be room.
+    pub(in crate::queue) fn bytes(&self) -> usize {
+        let pairs =
+            |pairs: &[(String, String)]| pairs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        self.event.data.len() + pairs(&self.event.metadata)
+    }
+}
 
 /// What became of an event that was to be stored.
-pub(in crate::inbox) enum Stored {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::queue) enum Stored {
     New(i64),
     /// Known, and still to be delivered.
     Pending(i64),
@@ -28,36 +59,38 @@ pub(in crate::inbox) enum Stored {
 }
 
 /// A conversation, as the deliveries under way are known by. Not the lane's row: that one goes and comes back.
-pub(in crate::inbox) type Lane = (String, String);
+pub(in crate::queue) type Lane = (String, String);
 
 /// The first event of a lane.
-pub(in crate::inbox) struct Head {
-    pub(in crate::inbox) seq: i64,
-    pub(in crate::inbox) lane: Lane,
+pub(in crate::queue) struct Head {
+    pub(in crate::queue) seq: i64,
+    pub(in crate::queue) lane: Lane,
     /// How often it has failed.
-    pub(in crate::inbox) attempts: u32,
-    pub(in crate::inbox) event: Arc<Event>,
+    pub(in crate::queue) attempts: u32,
+    /// Not to be delivered any more after that.
+    pub(in crate::queue) expires_at: Option<u64>,
+    pub(in crate::queue) event: Arc<Event>,
 }
 
 /// What is to be delivered now, and when to look again.
 #[derive(Default)]
-pub(in crate::inbox) struct Due {
-    pub(in crate::inbox) heads: Vec<Head>,
+pub(in crate::queue) struct Due {
+    pub(in crate::queue) heads: Vec<Head>,
     /// The earliest later time at which a lane becomes due.
-    pub(in crate::inbox) next: Option<u64>,
+    pub(in crate::queue) next: Option<u64>,
 }
 
 /// How many deliveries may begin.
 #[derive(Clone)]
-pub(in crate::inbox) struct Room {
-    pub(in crate::inbox) in_all: usize,
+pub(in crate::queue) struct Room {
+    pub(in crate::queue) in_all: usize,
     /// For a binding that is not in `by_binding`.
-    pub(in crate::inbox) a_binding: usize,
-    pub(in crate::inbox) by_binding: HashMap<String, usize>,
+    pub(in crate::queue) a_binding: usize,
+    pub(in crate::queue) by_binding: HashMap<String, usize>,
     /// Under way already.
-    pub(in crate::inbox) running: Vec<Lane>,
+    pub(in crate::queue) running: Vec<Lane>,
     /// At which binding to begin, so that the last ones are not always the ones for which there is no room.
-    pub(in crate::inbox) turn: usize,
+    pub(in crate::queue) turn: usize,
 }
 
 /// Lanes that are changed in one transaction: each has a page in the table and two in indexes.
@@ -73,7 +106,10 @@ const BINDINGS: &str = "WITH RECURSIVE names (name) AS (
      ) SELECT name FROM names WHERE name IS NOT NULL";
 
 /// What is said of an event that makes no sense.
-const UNREADABLE: &str = "the host cannot read it back from the inbox; see `inbox list`";
+const UNREADABLE: &str = "the host cannot read it back from the store; see the `list` subcommand";
+
+/// What is said of an event that was not delivered by the time that came with it.
+pub(in crate::queue) const EXPIRED: &str = "it was not sent by the time of its metadata item \"expires\"";
 
 /// Text as this host has written it.
 pub(super) fn text(value: ValueRef<'_>) -> Option<String> {
@@ -85,22 +121,22 @@ fn pairs(value: ValueRef<'_>) -> Option<Vec<(String, String)>> {
 }
 
 impl Store {
-    /// Stores an event, unless its `msgId` is known.
-    pub(in crate::inbox) fn insert(&self, event: &Event, now: u64) -> Result<Stored, InboxError> {
+    /// Stores an event, unless its identifier is known.
+    pub(in crate::queue) fn insert(&self, item: &Item, now: u64) -> Result<Stored, QueueError> {
         if let Some(damage) = self.damage() {
             return Err(damage.clone());
         }
+        let Item { event, id, conversation, rank, expires_at } = item;
         let digest = event.digest();
-        let msg_id = event.metadata("msgId").filter(|id| !id.is_empty());
-        if let Some(msg_id) = msg_id {
+        if let Some(id) = id {
             let known = self.first(
                 "SELECT seq, state, reply, ifnull(digest, ?3) = ?3 FROM events WHERE binding = ?1 AND msg_id = ?2",
-                params![event.binding, msg_id, digest.as_slice()],
+                params![event.binding, id, digest.as_slice()],
                 |row| Ok((row.get(0)?, state(row, 1)?, row.get::<_, Option<Vec<u8>>>(2)?, row.get::<_, bool>(3)?)),
             )?;
             if let Some((seq, state, reply, is_same)) = known {
                 if !is_same {
-                    return Err(InboxError::OtherBody { seq });
+                    return Err(QueueError::OtherBody { side: self.side, seq });
                 }
                 return Ok(match state {
                     State::Pending => Stored::Pending(seq),
@@ -113,64 +149,80 @@ impl Store {
         if !self.has_room((event.data.len() + metadata.len() + trace.len()) as u64)? {
             return Err(self.no_room());
         }
-        let conversation = event.metadata("conversationId").unwrap_or_default();
         self.execute(
-            "INSERT INTO events (binding, msg_id, conversation, accepted_at, state, metadata, trace, data, digest)
-             VALUES (?1, ?2, ?3, ?4, 'pending', ?5, ?6, ?7, ?8)",
+            "INSERT INTO events (binding, msg_id, conversation, accepted_at, state, metadata, trace, data, digest, rank,
+                 expires_at)
+             VALUES (?1, ?2, ?3, ?4, 'pending', ?5, ?6, ?7, ?8, ?9, ?10)",
             params![
                 event.binding,
-                msg_id,
+                id,
                 conversation,
                 stored(now),
                 metadata,
                 trace,
                 &event.data[..],
-                digest.as_slice()
+                digest.as_slice(),
+                rank,
+                expires_at.map(stored),
             ],
         )?;
         let seq = self.connection.last_insert_rowid();
-        self.add_lane(&event.binding, conversation, now)?;
+        self.add_lane(&event.binding, conversation, now, *rank)?;
         Ok(Stored::New(seq))
     }
 
-    fn pairs_to_text(&self, pairs: &[(String, String)]) -> Result<String, InboxError> {
+    fn pairs_to_text(&self, pairs: &[(String, String)]) -> Result<String, QueueError> {
         serde_json::to_string(pairs)
-            .map_err(|error| InboxError::Io { file: self.file.clone(), reason: format!("cannot be written: {error}") })
+            .map_err(|error| QueueError::Io { place: self.place(), reason: format!("cannot be written: {error}") })
     }
 
-    pub(super) fn add_lane(&self, binding: &str, conversation: &str, due: u64) -> Result<(), InboxError> {
+    /// A conversation has an event. One that comes before those that wait need not wait for what they wait for.
+    pub(super) fn add_lane(&self, binding: &str, conversation: &str, due: u64, rank: i64) -> Result<(), QueueError> {
         self.execute(
-            "INSERT INTO lanes (binding, conversation, due) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-            params![binding, conversation, stored(due)],
+            "INSERT INTO lanes (binding, conversation, due, rank) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO UPDATE SET rank = excluded.rank, due = min(due, excluded.due) WHERE excluded.rank > rank",
+            params![binding, conversation, stored(due), rank],
         )?;
         Ok(())
     }
 
+    /// By what the events of a conversation are ordered. All of an inbox have the same rank, and its index knows none.
+    pub(super) fn order(&self) -> &'static str {
+        match self.side {
+            Side::Inbox => "seq",
+            Side::Outbox => "rank DESC, seq",
+        }
+    }
+
     /// The first pending event of a conversation.
-    pub(super) fn head(&self, binding: &str, conversation: &str) -> Result<Option<i64>, InboxError> {
-        self.first(
-            "SELECT seq FROM events WHERE binding = ?1 AND conversation = ?2 AND state = 'pending'
-             ORDER BY seq LIMIT 1",
-            params![binding, conversation],
-            |row| row.get(0),
-        )
+    pub(super) fn head(&self, binding: &str, conversation: &str) -> Result<Option<i64>, QueueError> {
+        Ok(self.head_and_rank(binding, conversation)?.map(|(seq, _)| seq))
+    }
+
+    fn head_and_rank(&self, binding: &str, conversation: &str) -> Result<Option<(i64, i64)>, QueueError> {
+        let sql = format!(
+            "SELECT seq, rank FROM events WHERE binding = ?1 AND conversation = ?2 AND state = 'pending'
+             ORDER BY {} LIMIT 1",
+            self.order()
+        );
+        self.first(&sql, params![binding, conversation], |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
     /// Says when the lane's first event is due, or removes a lane without events.
-    pub(super) fn settle(&self, binding: &str, conversation: &str, due: u64, suffers: bool) -> Result<(), InboxError> {
-        if self.head(binding, conversation)?.is_none() {
+    pub(super) fn settle(&self, binding: &str, conversation: &str, due: u64, suffers: bool) -> Result<(), QueueError> {
+        let Some((_, rank)) = self.head_and_rank(binding, conversation)? else {
             self.execute("DELETE FROM lanes WHERE binding = ?1 AND conversation = ?2", params![binding, conversation])?;
             return Ok(());
-        }
+        };
         self.execute(
-            "UPDATE lanes SET due = ?3, suffers = ?4 WHERE binding = ?1 AND conversation = ?2",
-            params![binding, conversation, stored(due), suffers],
+            "UPDATE lanes SET due = ?3, suffers = ?4, rank = ?5 WHERE binding = ?1 AND conversation = ?2",
+            params![binding, conversation, stored(due), suffers, rank],
         )?;
         Ok(())
     }
 
     /// The events to deliver now, as far as there is room.
-    pub(in crate::inbox) fn due(&self, room: &Room, now: u64) -> Result<Due, InboxError> {
+    pub(in crate::queue) fn due(&self, room: &Room, now: u64) -> Result<Due, QueueError> {
         let mut bindings = self.bindings()?;
         if bindings.contains(&None) {
             self.set_unreadable_lanes_aside(now)?;
@@ -201,12 +253,12 @@ impl Store {
     }
 
     /// The bindings that have lanes: one index look-up for each, however many lanes there are. `None` is no text.
-    fn bindings(&self) -> Result<Vec<Option<String>>, InboxError> {
+    fn bindings(&self) -> Result<Vec<Option<String>>, QueueError> {
         self.all(BINDINGS, [], |row| Ok(text(row.get_ref(0)?)))
     }
 
     /// Makes lanes of a binding due at `now` that are due after `later`: some of them. Returns how many.
-    fn hasten(&self, binding: &str, later: u64, now: u64, which: &str) -> Result<usize, InboxError> {
+    fn hasten(&self, binding: &str, later: u64, now: u64, which: &str) -> Result<usize, QueueError> {
         let sql = format!(
             "UPDATE lanes SET due = ?2, suffers = 0 WHERE id IN
                  (SELECT id FROM lanes WHERE binding = ?1 AND due > ?3 AND {which} LIMIT {HASTENED_AT_ONCE})"
@@ -214,7 +266,7 @@ impl Store {
         self.execute(&sql, params![binding, stored(now), stored(later)])
     }
 
-    fn hasten_all(&self, now: u64, which: &str) -> Result<bool, InboxError> {
+    fn hasten_all(&self, now: u64, which: &str) -> Result<bool, QueueError> {
         let mut is_more = false;
         for binding in self.bindings()?.iter().flatten() {
             is_more |= self.hasten(binding, now, now, which)? == HASTENED_AT_ONCE;
@@ -229,14 +281,19 @@ impl Store {
         room: &Room,
         now: u64,
         heads: &mut Vec<Head>,
-    ) -> Result<(), InboxError> {
+    ) -> Result<(), QueueError> {
         // Those under way may be among them, and are passed over.
         let running = room.running.iter().filter(|(running, _)| running == binding).count();
-        let conversations: Vec<Option<String>> = self.all(
-            "SELECT conversation FROM lanes WHERE binding = ?1 AND due <= ?2 ORDER BY due, id LIMIT ?3",
-            params![binding, stored(now), i64::try_from(free + running).unwrap_or(i64::MAX)],
-            |row| Ok(text(row.get_ref(0)?)),
-        )?;
+        let most = i64::try_from(free + running).unwrap_or(i64::MAX);
+        let mut conversations: Vec<Option<String>> = Vec::new();
+        // A look-up for each rank: one for all of them would sort all that is due.
+        for rank in self.ranks() {
+            conversations.extend(self.all(
+                "SELECT conversation FROM lanes WHERE binding = ?1 AND due <= ?2 AND rank = ?4 ORDER BY due, id LIMIT ?3",
+                params![binding, stored(now), most, rank],
+                |row| Ok(text(row.get_ref(0)?)),
+            )?);
+        }
         if conversations.contains(&None) {
             self.set_unreadable_lanes_aside(now)?;
         }
@@ -256,7 +313,7 @@ impl Store {
                     self.set_aside(seq, UNREADABLE, now)?;
                 }
                 Err(error) => {
-                    if matches!(error, InboxError::Corrupt { .. }) {
+                    if matches!(error, QueueError::Corrupt { .. }) {
                         self.pass_over(seq, &error);
                         self.unreadable.replace(Some((binding.to_owned(), conversation)));
                     }
@@ -267,31 +324,43 @@ impl Store {
         Ok(())
     }
 
+    /// Ranks of lanes, from what comes first.
+    fn ranks(&self) -> &'static [i64] {
+        match self.side {
+            Side::Inbox => &[0],
+            Side::Outbox => &[1, 0, -1],
+        }
+    }
+
     /// Puts the conversation off whose first event [`Self::due`] found on a damaged page: the others must not wait for
     /// it. In a transaction of its own, because SQLite writes nothing more in one that has met damage, and later
     /// rather than never, because that cannot be noted in a row that cannot be read. Returns whether there was one.
-    pub(in crate::inbox) fn put_unreadable_off(&self, now: u64) -> Result<bool, InboxError> {
+    pub(in crate::queue) fn put_unreadable_off(&self, now: u64) -> Result<bool, QueueError> {
         let Some((binding, conversation)) = self.unreadable.take() else { return Ok(false) };
         self.settle(&binding, &conversation, now.saturating_add(LONGEST_MS), false)?;
         Ok(true)
     }
 
     /// A pending event; `None` if it does not make sense.
-    fn load(&self, seq: i64, binding: &str, conversation: &str) -> Result<Option<Head>, InboxError> {
-        let sql = "SELECT attempts, metadata, trace, data FROM events WHERE seq = ?1";
+    fn load(&self, seq: i64, binding: &str, conversation: &str) -> Result<Option<Head>, QueueError> {
+        let sql = "SELECT attempts, metadata, trace, data, expires_at FROM events WHERE seq = ?1";
         let row = self.first(sql, [seq], |row| {
             let attempts = row.get_ref(0)?.as_i64().ok().and_then(|attempts| u32::try_from(attempts).ok());
             let pairs = |index| Ok::<_, rusqlite::Error>(pairs(row.get_ref(index)?));
             let data = row.get_ref(3)?.as_blob().ok().map(Bytes::copy_from_slice);
-            Ok((attempts, pairs(1)?, pairs(2)?, data))
+            let expires_at = row.get_ref(4)?.as_i64_or_null().ok().map(|time| time.map(read));
+            Ok((attempts, pairs(1)?, pairs(2)?, data, expires_at))
         })?;
-        let Some((Some(attempts), Some(metadata), Some(trace), Some(data))) = row else { return Ok(None) };
+        let Some((Some(attempts), Some(metadata), Some(trace), Some(data), Some(expires_at))) = row else {
+            return Ok(None);
+        };
         let event = Arc::new(Event { binding: binding.to_owned(), data, metadata, trace });
-        Ok(Some(Head { seq, lane: (binding.to_owned(), conversation.to_owned()), attempts, event }))
+        let lane = (binding.to_owned(), conversation.to_owned());
+        Ok(Some(Head { seq, lane, attempts, expires_at, event }))
     }
 
     /// Lanes whose names make no sense, and their events: nobody could be asked to take them.
-    fn set_unreadable_lanes_aside(&self, now: u64) -> Result<(), InboxError> {
+    fn set_unreadable_lanes_aside(&self, now: u64) -> Result<(), QueueError> {
         let mut unreadable = Vec::new();
         self.all("SELECT id, binding, conversation FROM lanes", [], |row| {
             if text(row.get_ref(1)?).is_none() || text(row.get_ref(2)?).is_none() {
@@ -322,7 +391,7 @@ impl Store {
     }
 
     /// The conversation of a pending event. Names that make no sense are those of no lane.
-    pub(super) fn pending_lane(&self, seq: i64) -> Result<Option<Lane>, InboxError> {
+    pub(super) fn pending_lane(&self, seq: i64) -> Result<Option<Lane>, QueueError> {
         self.first("SELECT binding, conversation FROM events WHERE seq = ?1 AND state = 'pending'", [seq], |row| {
             Ok((shown(row.get_ref(0)?).unwrap_or_default(), shown(row.get_ref(1)?).unwrap_or_default()))
         })
@@ -330,7 +399,7 @@ impl Store {
 
     /// The application has taken a pending event. Nothing happens to one that is not pending: the operator was
     /// faster.
-    pub(in crate::inbox) fn delivered(&self, seq: i64, reply: Option<&[u8]>, now: u64) -> Result<(), InboxError> {
+    pub(in crate::queue) fn delivered(&self, seq: i64, reply: Option<&[u8]>, now: u64) -> Result<(), QueueError> {
         if let Some((binding, conversation)) = self.pending_lane(seq)? {
             self.clear(seq, now)?;
             // Its event has made room. A reply for which that is not enough is missing to a repetition only.
@@ -345,7 +414,7 @@ impl Store {
     }
 
     /// Leaves of an event what a repetition needs: nothing, if it has no `msgId`.
-    pub(super) fn clear(&self, seq: i64, now: u64) -> Result<(), InboxError> {
+    pub(super) fn clear(&self, seq: i64, now: u64) -> Result<(), QueueError> {
         self.execute("DELETE FROM events WHERE seq = ?1 AND msg_id IS NULL", [seq])?;
         self.execute(
             "UPDATE events SET state = 'delivered', finished_at = ?2, reply = NULL, conversation = '',
@@ -357,19 +426,19 @@ impl Store {
     }
 
     /// The reply went elsewhere: a repetition must not have it again.
-    pub(in crate::inbox) fn forget_reply(&self, seq: i64) -> Result<(), InboxError> {
+    pub(in crate::queue) fn forget_reply(&self, seq: i64) -> Result<(), QueueError> {
         self.execute("UPDATE events SET reply = NULL WHERE seq = ?1", [seq])?;
         Ok(())
     }
 
     /// The application refuses a pending event for good.
-    pub(in crate::inbox) fn refused(&self, seq: i64, error: &str, now: u64) -> Result<(), InboxError> {
+    pub(in crate::queue) fn refused(&self, seq: i64, error: &str, now: u64) -> Result<(), QueueError> {
         self.execute("UPDATE events SET attempts = attempts + 1 WHERE seq = ?1 AND state = 'pending'", [seq])?;
         self.set_aside(seq, error, now)
     }
 
     /// A pending event becomes a dead one, and the next one's turn comes.
-    fn set_aside(&self, seq: i64, error: &str, now: u64) -> Result<(), InboxError> {
+    fn set_aside(&self, seq: i64, error: &str, now: u64) -> Result<(), QueueError> {
         if let Some((binding, conversation)) = self.pending_lane(seq)? {
             self.die(seq, error, now)?;
             self.settle(&binding, &conversation, now, false)?;
@@ -377,13 +446,13 @@ impl Store {
         Ok(())
     }
 
-    fn die(&self, seq: i64, error: &str, now: u64) -> Result<(), InboxError> {
+    fn die(&self, seq: i64, error: &str, now: u64) -> Result<(), QueueError> {
         self.execute("UPDATE events SET state = 'dead', finished_at = ?2 WHERE seq = ?1", params![seq, stored(now)])?;
         self.note(seq, error)
     }
 
     /// Keeps why an event was not taken, if there is room: without it, the older reason is shown.
-    fn note(&self, seq: i64, error: &str) -> Result<(), InboxError> {
+    fn note(&self, seq: i64, error: &str) -> Result<(), QueueError> {
         if self.has_room(error.len() as u64)? {
             self.execute("UPDATE events SET last_error = ?2 WHERE seq = ?1", params![seq, error])?;
         }
@@ -391,26 +460,40 @@ impl Store {
     }
 
     /// Pending events that have waited for too long become dead ones, some at a time. Returns how many.
-    pub(in crate::inbox) fn expire(&self, now: u64) -> Result<usize, InboxError> {
+    pub(in crate::queue) fn expire(&self, now: u64) -> Result<usize, QueueError> {
         let oldest = stored(now.saturating_sub(self.limits.max_age_ms()));
         let old = self.sizes("state = 'pending' AND ifnull(retried_at, accepted_at) < ?1", oldest)?;
         let old = Self::first_fitting(old);
         for &seq in &old {
-            let set_aside = self.set_aside(seq, "the application did not take it within --inbox-max-age", now);
+            let set_aside = self.set_aside(seq, self.side.too_old(), now);
+            set_aside.inspect_err(|error| self.pass_over(seq, error))?;
+        }
+        Ok(old.len() + self.expire_early(now)?)
+    }
+
+    /// As [`Self::expire`], of those that were to be delivered earlier than that.
+    fn expire_early(&self, now: u64) -> Result<usize, QueueError> {
+        if self.side == Side::Inbox {
+            return Ok(0);
+        }
+        let old = self.sizes("state = 'pending' AND expires_at IS NOT NULL AND expires_at <= ?1", stored(now))?;
+        let old = Self::first_fitting(old);
+        for &seq in &old {
+            let set_aside = self.set_aside(seq, EXPIRED, now);
             set_aside.inspect_err(|error| self.pass_over(seq, error))?;
         }
         Ok(old.len())
     }
 
     /// A pending event is to be tried again at `due`.
-    pub(in crate::inbox) fn failed(
+    pub(in crate::queue) fn failed(
         &self,
         seq: i64,
         error: &str,
         due: u64,
         suffers: bool,
         now: u64,
-    ) -> Result<(), InboxError> {
+    ) -> Result<(), QueueError> {
         if let Some((binding, conversation)) = self.pending_lane(seq)? {
             self.execute("UPDATE events SET attempts = attempts + 1 WHERE seq = ?1", [seq])?;
             self.note(seq, error)?;
@@ -422,17 +505,17 @@ impl Store {
     }
 
     /// The application is back: what only waited for that is due. Returns whether there may be more.
-    pub(in crate::inbox) fn wake(&self, now: u64) -> Result<bool, InboxError> {
+    pub(in crate::queue) fn wake(&self, now: u64) -> Result<bool, QueueError> {
         self.hasten_all(now, "suffers = 1")
     }
 
     /// This binding is there again: all that it has is due. Returns whether there may be more.
-    pub(in crate::inbox) fn wake_binding(&self, binding: &str, now: u64) -> Result<bool, InboxError> {
+    pub(in crate::queue) fn wake_binding(&self, binding: &str, now: u64) -> Result<bool, QueueError> {
         Ok(self.hasten(binding, now, now, ANY)? == HASTENED_AT_ONCE)
     }
 
     /// A new process: everything is due. Returns whether there may be more.
-    pub(in crate::inbox) fn wake_all(&self, now: u64) -> Result<bool, InboxError> {
+    pub(in crate::queue) fn wake_all(&self, now: u64) -> Result<bool, QueueError> {
         self.hasten_all(now, ANY)
     }
 }

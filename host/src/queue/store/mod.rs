@@ -1,4 +1,4 @@
-//! The inbox on disk. Nothing outside this directory knows SQL, and everything here blocks.
+//! A queue on disk. Nothing outside this directory knows SQL, and everything here blocks.
 
 mod operate;
 mod queue;
@@ -18,17 +18,12 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, Row};
 
-use super::{InboxError, Limits, State};
-pub(super) use queue::{Due, Head, Lane, Room, Stored};
+use super::error::Place;
+use super::{Limits, QueueError, Side, State};
+pub(super) use queue::{Due, Head, Item, Lane, Room, Stored};
 #[cfg(test)]
 pub(super) const FIRST_SCHEMA: &str = schema::STEPS[0];
 pub(super) use space::LEAST_BYTES;
-
-/// Name of the store in the directory.
-const FILE: &str = "inbox.sqlite";
-
-/// SQLite's name for the journal beside it.
-const JOURNAL: &str = "inbox.sqlite-wal";
 
 /// How long to wait for another process that writes. The `inbox` command writes for less than a second at a time,
 /// even if it puts 100,000 events back.
@@ -45,12 +40,13 @@ pub(super) const KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 /// An open store.
 pub(super) struct Store {
     connection: Connection,
+    side: Side,
     file: PathBuf,
     limits: Limits,
     /// Why the file could not grow the last time, and when that was.
-    scarce: RefCell<Option<(InboxError, Instant)>>,
+    scarce: RefCell<Option<(QueueError, Instant)>>,
     /// What SQLite has found to be damaged since the store was opened.
-    damage: OnceCell<InboxError>,
+    damage: OnceCell<QueueError>,
     /// The conversation whose first event could not be read because of that.
     unreadable: RefCell<Option<Lane>>,
     /// Events on damaged pages: neither delivered nor changed.
@@ -74,13 +70,12 @@ fn read(ms: i64) -> u64 {
 impl Store {
     /// Opens the store in `dir`, creates it if there is none, checks it, puts it in order if it can be, and reserves the
     /// space that it needs.
-    pub(super) fn create(dir: &Path, limits: Limits) -> Result<Self, InboxError> {
-        let file = dir.join(FILE);
+    pub(super) fn create(side: Side, dir: &Path, limits: Limits) -> Result<Self, QueueError> {
+        let file = dir.join(side.file());
         // A store of an earlier host that was rebuilt and not put in its place yet.
         let created = repair::take_place(&file).and_then(|()| private_file(&file));
-        created
-            .map_err(|error| InboxError::Io { file: file.clone(), reason: format!("cannot be created: {error}") })?;
-        let store = Self::connect(file, limits)?;
+        created.map_err(|error| io_error(side, &file, format!("cannot be created: {error}")))?;
+        let store = Self::connect(side, file, limits)?;
         if store.version()? == 0 {
             // Before the journal mode, which writes the first page and thereby settles it.
             store.batch("PRAGMA auto_vacuum = INCREMENTAL")?;
@@ -88,8 +83,8 @@ impl Store {
             // What is damaged is not written to.
             let error = store.corrupt(finding);
             return store.put_in_order().inspect_err(|why| {
-                if !matches!(why, InboxError::Corrupt { .. }) {
-                    tracing::error!(%error, "the inbox cannot be put in order now");
+                if !matches!(why, QueueError::Corrupt { .. }) {
+                    tracing::error!(%error, "the {side} cannot be put in order now");
                 }
             });
         }
@@ -97,7 +92,7 @@ impl Store {
     }
 
     /// A store that is in order, as a host needs it.
-    fn make_ready(self) -> Result<Self, InboxError> {
+    fn make_ready(self) -> Result<Self, QueueError> {
         self.batch("PRAGMA journal_mode = WAL")?;
         self.bring_up_to_date(self.version()?)?;
         if let Err(error) = self.reserve_journal().and_then(|()| self.end_growth()) {
@@ -108,13 +103,16 @@ impl Store {
     }
 
     /// Takes the steps that the store has not had.
-    fn bring_up_to_date(&self, version: i64) -> Result<(), InboxError> {
+    fn bring_up_to_date(&self, version: i64) -> Result<(), QueueError> {
         if version == schema::VERSION {
             return Ok(());
         }
         self.transaction(|store| {
             for step in schema::STEPS.iter().skip(usize::try_from(version).unwrap_or(0)) {
                 store.batch(step)?;
+            }
+            if version == 0 && store.side == Side::Outbox {
+                store.batch(schema::OUTBOX)?;
             }
             store.batch(&format!("PRAGMA user_version = {}", schema::VERSION))
         })
@@ -130,41 +128,43 @@ impl Store {
     }
 
     /// Why nothing more is stored, if it is so: the file cannot grow.
-    fn no_room(&self) -> InboxError {
+    fn no_room(&self) -> QueueError {
         let known = self.scarce.borrow().as_ref().map(|(error, _)| error.clone());
-        known.unwrap_or(InboxError::Full { file: self.file.clone() })
+        known.unwrap_or(QueueError::Full { place: self.place() })
     }
 
     /// Opens the store in `dir` beside a host that may be running.
-    pub(super) fn open(dir: &Path) -> Result<Self, InboxError> {
-        let file = dir.join(FILE);
-        let missing = || InboxError::Missing { file: file.clone() };
+    pub(super) fn open(side: Side, dir: &Path) -> Result<Self, QueueError> {
+        let file = dir.join(side.file());
+        let missing = || QueueError::Missing { place: Place::new(side, &file) };
         match fs::metadata(&file) {
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
             Err(error) => {
-                return Err(InboxError::Io { reason: format!("cannot be read: {error}"), file });
+                return Err(io_error(side, &file, format!("cannot be read: {error}")));
             }
         }
         // What is there may go to its place, whatever a host may store.
-        let store = Self::connect(file.clone(), Limits { max_size: u64::MAX, ..Limits::default() })?;
+        let store = Self::connect(side, file.clone(), Limits { max_size: u64::MAX, ..Limits::default() })?;
         match store.version()? {
             0 => Err(missing()),
             schema::VERSION => Ok(store),
-            _ => Err(InboxError::Older { file }),
+            _ => Err(QueueError::Older { place: store.place() }),
         }
     }
 
-    fn connect(file: PathBuf, limits: Limits) -> Result<Self, InboxError> {
+    fn connect(side: Side, file: PathBuf, limits: Limits) -> Result<Self, QueueError> {
         if is_empty(&file) && !is_empty(&beside(&file, "-wal")) {
             // SQLite would take the journal for a left-over and remove it.
-            return Err(InboxError::Corrupt { file, reason: format!("it is empty, but {JOURNAL} is not") });
+            let reason = format!("it is empty, but {}-wal is not", side.file());
+            return Err(QueueError::Corrupt { place: Place::new(side, &file), reason });
         }
         // Not SQLITE_OPEN_URI: a directory may have any name.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&file, flags).map_err(|error| explain(&file, &error))?;
+        let connection = Connection::open_with_flags(&file, flags).map_err(|error| explain(side, &file, &error))?;
         let store = Self {
             connection,
+            side,
             file,
             limits,
             scarce: RefCell::default(),
@@ -194,36 +194,45 @@ impl Store {
         Ok(store)
     }
 
+    /// Which way its events go.
+    pub(super) fn side(&self) -> Side {
+        self.side
+    }
+
+    fn place(&self) -> Place {
+        Place::new(self.side, &self.file)
+    }
+
     fn journal(&self) -> PathBuf {
         beside(&self.file, "-wal")
     }
 
-    fn version(&self) -> Result<i64, InboxError> {
+    fn version(&self) -> Result<i64, QueueError> {
         let found: i64 = self
             .connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(|error| self.error(&error))?;
         if !(0..=schema::VERSION).contains(&found) {
-            return Err(InboxError::Newer { file: self.file.clone(), found, known: schema::VERSION });
+            return Err(QueueError::Newer { place: self.place(), found, known: schema::VERSION });
         }
         Ok(found)
     }
 
-    fn corrupt(&self, finding: &str) -> InboxError {
-        InboxError::Corrupt { file: self.file.clone(), reason: one_line(finding) }
+    fn corrupt(&self, finding: &str) -> QueueError {
+        QueueError::Corrupt { place: self.place(), reason: one_line(finding) }
     }
 
-    fn error(&self, error: &rusqlite::Error) -> InboxError {
-        let error = explain(&self.file, error);
-        if matches!(error, InboxError::Corrupt { .. }) && self.damage.set(error.clone()).is_ok() {
-            tracing::error!(%error, "the inbox takes no more messages; it delivers those that it can read");
+    fn error(&self, error: &rusqlite::Error) -> QueueError {
+        let error = explain(self.side, &self.file, error);
+        if matches!(error, QueueError::Corrupt { .. }) && self.damage.set(error.clone()).is_ok() {
+            tracing::error!(%error, "the {} takes no more messages; it delivers those that it can read", self.side);
         }
         error
     }
 
     /// Takes note of an event that is on a damaged page: all others must not wait for it.
-    fn pass_over(&self, seq: i64, error: &InboxError) {
-        if matches!(error, InboxError::Corrupt { .. }) && self.passed_over.borrow_mut().insert(seq) {
+    fn pass_over(&self, seq: i64, error: &QueueError) {
+        if matches!(error, QueueError::Corrupt { .. }) && self.passed_over.borrow_mut().insert(seq) {
             tracing::error!(seq, %error, "an event cannot be read: it is neither delivered nor set aside, and those behind it wait");
         }
     }
@@ -234,21 +243,21 @@ impl Store {
     }
 
     /// What is damaged, if that has been found: nothing may be acknowledged that is stored there.
-    pub(super) fn damage(&self) -> Option<&InboxError> {
+    pub(super) fn damage(&self) -> Option<&QueueError> {
         self.damage.get()
     }
 
-    fn batch(&self, sql: &str) -> Result<(), InboxError> {
+    fn batch(&self, sql: &str) -> Result<(), QueueError> {
         self.connection.execute_batch(sql).map_err(|error| self.error(&error))
     }
 
-    fn prepared(&self, sql: &str) -> Result<CachedStatement<'_>, InboxError> {
+    fn prepared(&self, sql: &str) -> Result<CachedStatement<'_>, QueueError> {
         #[cfg(test)]
         self.statements.borrow_mut().insert(sql.to_owned());
         self.connection.prepare_cached(sql).map_err(|error| self.error(&error))
     }
 
-    fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Result<usize, InboxError> {
+    fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Result<usize, QueueError> {
         let mut statement = self.prepared(sql)?;
         statement.execute(values).map_err(|error| self.error(&error))
     }
@@ -259,7 +268,7 @@ impl Store {
         sql: &str,
         values: impl rusqlite::Params,
         map: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> Result<Option<T>, InboxError> {
+    ) -> Result<Option<T>, QueueError> {
         let mut statement = self.prepared(sql)?;
         statement.query_row(values, map).optional().map_err(|error| self.error(&error))
     }
@@ -269,14 +278,14 @@ impl Store {
         sql: &str,
         values: impl rusqlite::Params,
         map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> Result<Vec<T>, InboxError> {
+    ) -> Result<Vec<T>, QueueError> {
         let mut statement = self.prepared(sql)?;
         let rows = statement.query_map(values, map).map_err(|error| self.error(&error))?;
         rows.collect::<Result<_, _>>().map_err(|error| self.error(&error))
     }
 
     /// Everything that `work` does, or nothing of it.
-    pub(super) fn transaction<T>(&self, work: impl FnOnce(&Self) -> Result<T, InboxError>) -> Result<T, InboxError> {
+    pub(super) fn transaction<T>(&self, work: impl FnOnce(&Self) -> Result<T, QueueError>) -> Result<T, QueueError> {
         #[cfg(test)]
         let before = self.connection.total_changes();
         // IMMEDIATE: a transaction that starts by reading could not go on to write after another process did.
@@ -287,7 +296,7 @@ impl Store {
             && !self.connection.is_autocommit()
             && let Err(error) = self.batch("ROLLBACK")
         {
-            tracing::error!(%error, "the inbox cannot roll back");
+            tracing::error!(%error, "the {} cannot roll back", self.side);
         }
         #[cfg(test)]
         if result.is_ok() && self.connection.total_changes() != before {
@@ -298,7 +307,7 @@ impl Store {
 
     /// Removes some of what has been kept long enough, and gives some free space back. Returns whether there is
     /// more of either.
-    pub(super) fn purge(&self, now: u64) -> Result<bool, InboxError> {
+    pub(super) fn purge(&self, now: u64) -> Result<bool, QueueError> {
         let old = self.sizes("state = 'delivered' AND finished_at < ?1", stored(now.saturating_sub(KEPT_MS)))?;
         let removed = Self::first_fitting(old);
         for &seq in &removed {
@@ -310,7 +319,7 @@ impl Store {
     }
 
     #[cfg(test)]
-    pub(super) fn limit_pages(&self, more: Option<i64>) -> Result<(), InboxError> {
+    pub(super) fn limit_pages(&self, more: Option<i64>) -> Result<(), QueueError> {
         let pages: i64 = self.first("PRAGMA page_count", [], |row| row.get(0))?.unwrap();
         let limit = more.map_or(1_000_000, |more| pages + more);
         self.all(&format!("PRAGMA max_page_count = {limit}"), [], |_| Ok(()))?;
@@ -331,12 +340,12 @@ impl Store {
     }
 
     #[cfg(test)]
-    pub(super) fn batch_for_test(&self, sql: &str) -> Result<(), InboxError> {
+    pub(super) fn batch_for_test(&self, sql: &str) -> Result<(), QueueError> {
         self.batch(sql)
     }
 
     #[cfg(test)]
-    pub(super) fn number_for_test(&self, sql: &str) -> Result<i64, InboxError> {
+    pub(super) fn number_for_test(&self, sql: &str) -> Result<i64, QueueError> {
         Ok(self.first(sql, [], |row| row.get(0))?.unwrap())
     }
 }
@@ -394,16 +403,20 @@ fn keep_private(_: &File) -> std::io::Result<()> {
     Ok(())
 }
 
+fn io_error(side: Side, file: &Path, reason: String) -> QueueError {
+    QueueError::Io { place: Place::new(side, file), reason }
+}
+
 /// SQLite's failures in terms of what to do. Its texts name tables and columns, never values.
-fn explain(file: &Path, error: &rusqlite::Error) -> InboxError {
-    let file = file.to_owned();
+fn explain(side: Side, file: &Path, error: &rusqlite::Error) -> QueueError {
+    let place = Place::new(side, file);
     let reason = one_line(&error.to_string());
     match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => InboxError::Full { file },
-        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => InboxError::ReadOnly { file },
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => InboxError::Corrupt { file, reason },
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => InboxError::Busy { file },
-        _ => InboxError::Io { file, reason: format!("cannot be used: {reason}") },
+        Some(ErrorCode::DiskFull) => QueueError::Full { place },
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => QueueError::ReadOnly { place },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => QueueError::Corrupt { place, reason },
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => QueueError::Busy { place },
+        _ => QueueError::Io { place, reason: format!("cannot be used: {reason}") },
     }
 }
 
@@ -431,7 +444,7 @@ mod tests {
             (ffi::SQLITE_IOERR, "cannot be used"),
         ] {
             let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
-            let said = explain(Path::new("/var/inbox.sqlite"), &error).to_string();
+            let said = explain(Side::Inbox, Path::new("/var/inbox.sqlite"), &error).to_string();
             assert!(said.contains("/var/inbox.sqlite") && said.contains(advice), "{said}");
         }
     }
@@ -440,9 +453,9 @@ mod tests {
     fn the_operator_can_change_a_store_that_is_larger_than_usual() {
         let dir = tempfile::TempDir::new().unwrap();
         let usual = Limits::default();
-        let store = Store::create(dir.path(), usual).unwrap();
+        let store = Store::create(Side::Inbox, dir.path(), usual).unwrap();
         assert_eq!(store.limits, usual);
         // There is no option by which the operator could allow more.
-        assert_eq!(Store::open(dir.path()).unwrap().limits.max_size, u64::MAX);
+        assert_eq!(Store::open(Side::Inbox, dir.path()).unwrap().limits.max_size, u64::MAX);
     }
 }

@@ -2,7 +2,7 @@
 
 /// The steps that make the tables. A store's `user_version` says how many it has had; each adds to what is there
 /// and rewrites no row, so that a step needs as good as no space and no time.
-pub(super) const STEPS: [&str; 2] = [
+pub(super) const STEPS: [&str; 3] = [
     "
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -45,7 +45,45 @@ CREATE INDEX events_waiting ON events (ifnull(retried_at, accepted_at)) WHERE st
 -- Holds pages while the store grows, and is empty otherwise.
 CREATE TABLE growth (data BLOB NOT NULL);
 ",
+    "
+-- What comes first within a conversation, whatever came before it, and of conversations: 0 is usual.
+ALTER TABLE events ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE lanes ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
+-- After that it is not delivered any more; NULL if its age alone decides.
+ALTER TABLE events ADD COLUMN expires_at INTEGER;
+",
 ];
+
+/// What an outbox has beside that, from its beginning. An inbox has no ranks and no robots, and would have to read all of
+/// what it has for these indexes.
+pub(super) const OUTBOX: &str = "
+CREATE INDEX events_ranked ON events (binding, conversation, rank DESC, seq) WHERE state = 'pending';
+CREATE INDEX events_expiring ON events (expires_at) WHERE state = 'pending' AND expires_at IS NOT NULL;
+CREATE INDEX lanes_ranked ON lanes (binding, rank DESC, due, id);
+-- Each message that may count towards a robot's rate: what the next process must know of the last minute.
+CREATE TABLE posts (
+    id INTEGER PRIMARY KEY,
+    -- SHA-256 of the robot's address, which has its token in it.
+    robot BLOB NOT NULL,
+    begun_at INTEGER NOT NULL,
+    -- NULL while it is under way, or if nobody has seen its end.
+    ended_at INTEGER
+);
+CREATE INDEX posts_begun ON posts (begun_at);
+-- Until when DingTalk takes nothing from a robot.
+CREATE TABLE closings (
+    robot BLOB PRIMARY KEY,
+    until INTEGER NOT NULL,
+    closing TEXT NOT NULL
+);
+-- Messages of a month that DingTalk counts towards an organisation's allowance.
+CREATE TABLE quotas (
+    name TEXT NOT NULL,
+    month TEXT NOT NULL,
+    used INTEGER NOT NULL,
+    PRIMARY KEY (name, month)
+);
+";
 
 /// A store that has had every step. A file of a newer host has had more.
 pub(super) const VERSION: i64 = STEPS.len() as i64;

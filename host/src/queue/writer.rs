@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::InboxError;
-use super::store::Store;
+use super::error::Place;
+use super::storage::{End, Storage, Then, Tidied, Wake};
+use super::store::{Due, Item, Room, Store};
+use super::{Counts, QueueError, Side};
+use crate::event::BoxFuture;
 
 /// How many jobs wait for the thread, and how many one transaction has. Enough for all callbacks that the server
 /// has under way at a time, and few enough that the first of them does not wait long for the last.
@@ -22,10 +25,12 @@ const BATCH_BYTES: usize = 1 << 20;
 /// thousand events.
 const PUT_IN_ORDER_AGAIN: Duration = Duration::from_secs(600);
 
-/// The way to the thread. The thread ends after [`Writer::close`], or when the last of these is gone.
+/// The way to the thread. The thread ends after [`Storage::close`], or when the last of these is gone.
 #[derive(Clone)]
 pub(super) struct Writer {
     jobs: mpsc::Sender<Message>,
+    /// Without a sender once the store is closed.
+    closed: watch::Receiver<()>,
     #[cfg(test)]
     pub(super) commits: std::sync::Arc<std::sync::atomic::AtomicU64>,
 }
@@ -40,9 +45,9 @@ trait Job: Send {
     /// The bytes of the event that it stores.
     fn bytes(&self) -> Option<usize>;
     /// Can run again, after a rollback.
-    fn run(&mut self, store: &Store) -> Result<(), InboxError>;
+    fn run(&mut self, store: &Store) -> Result<(), QueueError>;
     /// After the commit, or after what prevented it.
-    fn finish(self: Box<Self>, result: Result<(), InboxError>);
+    fn finish(self: Box<Self>, result: Result<(), QueueError>);
 }
 
 struct Task<T, R, W, F> {
@@ -50,29 +55,29 @@ struct Task<T, R, W, F> {
     work: W,
     result: Option<T>,
     then: F,
-    reply: oneshot::Sender<Result<R, InboxError>>,
+    reply: oneshot::Sender<Result<R, QueueError>>,
 }
 
 impl<T, R, W, F> Job for Task<T, R, W, F>
 where
     T: Send,
     R: Send,
-    W: FnMut(&Store) -> Result<T, InboxError> + Send,
+    W: FnMut(&Store) -> Result<T, QueueError> + Send,
     F: FnOnce(T) -> R + Send,
 {
     fn bytes(&self) -> Option<usize> {
         self.bytes
     }
 
-    fn run(&mut self, store: &Store) -> Result<(), InboxError> {
+    fn run(&mut self, store: &Store) -> Result<(), QueueError> {
         self.result = Some((self.work)(store)?);
         Ok(())
     }
 
-    fn finish(self: Box<Self>, result: Result<(), InboxError>) {
+    fn finish(self: Box<Self>, result: Result<(), QueueError>) {
         let result = match (result, self.result) {
             (Ok(()), Some(result)) => Ok((self.then)(result)),
-            (Ok(()), None) => Err(InboxError::Stopped),
+            (Ok(()), None) => Err(QueueError::Stopped),
             (Err(error), _) => Err(error),
         };
         // Nobody waits any more if the callback's connection broke.
@@ -81,32 +86,29 @@ where
 }
 
 impl Writer {
-    /// Starts the thread. `guard` is dropped after the store is closed, and then `closed`.
-    pub(super) fn start<G: Send + 'static>(
-        store: Store,
-        guard: G,
-        closed: watch::Sender<()>,
-        dir: &Path,
-    ) -> Result<Self, InboxError> {
+    /// Starts the thread. `guard` is dropped after the store is closed.
+    pub(super) fn start<G: Send + 'static>(store: Store, guard: G, side: Side, dir: &Path) -> Result<Self, QueueError> {
         let (jobs, receiver) = mpsc::channel(QUEUE);
+        let (closing, closed) = watch::channel(());
         #[cfg(test)]
         let commits = std::sync::Arc::clone(&store.commits);
         thread::Builder::new()
-            .name("inbox".into())
+            .name(side.name().into())
             .spawn(move || {
                 let store = work(store, receiver);
                 if let Err(error) = store.close() {
-                    tracing::warn!(%error, "the inbox could not be tidied up; the next start does it");
+                    tracing::warn!(%error, "the {side} could not be tidied up; the next start does it");
                 }
                 drop(guard);
-                drop(closed);
+                drop(closing);
             })
-            .map_err(|error: io::Error| InboxError::Directory {
-                dir: dir.to_owned(),
+            .map_err(|error: io::Error| QueueError::Directory {
+                place: Place::new(side, dir),
                 reason: format!("cannot be served: no thread can be started: {error}"),
             })?;
         Ok(Self {
             jobs,
+            closed,
             #[cfg(test)]
             commits,
         })
@@ -115,8 +117,8 @@ impl Writer {
     /// Runs `work` in a transaction, perhaps together with that of others. `work` may run more than once.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnMut(&Store) -> Result<T, InboxError> + Send + 'static,
-    ) -> Result<T, InboxError> {
+        work: impl FnMut(&Store) -> Result<T, QueueError> + Send + 'static,
+    ) -> Result<T, QueueError> {
         self.queue(None, work, |result| result).await
     }
 
@@ -125,25 +127,86 @@ impl Writer {
     pub(super) async fn queue<T: Send + 'static, R: Send + 'static>(
         &self,
         bytes: Option<usize>,
-        work: impl FnMut(&Store) -> Result<T, InboxError> + Send + 'static,
+        work: impl FnMut(&Store) -> Result<T, QueueError> + Send + 'static,
         then: impl FnOnce(T) -> R + Send + 'static,
-    ) -> Result<R, InboxError> {
+    ) -> Result<R, QueueError> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Task { bytes, work, result: None, then, reply });
-        self.jobs.send(Message::Job(job)).await.map_err(|_| InboxError::Stopped)?;
-        answer.await.map_err(|_| InboxError::Stopped)?
+        self.jobs.send(Message::Job(job)).await.map_err(|_| QueueError::Stopped)?;
+        answer.await.map_err(|_| QueueError::Stopped)?
     }
 
     /// Ends the thread, whoever still has a way to it: a callback that is never polled again must not keep the store
     /// open.
-    pub(super) async fn close(self) {
+    async fn end(&self) {
         // An error means that it has ended.
         let _ = self.jobs.send(Message::Close).await;
+        // The error is the end that is waited for: nothing is ever sent.
+        let _ = self.closed.clone().changed().await;
     }
 
     #[cfg(test)]
     pub(super) fn queued(&self) -> usize {
         self.jobs.max_capacity() - self.jobs.capacity()
+    }
+}
+
+impl Storage for Writer {
+    fn insert(&self, items: Vec<Item>, now: u64, then: Then) -> BoxFuture<'_, Result<(), QueueError>> {
+        let bytes = items.iter().map(Item::bytes).sum();
+        let work = move |store: &Store| items.iter().map(|item| store.insert(item, now)).collect::<Result<Vec<_>, _>>();
+        Box::pin(self.queue(Some(bytes), work, then))
+    }
+
+    fn due(&self, room: Room, now: u64) -> BoxFuture<'_, Result<Due, QueueError>> {
+        Box::pin(self.run(move |store| store.due(&room, now)))
+    }
+
+    fn pass_on(&self, now: u64) -> BoxFuture<'_, bool> {
+        Box::pin(async move { self.run(move |store| store.put_unreadable_off(now)).await == Ok(true) })
+    }
+
+    fn end(&self, seq: i64, end: End, now: u64) -> BoxFuture<'_, Result<(), QueueError>> {
+        Box::pin(self.run(move |store| match &end {
+            End::Delivered(reply) => store.delivered(seq, reply.as_deref(), now),
+            End::Refused(error) => store.refused(seq, error, now),
+            End::Failed { error, due, suffers } => store.failed(seq, error, *due, *suffers, now),
+        }))
+    }
+
+    fn forget_reply(&self, seq: i64) -> BoxFuture<'_, Result<(), QueueError>> {
+        Box::pin(self.run(move |store| store.forget_reply(seq)))
+    }
+
+    fn wake(&self, which: Wake, now: u64) -> BoxFuture<'_, Result<bool, QueueError>> {
+        Box::pin(self.run(move |store| match &which {
+            Wake::All => store.wake_all(now),
+            Wake::Suffering => store.wake(now),
+            Wake::Binding(name) => store.wake_binding(name, now),
+        }))
+    }
+
+    fn tidy(&self, now: u64) -> BoxFuture<'_, Result<Tidied, QueueError>> {
+        Box::pin(self.run(move |store| {
+            let expired = store.expire(now)?;
+            Ok(Tidied { expired, more: store.purge(now)? || expired > 0 })
+        }))
+    }
+
+    fn passed_over(&self) -> BoxFuture<'_, usize> {
+        Box::pin(async move { self.run(|store| Ok(store.passed_over())).await.unwrap_or(0) })
+    }
+
+    fn counts(&self) -> BoxFuture<'_, Result<Counts, QueueError>> {
+        Box::pin(self.run(Store::counts))
+    }
+
+    fn oldest(&self) -> BoxFuture<'_, Result<Option<u64>, QueueError>> {
+        Box::pin(self.run(Store::oldest))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.end())
     }
 }
 
@@ -187,7 +250,9 @@ fn work(mut store: Store, mut messages: mpsc::Receiver<Message>) -> Store {
             put_in_order = Some(Instant::now());
             match store.put_in_order() {
                 Ok(new) => store = new,
-                Err(error) => tracing::error!(%error, "the inbox cannot be put in order while the host runs"),
+                Err(error) => {
+                    tracing::error!(%error, "the {} cannot be put in order while the host runs", store.side())
+                }
             }
         }
     }
@@ -195,7 +260,7 @@ fn work(mut store: Store, mut messages: mpsc::Receiver<Message>) -> Store {
 }
 
 /// All of the jobs, or none.
-fn transaction(store: &Store, batch: &mut [Box<dyn Job>]) -> Result<(), InboxError> {
+fn transaction(store: &Store, batch: &mut [Box<dyn Job>]) -> Result<(), QueueError> {
     // A kibibyte more for each: names, numbers and what stands between them.
     let bytes: Vec<u64> = batch.iter().filter_map(|job| job.bytes()).map(|bytes| bytes as u64 + 1_024).collect();
     if !bytes.is_empty() {
@@ -207,11 +272,11 @@ fn transaction(store: &Store, batch: &mut [Box<dyn Job>]) -> Result<(), InboxErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inbox::Limits;
+    use crate::queue::Limits;
 
     fn job(
-        work: impl FnMut(&Store) -> Result<(), InboxError> + Send + 'static,
-    ) -> (Message, oneshot::Receiver<Result<(), InboxError>>) {
+        work: impl FnMut(&Store) -> Result<(), QueueError> + Send + 'static,
+    ) -> (Message, oneshot::Receiver<Result<(), QueueError>>) {
         let (reply, answer) = oneshot::channel();
         (Message::Job(Box::new(Task { bytes: None, work, result: None, then: |()| (), reply })), answer)
     }
@@ -235,7 +300,7 @@ mod tests {
     #[test]
     fn a_store_that_is_not_damaged_is_not_put_in_order() {
         let dir = tempfile::TempDir::new().unwrap();
-        let store = Store::create(dir.path(), Limits::default()).unwrap();
+        let store = Store::create(Side::Inbox, dir.path(), Limits::default()).unwrap();
         assert_eq!(log_of(store, 3, "SELECT 1"), "");
         assert!(!dir.path().join("inbox.sqlite-damaged").exists());
     }
@@ -243,7 +308,7 @@ mod tests {
     #[test]
     fn a_store_that_cannot_be_put_in_order_is_not_read_again_and_again() {
         let dir = tempfile::TempDir::new().unwrap();
-        let store = Store::create(dir.path(), Limits::default()).unwrap();
+        let store = Store::create(Side::Inbox, dir.path(), Limits::default()).unwrap();
         store.batch_for_test("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         let root = store.number_for_test("SELECT rootpage FROM sqlite_schema WHERE name = 'events'").unwrap();
         let file = dir.path().join("inbox.sqlite");

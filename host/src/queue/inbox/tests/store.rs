@@ -24,7 +24,7 @@ async fn nothing_that_people_wrote_is_left_after_delivery_and_the_rest_goes_afte
     for (later, left) in [(24 * 3_600_000, 150), (1, 0)] {
         now.fetch_add(later, Ordering::SeqCst);
         let inbox = Inbox::open(dir.path(), Arc::clone(&clock), Limits::default()).unwrap();
-        let moment = (inbox.inner.clock)();
+        let moment = (inbox.inner.queue.clock)();
         let writer = inbox.writer().unwrap();
         while writer.run(move |store| store.purge(moment)).await.unwrap() {}
         // With a way to the thread still in somebody's hands.
@@ -72,7 +72,7 @@ fn a_damaged_store_is_refused_with_what_to_do() {
         bytes[damage].fill(0xA5);
         std::fs::write(&file, &bytes).unwrap();
         let error = Inbox::open(dir.path(), clock::system(), Limits::default()).unwrap_err();
-        assert!(matches!(error, InboxError::Corrupt { .. }), "{error}");
+        assert!(matches!(error, QueueError::Corrupt { .. }), "{error}");
         let said = error.to_string();
         assert!(said.contains("inbox.sqlite") && said.contains("move it away"), "{said}");
         assert!(!said.contains('\n'), "{said}");
@@ -83,15 +83,15 @@ fn a_damaged_store_is_refused_with_what_to_do() {
 #[tokio::test]
 async fn a_newer_store_a_second_host_and_a_missing_store_are_refused() {
     let dir = TempDir::new().unwrap();
-    let missing = Operator::open(dir.path(), clock::system()).unwrap_err();
-    assert!(matches!(missing, InboxError::Missing { .. }), "{missing}");
+    let missing = Operator::open(Side::Inbox, dir.path(), clock::system()).unwrap_err();
+    assert!(matches!(missing, QueueError::Missing { .. }), "{missing}");
     let inbox = open(&dir);
     let second = Inbox::open(dir.path(), clock::system(), Limits::default()).unwrap_err();
-    assert_eq!(second, InboxError::InUse { dir: dir.path().to_owned() });
-    inbox.writer().unwrap().run(|store| store.batch_for_test("PRAGMA user_version = 3")).await.unwrap();
+    assert_eq!(second, QueueError::InUse { place: crate::queue::Place::new(Side::Inbox, dir.path()) });
+    inbox.writer().unwrap().run(|store| store.batch_for_test("PRAGMA user_version = 4")).await.unwrap();
     inbox.stop().await;
     let newer = Inbox::open(dir.path(), clock::system(), Limits::default()).unwrap_err();
-    assert!(matches!(newer, InboxError::Newer { found: 3, known: 2, .. }), "{newer}");
+    assert!(matches!(newer, QueueError::Newer { found: 4, known: 3, .. }), "{newer}");
 }
 
 #[cfg(unix)]
@@ -119,8 +119,8 @@ async fn an_inbox_that_cannot_be_looked_at_is_not_called_missing() {
     let parent = TempDir::new().unwrap();
     let file = parent.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = Operator::open(&file, clock::system()).unwrap_err();
-    assert!(matches!(error, InboxError::Io { .. }), "{error}");
+    let error = Operator::open(Side::Inbox, &file, clock::system()).unwrap_err();
+    assert!(matches!(error, QueueError::Io { .. }), "{error}");
     assert!(error.to_string().contains("cannot be read"), "{error}");
 }
 
@@ -146,7 +146,7 @@ async fn a_journal_without_its_store_is_not_taken_for_a_left_over() {
     std::fs::write(path(""), "").unwrap();
     let journal = std::fs::read(path("-wal")).unwrap();
     let error = Inbox::open(dir.path(), clock::system(), Limits::default()).unwrap_err();
-    assert!(matches!(error, InboxError::Corrupt { .. }), "{error}");
+    assert!(matches!(error, QueueError::Corrupt { .. }), "{error}");
     assert!(std::fs::read(path("-wal")).unwrap() == journal);
 }
 
@@ -154,17 +154,17 @@ async fn a_journal_without_its_store_is_not_taken_for_a_left_over() {
 fn an_empty_file_is_no_inbox_to_the_operator() {
     let dir = TempDir::new().unwrap();
     std::fs::write(dir.path().join("inbox.sqlite"), "").unwrap();
-    let error = Operator::open(dir.path(), clock::system()).unwrap_err();
-    assert!(matches!(error, InboxError::Missing { .. }), "{error}");
+    let error = Operator::open(Side::Inbox, dir.path(), clock::system()).unwrap_err();
+    assert!(matches!(error, QueueError::Missing { .. }), "{error}");
 }
 
 #[test]
 fn a_reply_that_went_elsewhere_is_not_given_to_a_repetition() {
     let dir = TempDir::new().unwrap();
-    let store = Store::create(dir.path(), Limits::default()).unwrap();
-    assert!(store.insert(&event("m", "c"), 1).is_ok());
+    let store = Store::create(Side::Inbox, dir.path(), Limits::default()).unwrap();
+    assert!(store.insert(&Item::received(event("m", "c")), 1).is_ok());
     store.delivered(1, Some(b"reply"), 2).unwrap();
-    let again = || store.insert(&event("m", "c"), 3).unwrap();
+    let again = || store.insert(&Item::received(event("m", "c")), 3).unwrap();
     assert!(matches!(again(), Stored::Delivered(1, Some(_))));
     store.forget_reply(1).unwrap();
     assert!(matches!(again(), Stored::Delivered(1, None)));

@@ -7,7 +7,7 @@ const EVENTS: u64 = 400_000;
 /// Events of half a kibibyte, in so many conversations, all in one state.
 fn filled(dir: &TempDir, events: u64, conversations: u64, state: &str) -> Store {
     let limits = Limits { max_size: 4 << 30, ..Limits::default() };
-    let store = Store::create(dir.path(), limits).unwrap();
+    let store = Store::create(Side::Inbox, dir.path(), limits).unwrap();
     store
         .batch_for_test(&format!(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {events})
@@ -29,9 +29,9 @@ fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
     result
 }
 
-fn room() -> crate::inbox::store::Room {
+fn room() -> crate::queue::store::Room {
     let running = (0..32).map(|number| ("team".to_owned(), format!("conversation{number}"))).collect();
-    crate::inbox::store::Room { in_all: 64, a_binding: 16, by_binding: [].into(), running, turn: 0 }
+    crate::queue::store::Room { in_all: 64, a_binding: 16, by_binding: [].into(), running, turn: 0 }
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn what_400_000_events_cost() {
         let now = EVENTS + 1;
         drop(filled(&dir, EVENTS, conversations, "pending"));
         let limits = Limits { max_size: 4 << 30, ..Limits::default() };
-        let store = timed("start", || Store::create(dir.path(), limits).unwrap());
+        let store = timed("start", || Store::create(Side::Inbox, dir.path(), limits).unwrap());
         timed("wake_all", || store.transaction(|store| store.wake_all(now)).unwrap());
         timed("wake", || store.transaction(|store| store.wake(now)).unwrap());
         for _ in 0..2 {
@@ -56,7 +56,9 @@ fn what_400_000_events_cost() {
         timed("counts", || store.transaction(Store::counts).unwrap());
         for number in 0..2 {
             let event = event(&format!("new{number}"), "conversation0");
-            timed("insert", || store.transaction(|store| store.insert(&event, now)).map(|_| ()).unwrap());
+            timed("insert", || {
+                store.transaction(|store| store.insert(&Item::received(event.clone()), now)).map(|_| ()).unwrap()
+            });
         }
         timed("delivered", || store.transaction(|store| store.delivered(1, None, now)).unwrap());
         timed("failed", || store.transaction(|store| store.failed(2, "no", now + 9, true, now)).unwrap());
@@ -92,7 +94,7 @@ fn what_400_000_events_cost() {
                 continue;
             }
             for action in ["retry", "drop"] {
-                let beside = Store::create(dir.path(), limits).unwrap();
+                let beside = Store::create(Side::Inbox, dir.path(), limits).unwrap();
                 let done = AtomicBool::new(false);
                 std::thread::scope(|scope| {
                     let store = beside;
@@ -103,14 +105,16 @@ fn what_400_000_events_cost() {
                             let begun = Instant::now();
                             store.prepare(2_000);
                             let event = event(&format!("{action}{}", times.len()), "beside");
-                            refused += usize::from(store.transaction(|store| store.insert(&event, now)).is_err());
+                            refused += usize::from(
+                                store.transaction(|store| store.insert(&Item::received(event.clone()), now)).is_err(),
+                            );
                             times.push(begun.elapsed());
                             std::thread::sleep(Duration::from_millis(20));
                         }
                         times.sort();
                         (times.len(), refused, times[times.len() / 2], times[times.len() - 1])
                     });
-                    let operator = Operator::open(dir.path(), clock::system()).unwrap();
+                    let operator = Operator::open(Side::Inbox, dir.path(), clock::system()).unwrap();
                     if action == "retry" {
                         timed("retry --all", || operator.retry(&Selection::All).unwrap());
                         store_dead(&operator);
@@ -135,11 +139,11 @@ fn store_dead(operator: &Operator) {
 #[test]
 fn no_statement_reads_all_events() {
     let dir = TempDir::new().unwrap();
-    let store = Store::create(dir.path(), Limits::default()).unwrap();
+    let store = Store::create(Side::Inbox, dir.path(), Limits::default()).unwrap();
     for (number, conversation) in ["c", "c", "c", "d", "e", "f"].iter().enumerate() {
-        assert!(store.insert(&event(&number.to_string(), conversation), 1).is_ok());
+        assert!(store.insert(&Item::received(event(&number.to_string(), conversation)), 1).is_ok());
     }
-    assert!(store.insert(&event("0", "c"), 1).is_ok());
+    assert!(store.insert(&Item::received(event("0", "c")), 1).is_ok());
     store.delivered(1, Some(b"reply"), 2).unwrap();
     store.forget_reply(1).unwrap();
     store.failed(2, "no", 50_000, true, 2).unwrap();

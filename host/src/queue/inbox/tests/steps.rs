@@ -1,7 +1,7 @@
 //! What is done some at a time is done to all: to more conversations and events than one step takes.
 
 use super::*;
-use crate::inbox::store::Room;
+use crate::queue::store::Room;
 
 /// The present of [`still`].
 const NOW: u64 = 1_700_000_000_000;
@@ -26,7 +26,7 @@ fn room() -> Room {
 fn what_waits_is_woken_step_by_step_until_nothing_is_left() {
     for wake in [Store::wake as fn(&Store, u64) -> _, Store::wake_all] {
         let dir = TempDir::new().unwrap();
-        let store = Store::create(dir.path(), Limits::default()).unwrap();
+        let store = Store::create(Side::Inbox, dir.path(), Limits::default()).unwrap();
         store.batch_for_test(&waiting(NOW + 30_000)).unwrap();
         let is_more: Vec<bool> = (0..4).map(|_| wake(&store, NOW).unwrap()).collect();
         assert_eq!(is_more, [true, true, false, false]);
@@ -37,7 +37,7 @@ fn what_waits_is_woken_step_by_step_until_nothing_is_left() {
 #[test]
 fn a_clock_that_was_set_back_lets_nothing_wait() {
     let dir = TempDir::new().unwrap();
-    let store = Store::create(dir.path(), Limits::default()).unwrap();
+    let store = Store::create(Side::Inbox, dir.path(), Limits::default()).unwrap();
     store.batch_for_test(&waiting(NOW * 2)).unwrap();
     let next: Vec<_> = (0..4).map(|_| store.due(&room(), NOW).unwrap().next).collect();
     assert_eq!(next, [Some(NOW), Some(NOW), None, None], "the next look is at once while there are more");
@@ -47,9 +47,9 @@ fn a_clock_that_was_set_back_lets_nothing_wait() {
 #[test]
 fn many_events_whose_conversation_makes_no_sense_are_all_set_aside() {
     let dir = TempDir::new().unwrap();
-    let store = Store::create(dir.path(), Limits::default()).unwrap();
+    let store = Store::create(Side::Inbox, dir.path(), Limits::default()).unwrap();
     for number in 0..250 {
-        assert!(store.insert(&event(&number.to_string(), "c"), NOW).is_ok());
+        assert!(store.insert(&Item::received(event(&number.to_string(), "c")), NOW).is_ok());
     }
     store.batch_for_test("UPDATE events SET conversation = x'ff'; UPDATE lanes SET conversation = x'ff'").unwrap();
     for _ in 0..2 {
@@ -88,7 +88,7 @@ async fn an_application_that_is_back_gets_everything_however_much_waited_for_it(
     is_up.store(true, Ordering::SeqCst);
     // The pause of the first is over, that of the others is not.
     now.fetch_add(1_100, Ordering::SeqCst);
-    inbox.inner.wake.notify_one();
+    inbox.inner.queue.wake.notify_one();
     until_counts(&inbox, 0, 0).await;
     // Also the conversation that it came back with goes on.
     inbox.accept(event("second", "c")).await.unwrap();
