@@ -331,6 +331,7 @@ impl Bindings {
             rate: Rate::parse(property("rateLimit")).map_err(|reason| format!("property \"rateLimit\" {reason}"))?,
             overflow: Overflow::parse(property("overflow"))
                 .map_err(|reason| format!("property \"overflow\" {reason}"))?,
+            quota: None,
         };
         let gate = self.robots.gate(&settings.endpoint, gate);
         let egress = Egress::within(&name, &settings, proxies, policy)?;
@@ -475,7 +476,7 @@ impl Bindings {
     ) -> Result<Pass<'a>, InvokeFailure> {
         let wait = limit.map_or(binding.timeout, |limit| binding.timeout.min(limit / 2));
         let messages = u16::try_from(messages).unwrap_or(u16::MAX);
-        binding.gate.enter(messages, wait).await.map_err(InvokeFailure::Withheld)
+        binding.gate.enter(messages, wait, false).await.map_err(InvokeFailure::Withheld)
     }
 
     async fn post_within(

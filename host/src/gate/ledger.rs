@@ -29,6 +29,8 @@ pub(crate) struct Intent {
     pub(crate) rate: Option<Rate>,
     /// How many.
     pub(crate) messages: u16,
+    /// For how many milliseconds after its end each may count, for any binding of the robot.
+    pub(crate) counts_for: u32,
     /// The allowance of which they are a part.
     pub(crate) quota: Option<Quota>,
     /// Whether they may use what is reserved of it.
@@ -62,8 +64,8 @@ pub(crate) enum Unclaimed {
     Full(u64),
     /// Others have learnt that the robot is shut: so many milliseconds to wait.
     Shut(Closing, u64),
-    /// The month's allowance is used up by so many messages.
-    Spent(u64),
+    /// The month's allowance is used up by so many messages, and the month goes on for so many milliseconds.
+    Spent(u64, u64),
     /// It cannot be noted, and why.
     Unavailable(String),
 }
@@ -73,8 +75,9 @@ pub(crate) enum Unclaimed {
 pub(crate) struct Known {
     /// The robot.
     pub(crate) robot: Digest,
-    /// When the posts ended that may still count, the oldest first.
-    pub(crate) posts: Vec<u64>,
+    /// When the posts ended that may still count, the oldest first. Of one whose end nobody has seen, when it must have, which is
+    /// yet to come: negative.
+    pub(crate) posts: Vec<i64>,
     /// Why it is shut, and for how long.
     pub(crate) shut: Option<(Closing, u64)>,
 }

@@ -32,6 +32,32 @@ pub(crate) struct Closing {
     pub(crate) check: Option<SecurityCheck>,
 }
 
+impl Closing {
+    /// For a store. How long it lasts stands beside it.
+    pub(crate) fn to_text(&self) -> String {
+        format!("{} {}", self.kind.name(), self.errcode)
+    }
+
+    /// Reads [`Self::to_text`]; nothing, if it is not of that form. Without the setting that has refused, which belongs to a
+    /// binding and is in no store.
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        let (kind, errcode) = text.split_once(' ')?;
+        let kind = [Kind::Rate, Kind::Quota, Kind::Configuration].into_iter().find(|known| known.name() == kind)?;
+        Some(Self { errcode: errcode.parse().ok()?, pause: Duration::ZERO, kind, check: None })
+    }
+}
+
+impl Kind {
+    /// The name of DingTalk's refusals of this kind.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Rate => "rate-limited",
+            Self::Quota => "quota",
+            Self::Configuration => "configuration",
+        }
+    }
+}
+
 /// The number in the page by which DingTalk says that it blocks an address. It is no error code.
 pub(crate) const THROTTLED: i64 = 1_111;
 

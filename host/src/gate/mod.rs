@@ -16,7 +16,7 @@ mod window;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use dingtalk_binding::endpoint::Endpoint;
@@ -25,22 +25,33 @@ use tokio::time::Instant;
 
 use crate::event::{Digest, digest};
 use door::{Barred, Door, Probe};
+use ledger::{Claim, Claimed, Intent, Ledger, Unclaimed};
 use lesson::{Closing, Kind, Lesson, THROTTLED};
+use quota::Quota;
 use rate::Rate;
 use window::Window;
 
 /// What is remembered of a robot that nobody limits.
 const LEAST_KEPT: u16 = 20;
 
+/// How far back at least: DingTalk's own window.
+const LEAST_WINDOW_MS: u32 = 60_000;
+
 /// Calls that wait for one robot at once, and for all: each holds its message, and a request of its port.
 const WAITING_EACH: usize = 64;
 const WAITING: usize = 256;
+
+/// Where the milliseconds of this process begin: what an earlier one did was before that.
+const BEGINNING_MS: u64 = 2 * LONGEST_WINDOW_MS as u64;
+
+/// How long one is told to wait while what remembers posts cannot be asked.
+const UNAVAILABLE_MS: u64 = 5_000;
 
 /// The longest window of a rate, after which nothing of a robot has a meaning.
 const LONGEST_WINDOW_MS: u32 = 60 * 60 * 1_000;
 
 /// A call whose end is not known may reach DingTalk later than that: its bytes are on their way.
-const LATE_MS: u64 = 15_000;
+pub(crate) const LATE_MS: u64 = 15_000;
 
 /// How long one is told to wait while another one finds out what is known of a closing.
 const FINDING_OUT_MS: u64 = 5_000;
@@ -56,6 +67,8 @@ pub enum Overflow {
     Wait,
     /// Its call fails at once, and says when to send again.
     Refuse,
+    /// It is no call's business: every message goes through the outbox.
+    Queue,
 }
 
 impl Overflow {
@@ -64,18 +77,21 @@ impl Overflow {
         match text.map(str::trim).unwrap_or_default() {
             "" | "wait" => Ok(Self::Wait),
             "refuse" => Ok(Self::Refuse),
-            _ => Err("is neither \"wait\" nor \"refuse\"".into()),
+            "queue" => Ok(Self::Queue),
+            _ => Err("is none of \"wait\", \"refuse\", \"queue\"".into()),
         }
     }
 }
 
 /// What a binding's file says about its gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// How many messages. Without one the gate is open to this binding, whatever is learnt; what it sends counts for others.
     pub rate: Option<Rate>,
     /// What becomes of others.
     pub overflow: Overflow,
+    /// The month's allowance of which its messages are a part.
+    pub quota: Option<Quota>,
 }
 
 /// All robots that are posted to. Cheap to clone.
@@ -85,8 +101,10 @@ pub struct Robots(Arc<Inner>);
 struct Inner {
     by_key: Mutex<Known>,
     waiting: AtomicUsize,
-    /// Where the milliseconds begin.
+    /// When the milliseconds were [`BEGINNING_MS`].
     origin: Instant,
+    /// What remembers beyond this process, if anything does.
+    ledger: OnceLock<Arc<dyn Ledger>>,
 }
 
 #[derive(Default)]
@@ -119,14 +137,18 @@ struct Queue {
 struct State {
     window: Window,
     door: Door,
-    /// The most messages that any binding's rate allows.
+    /// The most messages that any binding's rate allows, and the longest time that one looks back.
     keep: u16,
+    longest_ms: u32,
+    /// Until then others have used up the rate.
+    used_up_until: u64,
 }
 
 /// One binding's way to its robot.
 pub struct Gate {
     robots: Robots,
     robot: Arc<Robot>,
+    key: Digest,
     /// For what is wrong with this binding.
     door: Mutex<Door>,
     policy: Policy,
@@ -135,7 +157,12 @@ pub struct Gate {
 impl Robots {
     /// None yet.
     pub fn new() -> Self {
-        Self(Arc::new(Inner { by_key: Mutex::default(), waiting: AtomicUsize::new(0), origin: Instant::now() }))
+        Self(Arc::new(Inner {
+            by_key: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            origin: Instant::now(),
+            ledger: OnceLock::new(),
+        }))
     }
 
     /// The way to the robot behind `endpoint`.
@@ -148,12 +175,45 @@ impl Robots {
             let mut state = lock(&robot.state);
             // DingTalk's own limit at least: a binding with a wider rate may come, and must know what was sent before it.
             state.keep = state.keep.max(policy.rate.map_or(0, Rate::count)).max(LEAST_KEPT);
+            state.longest_ms = state.longest_ms.max(policy.rate.map_or(0, Rate::window_ms)).max(LEAST_WINDOW_MS);
         }
-        Gate { robots: self.clone(), robot, door: Mutex::default(), policy }
+        Gate { robots: self.clone(), robot, key, door: Mutex::default(), policy }
+    }
+
+    /// From now on, posts are noted in `ledger`, and what an earlier process has left there counts. Once.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub(crate) async fn remember(&self, ledger: Arc<dyn Ledger>) -> Result<(), String> {
+        let known = ledger.known().await?;
+        let now = self.now();
+        for ledger::Known { robot, posts, shut } in known {
+            let robot = lock(&self.0.by_key).robot(robot, now);
+            let mut state = lock(&robot.state);
+            state.keep = state.keep.max(u16::try_from(posts.len()).unwrap_or(u16::MAX).min(rate::MOST));
+            let keep = state.keep;
+            for ago in posts {
+                state.window.pass(1);
+                state.window.leave(now.saturating_add_signed(-ago), true, keep);
+            }
+            if let Some((closing, left)) = shut {
+                let closing = Closing { pause: Duration::from_millis(left), ..closing };
+                state.door.leave(now, Probe::default(), &Lesson::Shut(closing), |_| true);
+            }
+        }
+        // Who comes second is not heard: there is one outbox.
+        let _ = self.0.ledger.set(ledger);
+        Ok(())
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.0.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.0.origin.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(BEGINNING_MS)
+    }
+
+    /// When it is so late.
+    fn instant(&self, ms: u64) -> Instant {
+        self.0.origin + Duration::from_millis(ms.saturating_sub(BEGINNING_MS))
     }
 
     /// How many calls wait now.
@@ -221,6 +281,13 @@ enum Why {
     Shut(Closing),
     /// So many wait already.
     Waiting(usize),
+    /// Of the month's allowance, so many messages are used.
+    Spent {
+        used: u64,
+        limit: u64,
+    },
+    /// What must be noted before a message is posted cannot be.
+    Unavailable(String),
 }
 
 impl Withheld {
@@ -228,7 +295,9 @@ impl Withheld {
     pub fn metadata(&self) -> Vec<(&'static str, String)> {
         let class = match &self.why {
             Why::Rate(_) | Why::Waiting(_) => "rate-limited",
-            Why::Shut(closing) => closing.kind.class(),
+            Why::Spent { .. } => Kind::Quota.name(),
+            Why::Unavailable(_) => "unavailable",
+            Why::Shut(closing) => closing.kind.name(),
         };
         let mut metadata = vec![("class", class.to_owned())];
         if let Why::Shut(closing) = &self.why {
@@ -237,17 +306,6 @@ impl Withheld {
         }
         metadata.push(("retryAfter", self.wait.as_millis().to_string()));
         metadata
-    }
-}
-
-impl Kind {
-    /// The name of DingTalk's refusals of this kind.
-    fn class(self) -> &'static str {
-        match self {
-            Self::Rate => "rate-limited",
-            Self::Quota => "quota",
-            Self::Configuration => "configuration",
-        }
     }
 }
 
@@ -260,6 +318,14 @@ impl fmt::Display for Withheld {
             }
             Why::Waiting(number) => {
                 write!(f, "{number} calls wait for their turn already; send again after {seconds} s")
+            }
+            Why::Spent { used, limit } => write!(
+                f,
+                "{used} of the month's {limit} messages are used (properties \"quota\" and \"quotaReserve\"); the next month begins \
+                 in {seconds} s"
+            ),
+            Why::Unavailable(reason) => {
+                write!(f, "what was posted cannot be noted: {reason}; send again after {seconds} s")
             }
             Why::Shut(Closing { errcode: THROTTLED, .. }) => {
                 write!(f, "DingTalk throttles this address (status {THROTTLED}); send again after {seconds} s")
@@ -292,8 +358,82 @@ struct Stopped {
 
 impl Gate {
     /// Leave to post so many messages, after waiting no longer than `limit`. All or none: part of a message would be worse
-    /// than nothing.
-    pub async fn enter(&self, messages: u16, limit: Duration) -> Result<Pass<'_>, Withheld> {
+    /// than nothing. What is urgent may use what is reserved of the month's allowance.
+    pub async fn enter(&self, messages: u16, limit: Duration, is_urgent: bool) -> Result<Pass<'_>, Withheld> {
+        let Some(ledger) = self.robots.0.ledger.get() else { return self.enter_here(messages, limit).await };
+        let begun = Instant::now();
+        loop {
+            let pass = self.enter_here(messages, limit.saturating_sub(begun.elapsed())).await?;
+            match self.note(ledger, pass, is_urgent).await {
+                Ok(pass) => return Ok(pass),
+                Err(withheld) => {
+                    let rest = limit.saturating_sub(begun.elapsed());
+                    let is_over_soon = matches!(withheld.why, Why::Rate(_)) && withheld.wait <= rest;
+                    if self.policy.overflow != Overflow::Wait || !is_over_soon {
+                        return Err(withheld);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes what is about to be posted.
+    async fn note<'a>(
+        &'a self,
+        ledger: &Arc<dyn Ledger>,
+        mut pass: Pass<'a>,
+        is_urgent: bool,
+    ) -> Result<Pass<'a>, Withheld> {
+        let Policy { rate, quota, .. } = &self.policy;
+        if rate.is_none() && quota.is_none() {
+            return Ok(pass);
+        }
+        let intent = Intent {
+            robot: self.key,
+            rate: *rate,
+            messages: pass.left,
+            counts_for: lock(&self.robot.state).longest_ms,
+            quota: quota.clone(),
+            is_urgent,
+        };
+        let messages = pass.left;
+        let unclaimed = match ledger.claim(intent).await {
+            Ok(Claimed { posts, used }) => {
+                if let (Some(quota), Some(used)) = (quota, used)
+                    && let Some(share) = quota.reached(used, messages)
+                {
+                    let (name, limit) = (quota.name(), quota.limit());
+                    tracing::warn!(quota = name, used, limit, "{share} % of the month's messages are used");
+                }
+                pass.claims = Some((Arc::clone(ledger), posts));
+                return Ok(pass);
+            }
+            Err(unclaimed) => unclaimed,
+        };
+        let (why, wait) = match (unclaimed, rate) {
+            (Unclaimed::Full(wait), Some(rate)) => {
+                let mut state = lock(&self.robot.state);
+                state.used_up_until = state.used_up_until.max(self.robots.now().saturating_add(wait));
+                (Why::Rate(*rate), wait)
+            }
+            // Without a rate there is none to use up.
+            (Unclaimed::Full(wait), None) => (Why::Waiting(usize::from(messages)), wait),
+            (Unclaimed::Shut(closing, wait), _) => {
+                let closing = Closing { pause: Duration::from_millis(wait), ..closing };
+                let lesson = Lesson::Shut(closing.clone());
+                lock(&self.robot.state).door.leave(self.robots.now(), Probe::default(), &lesson, |_| true);
+                (Why::Shut(closing), wait)
+            }
+            (Unclaimed::Spent(used, wait), _) => {
+                (Why::Spent { used, limit: quota.as_ref().map_or(0, Quota::limit) }, wait)
+            }
+            (Unclaimed::Unavailable(reason), _) => (Why::Unavailable(reason), UNAVAILABLE_MS),
+        };
+        Err(Withheld { why, wait: Duration::from_millis(wait.max(1)) })
+    }
+
+    /// As [`Self::enter`], as far as this process knows.
+    async fn enter_here(&self, messages: u16, limit: Duration) -> Result<Pass<'_>, Withheld> {
         let Some(rate) = self.policy.rate else { return Ok(self.pass(messages, Probes::default())) };
         let now = self.robots.now();
         // Nobody overtakes those who wait.
@@ -304,7 +444,7 @@ impl Gate {
         };
         let until = now.saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         let others = ahead + usize::from(messages.saturating_sub(1));
-        if self.policy.overflow == Overflow::Refuse || !self.is_worth_waiting(&stopped, rate, now, others, until) {
+        if self.policy.overflow != Overflow::Wait || !self.is_worth_waiting(&stopped, rate, now, others, until) {
             return Err(self.withheld(stopped, rate, now, others));
         }
         let queue = self.robot.queue(rate);
@@ -339,8 +479,7 @@ impl Gate {
             }
             match stopped.until {
                 Some(until) => {
-                    let until = self.robots.0.origin + Duration::from_millis(until);
-                    let _ = tokio::time::timeout_at(until, ended).await;
+                    let _ = tokio::time::timeout_at(self.robots.instant(until), ended).await;
                 }
                 None => ended.await,
             }
@@ -380,6 +519,9 @@ impl Gate {
         if ahead > 0 {
             return Err(Stopped { why: Why::Rate(rate), until: None });
         }
+        if now < state.used_up_until {
+            return Err(Stopped { why: Why::Rate(rate), until: Some(state.used_up_until) });
+        }
         if !state.window.enter(now, rate, messages) {
             // Where all of them are under way, nobody knows when one ends.
             let others = usize::from(messages.saturating_sub(1));
@@ -388,13 +530,13 @@ impl Gate {
             return Err(Stopped { why: Why::Rate(rate), until });
         }
         let probes = Probes { own: own.pass(), robot: state.door.pass() };
-        Ok(Pass { gate: self, probes, left: messages, is_running: false })
+        Ok(Pass { gate: self, probes, left: messages, is_running: false, claims: None })
     }
 
     /// Begins whatever the rate; others count it.
     fn pass(&self, messages: u16, probes: Probes) -> Pass<'_> {
         lock(&self.robot.state).window.pass(messages);
-        Pass { gate: self, probes, left: messages, is_running: false }
+        Pass { gate: self, probes, left: messages, is_running: false, claims: None }
     }
 
     fn leave(&self, probes: Probes, lesson: &Lesson) {
@@ -459,6 +601,8 @@ pub struct Pass<'a> {
     probes: Probes,
     left: u16,
     is_running: bool,
+    /// What is noted of those that are left, and where.
+    claims: Option<(Arc<dyn Ledger>, Vec<Claim>)>,
 }
 
 impl Pass<'_> {
@@ -472,6 +616,11 @@ impl Pass<'_> {
         self.is_running = false;
         if let Some(left) = self.left.checked_sub(1) {
             self.left = left;
+            if let Some((ledger, claims)) = &mut self.claims
+                && let Some(claim) = claims.pop()
+            {
+                ledger.end(claim, lesson);
+            }
             // The first one has found out.
             self.gate.leave(std::mem::take(&mut self.probes), lesson);
         }

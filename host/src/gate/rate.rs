@@ -10,7 +10,7 @@ use dingtalk_binding::duration;
 const DEFAULT: (u16, Duration) = (20, Duration::from_secs(60));
 
 /// Each message within the window takes four bytes, for each robot.
-const MOST: u16 = 1_000;
+pub(super) const MOST: u16 = 1_000;
 
 /// A window beyond that is a quota, which must outlive the process.
 const LONGEST: Duration = Duration::from_secs(60 * 60);

@@ -4,14 +4,14 @@ use super::*;
 
 fn gate(robots: &Robots, url: &str, rate: &str, overflow: Overflow) -> Arc<Gate> {
     let rate = Rate::parse(Some(rate)).unwrap();
-    Arc::new(robots.gate(&Endpoint::parse(url).unwrap(), Policy { rate, overflow }))
+    Arc::new(robots.gate(&Endpoint::parse(url).unwrap(), Policy { rate, overflow, quota: None }))
 }
 
 const URL: &str = "https://h/robot/send?access_token=aaa111";
 const LIMIT: Duration = Duration::from_secs(30);
 
 async fn post(gate: &Gate, lesson: &Lesson) -> Result<(), Withheld> {
-    gate.enter(1, LIMIT).await.map(|mut pass| {
+    gate.enter(1, LIMIT, false).await.map(|mut pass| {
         pass.begin();
         pass.end(lesson);
     })
@@ -58,7 +58,7 @@ async fn several_messages_have_their_turns_together_or_not_at_all() {
     let robots = Robots::new();
     let gate = gate(&robots, URL, "4/1m", Overflow::Wait);
     assert!(gate.holds(4) && !gate.holds(5));
-    let mut parts = gate.enter(3, LIMIT).await.unwrap();
+    let mut parts = gate.enter(3, LIMIT, false).await.unwrap();
     for _ in 0..2 {
         parts.begin();
         parts.end(&Lesson::Counted);
@@ -66,13 +66,13 @@ async fn several_messages_have_their_turns_together_or_not_at_all() {
     // One is left to the first, which nobody else can take.
     post(&gate, &Lesson::Counted).await.unwrap();
     assert!(post(&gate, &Lesson::Counted).await.is_err());
-    assert!(gate.enter(2, LIMIT).await.is_err());
+    assert!(gate.enter(2, LIMIT, false).await.is_err());
     // It breaks off: the place is free again.
     drop(parts);
     post(&gate, &Lesson::Counted).await.unwrap();
     tokio::time::advance(Duration::from_secs(40)).await;
     let since = Instant::now();
-    let parts = gate.enter(4, LIMIT).await.unwrap();
+    let parts = gate.enter(4, LIMIT, false).await.unwrap();
     assert_eq!(since.elapsed(), Duration::from_secs(20), "for all of them");
     drop(parts);
 }
@@ -85,7 +85,7 @@ async fn who_waits_for_a_narrow_limit_does_not_stand_before_a_wide_one() {
     post(&narrow, &Lesson::Counted).await.unwrap();
     let waiting = tokio::spawn({
         let narrow = Arc::clone(&narrow);
-        async move { narrow.enter(1, Duration::from_secs(600)).await.map(drop) }
+        async move { narrow.enter(1, Duration::from_secs(600), false).await.map(drop) }
     });
     until_there_wait(&robots, 1).await;
     let since = Instant::now();
@@ -129,7 +129,7 @@ async fn those_who_wait_pass_in_the_order_in_which_they_came() {
     for number in 0..6 {
         let (gate, order) = (Arc::clone(&gate), Arc::clone(&order));
         tasks.spawn(async move {
-            let pass = gate.enter(1, LIMIT).await;
+            let pass = gate.enter(1, LIMIT, false).await;
             lock(&order).push((number, pass.is_ok(), since.elapsed().as_secs()));
             if let Ok(mut pass) = pass {
                 pass.end(&Lesson::Counted);
@@ -164,7 +164,7 @@ async fn two_bindings_of_one_robot_share_its_limit_and_two_robots_do_not() {
 async fn what_was_not_sent_takes_no_place_and_makes_room_for_who_waits() {
     let robots = Robots::new();
     let gate = gate(&robots, URL, "1/1m", Overflow::Wait);
-    let mut pass = gate.enter(1, LIMIT).await.unwrap();
+    let mut pass = gate.enter(1, LIMIT, false).await.unwrap();
     let waiting = posting(&gate);
     tokio::task::yield_now().await;
     // Its earliest moment is not known: the first is still under way, and so it may be one window from now.
@@ -177,7 +177,7 @@ async fn what_was_not_sent_takes_no_place_and_makes_room_for_who_waits() {
 async fn who_waits_is_woken_when_a_call_was_not_sent() {
     let robots = Robots::new();
     let gate = gate(&robots, URL, "1/10s", Overflow::Wait);
-    let mut pass = gate.enter(1, LIMIT).await.unwrap();
+    let mut pass = gate.enter(1, LIMIT, false).await.unwrap();
     let since = Instant::now();
     let waiting = posting(&gate);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -219,7 +219,7 @@ async fn a_mistake_in_one_binding_shuts_that_one_and_is_asked_about_once_an_hour
     post(&right, &Lesson::Counted).await.unwrap();
     // One that is cut off finds out nothing, and lets nobody else pass.
     tokio::time::advance(Duration::from_secs(3_600)).await;
-    let mut probe = wrong.enter(1, LIMIT).await.unwrap();
+    let mut probe = wrong.enter(1, LIMIT, false).await.unwrap();
     probe.begin();
     let meanwhile = post(&wrong, &mistake).await.unwrap_err();
     assert_eq!(meanwhile.wait, Duration::from_millis(FINDING_OUT_MS));
@@ -242,7 +242,7 @@ async fn a_mistake_in_one_binding_shuts_that_one_and_is_asked_about_once_an_hour
 async fn who_waits_is_refused_when_it_has_become_hopeless() {
     let robots = Robots::new();
     let gate = gate(&robots, URL, "1/10s", Overflow::Wait);
-    let mut pass = gate.enter(1, LIMIT).await.unwrap();
+    let mut pass = gate.enter(1, LIMIT, false).await.unwrap();
     let since = Instant::now();
     let waiting = posting(&gate);
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -255,7 +255,7 @@ async fn who_waits_is_refused_when_it_has_become_hopeless() {
 async fn a_call_that_is_broken_off_counts_and_a_caller_who_goes_leaves_the_queue() {
     let robots = Robots::new();
     let gate = gate(&robots, URL, "1/10s", Overflow::Wait);
-    let mut pass = gate.enter(1, LIMIT).await.unwrap();
+    let mut pass = gate.enter(1, LIMIT, false).await.unwrap();
     pass.begin();
     drop(pass);
     let waiting = posting(&gate);
@@ -289,7 +289,7 @@ async fn only_so_many_wait() {
     let mut passes = Vec::new();
     for gate in &gates {
         for _ in 0..100 {
-            passes.push(gate.enter(1, LIMIT).await.unwrap());
+            passes.push(gate.enter(1, LIMIT, false).await.unwrap());
         }
     }
     let (full, other) = gates.split_first().unwrap();

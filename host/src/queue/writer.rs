@@ -12,7 +12,10 @@ use super::error::Place;
 use super::storage::{End, Storage, Then, Tidied, Wake};
 use super::store::{Due, Item, Room, Store};
 use super::{Counts, QueueError, Side};
+use crate::clock::Clock;
 use crate::event::BoxFuture;
+use crate::gate::ledger::{Claim, Claimed, Intent, Known, Ledger, Unclaimed};
+use crate::gate::lesson::Lesson;
 
 /// How many jobs wait for the thread, and how many one transaction has. Enough for all callbacks that the server
 /// has under way at a time, and few enough that the first of them does not wait long for the last.
@@ -136,6 +139,18 @@ impl Writer {
         answer.await.map_err(|_| QueueError::Stopped)?
     }
 
+    /// As [`Self::run`], for what nobody waits for. What is on its way when the thread is ended is done.
+    fn send(&self, work: impl FnMut(&Store) -> Result<(), QueueError> + Send + 'static) {
+        let (reply, _) = oneshot::channel();
+        let job = Message::Job(Box::new(Task { bytes: None, work, result: None, then: |()| (), reply }));
+        if let Err(mpsc::error::TrySendError::Full(job)) = self.jobs.try_send(job)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let jobs = self.jobs.clone();
+            runtime.spawn(async move { jobs.send(job).await });
+        }
+    }
+
     /// Ends the thread, whoever still has a way to it: a callback that is never polled again must not keep the store
     /// open.
     async fn end(&self) {
@@ -207,6 +222,41 @@ impl Storage for Writer {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.end())
+    }
+}
+
+/// The ledger in an outbox.
+pub(super) struct Posts {
+    writer: Writer,
+    clock: Clock,
+}
+
+impl Posts {
+    pub(super) fn new(writer: Writer, clock: Clock) -> Self {
+        Self { writer, clock }
+    }
+}
+
+impl Ledger for Posts {
+    fn claim(&self, intent: Intent) -> BoxFuture<'_, Result<Claimed, Unclaimed>> {
+        let now = (self.clock)();
+        Box::pin(async move {
+            let claimed = self.writer.run(move |store| store.claim(&intent, now)).await;
+            claimed.unwrap_or_else(|error| Err(Unclaimed::Unavailable(error.to_string())))
+        })
+    }
+
+    fn end(&self, claim: Claim, lesson: &Lesson) {
+        let (now, lesson) = ((self.clock)(), lesson.clone());
+        self.writer.send(move |store| store.end_post(&claim, &lesson, now));
+    }
+
+    fn known(&self) -> BoxFuture<'_, Result<Vec<Known>, String>> {
+        let now = (self.clock)();
+        Box::pin(async move {
+            let known = self.writer.run(move |store| store.known_robots(now)).await;
+            known.map_err(|error| error.to_string())
+        })
     }
 }
 

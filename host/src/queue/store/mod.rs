@@ -1,5 +1,6 @@
 //! A queue on disk. Nothing outside this directory knows SQL, and everything here blocks.
 
+mod ledger;
 mod operate;
 mod queue;
 mod repair;

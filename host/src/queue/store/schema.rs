@@ -65,11 +65,12 @@ CREATE TABLE posts (
     id INTEGER PRIMARY KEY,
     -- SHA-256 of the robot's address, which has its token in it.
     robot BLOB NOT NULL,
-    begun_at INTEGER NOT NULL,
     -- NULL while it is under way, or if nobody has seen its end.
-    ended_at INTEGER
+    ended_at INTEGER,
+    -- From then on it has no meaning.
+    gone_at INTEGER NOT NULL
 );
-CREATE INDEX posts_begun ON posts (begun_at);
+CREATE INDEX posts_gone ON posts (gone_at);
 -- Until when DingTalk takes nothing from a robot.
 CREATE TABLE closings (
     robot BLOB PRIMARY KEY,

@@ -1,0 +1,136 @@
+//! Posts, closings and months, as the next process needs them: this one remembers by itself.
+
+use std::collections::BTreeMap;
+
+use rusqlite::params;
+
+use super::{Store, read, stored};
+use crate::event::Digest;
+use crate::gate::LATE_MS;
+use crate::gate::ledger::{Claim, Claimed, Intent, Known, Unclaimed};
+use crate::gate::lesson::{Closing, Kind, Lesson};
+use crate::gate::quota;
+use crate::queue::QueueError;
+
+/// For how long a post is kept beyond its time: no call takes longer.
+const SLACK_MS: u64 = 15 * 60 * 1_000;
+
+/// Posts without a meaning that are removed with each that is added: more than one, so that they become fewer.
+const REMOVED_AT_ONCE: usize = 4;
+
+impl Store {
+    /// Notes posts. The inner error says that there is none, and why.
+    pub(in crate::queue) fn claim(&self, intent: &Intent, now: u64) -> Result<Result<Claimed, Unclaimed>, QueueError> {
+        let month = quota::month(now);
+        let mut used = None;
+        if let Some(quota) = &intent.quota {
+            let before = self.used(quota.name(), &month)?;
+            if !quota.allows(before, intent.messages, intent.is_urgent) {
+                return Ok(Err(Unclaimed::Spent(before, quota::rest_of_month(now))));
+            }
+            self.count(quota.name(), &month, i64::from(intent.messages))?;
+            used = Some(before + u64::from(intent.messages));
+        }
+        self.execute(
+            &format!(
+                "DELETE FROM posts WHERE id IN
+                     (SELECT id FROM posts WHERE gone_at <= ?1 ORDER BY gone_at LIMIT {REMOVED_AT_ONCE})"
+            ),
+            [stored(now)],
+        )?;
+        let gone_at = now.saturating_add(u64::from(intent.counts_for)).saturating_add(SLACK_MS);
+        let mut posts = Vec::with_capacity(usize::from(intent.messages));
+        for _ in 0..intent.messages {
+            self.execute(
+                "INSERT INTO posts (robot, gone_at) VALUES (?1, ?2)",
+                params![intent.robot.as_slice(), stored(gone_at)],
+            )?;
+            let counted = intent.quota.as_ref().map(|quota| (quota.name().to_owned(), month.clone()));
+            posts.push(Claim { id: self.connection.last_insert_rowid(), robot: intent.robot, counted });
+        }
+        Ok(Ok(Claimed { posts, used }))
+    }
+
+    /// Notes what one of them came to.
+    pub(in crate::queue) fn end_post(&self, claim: &Claim, lesson: &Lesson, now: u64) -> Result<(), QueueError> {
+        let ended = match lesson {
+            Lesson::Unsent => {
+                self.execute("DELETE FROM posts WHERE id = ?1", [claim.id])?;
+                None
+            }
+            Lesson::Unknown => Some(now.saturating_add(LATE_MS)),
+            Lesson::Counted | Lesson::Shut(_) => Some(now),
+        };
+        if let Some(ended) = ended {
+            self.execute("UPDATE posts SET ended_at = ?2 WHERE id = ?1", params![claim.id, stored(ended)])?;
+        }
+        // DingTalk counts no message that it refuses for another reason than its content.
+        if let (Lesson::Unsent | Lesson::Shut(_), Some((name, month))) = (lesson, &claim.counted) {
+            self.count(name, month, -1)?;
+        }
+        if let Lesson::Shut(closing) = lesson
+            && closing.kind != Kind::Configuration
+        {
+            let pause = u64::try_from(closing.pause.as_millis()).unwrap_or(u64::MAX);
+            self.execute(
+                "INSERT INTO closings (robot, until, closing) VALUES (?1, ?2, ?3)
+                 ON CONFLICT DO UPDATE SET until = excluded.until, closing = excluded.closing WHERE excluded.until > until",
+                params![claim.robot.as_slice(), stored(now.saturating_add(pause)), closing.to_text()],
+            )?;
+            self.execute("DELETE FROM closings WHERE until <= ?1", [stored(now)])?;
+        }
+        Ok(())
+    }
+
+    fn used(&self, name: &str, month: &str) -> Result<u64, QueueError> {
+        let used =
+            self.first("SELECT used FROM quotas WHERE name = ?1 AND month = ?2", [name, month], |row| row.get(0))?;
+        Ok(used.map_or(0, read))
+    }
+
+    fn count(&self, name: &str, month: &str, messages: i64) -> Result<(), QueueError> {
+        self.execute(
+            "INSERT INTO quotas (name, month, used) VALUES (?1, ?2, max(?3, 0))
+             ON CONFLICT DO UPDATE SET used = max(used + ?3, 0)",
+            params![name, month, messages],
+        )?;
+        // A year back is enough for whoever wants to know.
+        self.execute("DELETE FROM quotas WHERE name = ?1 AND month < ?2", params![name, a_year_before(month)])?;
+        Ok(())
+    }
+
+    /// What an earlier process has left.
+    pub(in crate::queue) fn known_robots(&self, now: u64) -> Result<Vec<Known>, QueueError> {
+        let robot = |bytes: Vec<u8>| Digest::try_from(bytes).ok();
+        let mut known: BTreeMap<Digest, Known> = BTreeMap::new();
+        let posts: Vec<(Vec<u8>, Option<i64>)> =
+            self.all("SELECT robot, ended_at FROM posts ORDER BY ended_at IS NULL, ended_at", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
+        let entry = |robot| Known { robot, posts: Vec::new(), shut: None };
+        for (robot, ended) in posts.into_iter().filter_map(|(bytes, ended)| Some((robot(bytes)?, ended))) {
+            // A clock that was set back must not make it older than it is, nor count for ever.
+            let latest = now.saturating_add(LATE_MS);
+            let ended = ended.map_or(latest, |ended| read(ended).min(latest));
+            let ago = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(i64::try_from(ended).unwrap_or(i64::MAX));
+            known.entry(robot).or_insert_with(|| entry(robot)).posts.push(ago);
+        }
+        let closings: Vec<(Vec<u8>, i64, String)> =
+            self.all("SELECT robot, until, closing FROM closings WHERE until > ?1", [stored(now)], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
+        for (bytes, until, text) in closings {
+            if let (Some(robot), Some(closing)) = (robot(bytes), Closing::from_text(&text)) {
+                let left = read(until).saturating_sub(now);
+                known.entry(robot).or_insert_with(|| entry(robot)).shut = Some((closing, left));
+            }
+        }
+        Ok(known.into_values().collect())
+    }
+}
+
+/// `2025-11` of `2026-11`.
+fn a_year_before(month: &str) -> String {
+    let (year, rest) = month.split_once('-').unwrap_or((month, ""));
+    format!("{:04}-{rest}", year.parse::<u32>().unwrap_or(0).saturating_sub(1))
+}
