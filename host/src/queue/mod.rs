@@ -20,6 +20,7 @@ mod error;
 pub mod inbox;
 mod lock;
 mod operator;
+pub mod outbox;
 mod storage;
 mod store;
 mod writer;
@@ -37,6 +38,7 @@ use crate::quiet::Quiet;
 pub use error::{Place, QueueError, Side};
 pub use inbox::{Consumer, Inbox};
 pub use operator::{Counts, Entry, Listing, Operator, Selection, State};
+pub use outbox::Outbox;
 
 use dispatcher::{Line, Shared};
 use lock::Lock;
@@ -79,9 +81,6 @@ struct Queue {
     clock: Clock,
     wake: Arc<Notify>,
     stopping: watch::Sender<bool>,
-    /// The same as `storage`, for what only SQLite has.
-    #[cfg(test)]
-    writer: Mutex<Option<Writer>>,
 }
 
 impl fmt::Debug for Queue {
@@ -91,17 +90,10 @@ impl fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// Opens it in `dir`, and creates both if they are not there. Blocks: the whole store is checked.
-    fn open(side: Side, dir: &Path, clock: Clock, limits: Limits) -> Result<Self, QueueError> {
+    /// What keeps it in `dir`, both created if they are not there. Blocks: the whole store is checked.
+    fn writer(side: Side, dir: &Path, limits: Limits) -> Result<Writer, QueueError> {
         let lock = Lock::take(side, dir)?;
-        let store = Store::create(side, dir, limits)?;
-        let writer = Writer::start(store, lock, side, dir)?;
-        #[cfg(test)]
-        let known = writer.clone();
-        let queue = Self::over(side, Arc::new(writer), clock);
-        #[cfg(test)]
-        queue.writer.lock().unwrap_or_else(PoisonError::into_inner).replace(known);
-        Ok(queue)
+        Writer::start(Store::create(side, dir, limits)?, lock, side, dir)
     }
 
     /// Over what keeps it.
@@ -113,8 +105,6 @@ impl Queue {
             clock,
             wake: Arc::new(Notify::new()),
             stopping: watch::Sender::new(false),
-            #[cfg(test)]
-            writer: Mutex::default(),
         }
     }
 
@@ -176,8 +166,6 @@ impl Queue {
             tracing::error!(%error, "the {} ended badly; what it has not delivered is still there", self.side);
         }
         let storage = self.storage.lock().unwrap_or_else(PoisonError::into_inner).take();
-        #[cfg(test)]
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(storage) = storage {
             storage.close().await;
         }

@@ -49,6 +49,9 @@ struct Inner {
     desk: Arc<Desk>,
     /// Taken by [`Inbox::start`].
     late: Mutex<Option<mpsc::UnboundedReceiver<Late>>>,
+    /// What only SQLite has.
+    #[cfg(test)]
+    writer: Mutex<Option<super::Writer>>,
 }
 
 impl fmt::Debug for Inbox {
@@ -64,9 +67,21 @@ impl Inbox {
     ///
     /// If another host has it, the directory or the store cannot be used, or the store is damaged or newer.
     pub fn open(dir: &Path, clock: Clock, limits: Limits) -> Result<Self, QueueError> {
-        let queue = Queue::open(Side::Inbox, dir, clock, limits)?;
+        let writer = Queue::writer(Side::Inbox, dir, limits)?;
+        #[cfg(test)]
+        let known = writer.clone();
+        let queue = Queue::over(Side::Inbox, Arc::new(writer), clock);
         let (desk, late) = Desk::new();
-        Ok(Self { inner: Arc::new(Inner { queue, desk, late: Mutex::new(Some(late)) }) })
+        let late = Mutex::new(Some(late));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                queue,
+                desk,
+                late,
+                #[cfg(test)]
+                writer: Mutex::new(Some(known)),
+            }),
+        })
     }
 
     /// Starts delivering to `consumer`, beginning with what an earlier process left. Only the first call counts.
@@ -82,7 +97,7 @@ impl Inbox {
 
     #[cfg(test)]
     pub(super) fn writer(&self) -> Result<super::Writer, QueueError> {
-        self.inner.queue.writer.lock().unwrap().clone().ok_or(QueueError::Stopped)
+        self.inner.writer.lock().unwrap().clone().ok_or(QueueError::Stopped)
     }
 
     /// Stores the event, and returns when it is on disk. An event whose `msgId` the binding has had is not stored
@@ -148,6 +163,8 @@ impl Inbox {
     pub async fn stop(&self) {
         // An inbox that was never started must not be started now.
         self.inner.late.lock().unwrap_or_else(PoisonError::into_inner).take();
+        #[cfg(test)]
+        self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.inner.queue.stop().await;
     }
 }
