@@ -3,14 +3,14 @@
 //! How DingTalk reads markdown is documented as a list: headings, quotes, bold, italic, links, pictures, lists, and two spaces
 //! before the end of a line that is to stay one. What it makes of a backslash before a mark, of code, of HTML and of `---` is
 //! not. So a text that becomes markdown has, where it can be, nothing but characters that nobody sees against being read as
-//! marks, and messages are parted by what parts them as a line and as three hyphens.
+//! marks; a backslash is left for marks of pairs. Messages are parted by what parts them as a line and as three hyphens.
 
 use dingtalk_binding::markdown;
 use dingtalk_binding::message::MAX_PEOPLE;
 use pulldown_cmark::{Event, Options, Parser, TagEnd};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::split::Syntax;
+use super::split::{self, Syntax};
 use super::{LARGEST, Message, json_size};
 
 /// What stands between two messages.
@@ -140,11 +140,12 @@ fn without_blank_ends(text: &str) -> &str {
 }
 
 /// A markdown text, with its last fence closed if it is open. Nothing if what follows would be read as a part of it all the
-/// same, as after HTML without an end, or if it says where links of others lead.
+/// same, as after HTML without an end, if it says where links of others lead, or if it is nested so deeply that reading it
+/// takes long.
 fn closed(text: &str) -> Option<String> {
     // Within a quote or a list it ends with that, but not for who makes a page of HTML of it.
     let comment = text.rfind("<!--").and_then(|start| text.get(start..));
-    if comment.is_some_and(|comment| !comment.contains("-->")) {
+    if comment.is_some_and(|comment| !comment.contains("-->")) || split::is_nested_deeply(text) {
         return None;
     }
     let followed = [text, BETWEEN].concat();

@@ -242,6 +242,7 @@ fn what_cannot_be_merged_ends_what_is() {
         (markdown("t", "<pre>\na").to_string(), "HTML that goes on"),
         (markdown("t", "- <!-- a").to_string(), "HTML that may go on"),
         (markdown("t", "[a]: http://b").to_string(), "a link's address"),
+        (markdown("t", &("> ".repeat(17) + "a")).to_string(), "nested deeply"),
         (calling(text("x"), json!({"atMobiles": [180]})).to_string(), "a number that is none"),
         (calling(text("x"), json!({"atDepartments": ["1"]})).to_string(), "others called"),
         (text(&"x".repeat(20_000)).to_string(), "too long"),
