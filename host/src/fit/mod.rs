@@ -2,6 +2,7 @@
 //! the requests to be made of it out. Without the properties for it, and where a message fits, the request is the one that
 //! came, byte for byte.
 
+pub mod merge;
 mod split;
 
 use std::collections::BTreeMap;
