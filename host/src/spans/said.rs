@@ -85,6 +85,11 @@ pub(crate) fn invoke(method: &Method, binding: Option<&str>) -> Said {
     request(method, binding, "")
 }
 
+/// The same where the path has the operation, if the binding has one of that name.
+pub(crate) fn invoke_bare(method: &Method, binding: Option<&str>, operation: Option<&str>) -> Said {
+    request(method, binding, &format!("/{}", operation.unwrap_or("{operation}")))
+}
+
 /// What the path of a callback ends with. No binding's name has a slash.
 const CALLBACK: &str = "/callback";
 
