@@ -180,5 +180,10 @@ mod tests {
             };
             assert_eq!(decoded.unwrap().data.len(), length + 2);
         }
+        // Data need not be decoded.
+        let (form, uri) = (Form::Bare("create".into()), Uri::from_static("/v1.0/bindings/x/create"));
+        let mut reading = pin!(read(form, &uri, vec![b'x'; 16 << 20]));
+        let first = std::future::poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await;
+        assert!(first.is_ready());
     }
 }
