@@ -303,7 +303,8 @@ impl Bindings {
             quota: Quota::parse(property("quota"), property("quotaReserve"), property("quotaName"), || {
                 let [a, b, c, d, ..] = digest(settings.endpoint.robot().as_bytes());
                 format!("robot {:08x}", u32::from_be_bytes([a, b, c, d]))
-            })?,
+            })?
+            .map(Arc::new),
         };
         let is_queued = gate.overflow == Overflow::Queue;
         let merges = match property("merge").map(str::trim).unwrap_or_default() {
