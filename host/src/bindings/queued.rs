@@ -89,7 +89,7 @@ pub(super) fn with_uuid(mut request: Request, uuid: impl FnOnce() -> String) -> 
 pub(super) fn message(binding: &str, request: Request, wish: &Wish) -> Result<Message, String> {
     let options = Options::parse(contract::pairs(&request.metadata))?;
     let body = message::shape(&request.data, &options)?;
-    let uuid = uuid_of(&body).ok_or("its msgUuid is not a text; write one, for example \"msgUuid\": \"order-17\"")?;
+    let uuid = uuid_of(&body).ok_or("its msgUuid is blank; write one, for example \"msgUuid\": \"order-17\"")?;
     let is_trace = |(name, _): &(String, String)| TRACE.contains(&name.as_str());
     Ok(Message {
         binding: binding.to_owned(),
@@ -110,7 +110,10 @@ pub(super) fn united(merged: Merged, uuid: String) -> Result<(Bytes, usize), Str
 
 fn uuid_of(body: &[u8]) -> Option<String> {
     let [raw] = json::find(std::str::from_utf8(json::without_mark(body)).ok()?, ["msgUuid"]).ok()?;
-    serde_json::from_str(raw?).ok().filter(|uuid: &String| !uuid.trim().is_empty())
+    let raw = raw?;
+    // A number is what it is written as: DingTalk may take it for a text.
+    let uuid = serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned());
+    Some(uuid).filter(|uuid| !uuid.trim().is_empty())
 }
 
 #[cfg(test)]
@@ -156,7 +159,7 @@ mod tests {
         let kept = stored(own, &[]).unwrap();
         assert_eq!((kept.uuid.as_str(), body(&kept).as_str()), ("mine", own), "byte for byte");
         assert_eq!(stored("a", &[("MSGUUID", "theirs")]).unwrap().uuid, "theirs");
-        assert!(stored(r#"{"msgUuid":17}"#, &[]).unwrap_err().contains("not a text"));
+        assert_eq!(stored(r#"{"msgUuid":17000}"#, &[]).unwrap().uuid, "17000");
         assert!(stored("", &[]).is_err(), "what is no message is not stored");
     }
 }
