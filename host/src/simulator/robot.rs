@@ -103,7 +103,9 @@ impl RobotConfig {
             return Err("a keyword is empty and would occur in every message: leave it out".into());
         }
         if self.rate_window.is_zero() {
-            return Err("the rate's window has no length: give one, or a rate limit of 0 for a robot without limit".into());
+            return Err(
+                "the rate's window has no length: give one, or a rate limit of 0 for a robot without limit".into()
+            );
         }
         if self.app_secret.as_ref().is_some_and(|secret| secret.expose().is_empty()) {
             return Err("the app secret is empty: give one, or none to sign callbacks with the secret".into());
