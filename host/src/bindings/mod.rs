@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dingtalk_api::invoke::{self, Failed};
 use dingtalk_api::status::ErrorStatus;
 use dingtalk_binding::callback::Key;
@@ -79,6 +80,8 @@ pub struct Binding {
     gate: Gate,
     /// Whether its messages go through the outbox unless a call says otherwise.
     is_queued: bool,
+    /// Whether those that wait become one.
+    merges: bool,
     error_status: Option<ErrorStatus>,
 }
 
@@ -300,10 +303,16 @@ impl Bindings {
             quota: Quota::parse(property("quota"), property("quotaReserve"), property("quotaName"), || {
                 let [a, b, c, d, ..] = digest(settings.endpoint.robot().as_bytes());
                 format!("robot {:08x}", u32::from_be_bytes([a, b, c, d]))
-            })?,
+            })?
+            .map(Arc::new),
         };
         let is_queued = gate.overflow == Overflow::Queue;
-        for (needs, property) in [(is_queued, "overflow"), (gate.quota.is_some(), "quota")] {
+        let merges = match property("merge").map(str::trim).unwrap_or_default() {
+            "" | "false" => false,
+            "true" => true,
+            _ => return Err("property \"merge\" is neither \"true\" nor \"false\"".into()),
+        };
+        for (needs, property) in [(is_queued, "overflow"), (merges, "merge"), (gate.quota.is_some(), "quota")] {
             if needs && self.outbox.get().is_none() {
                 let reason = "needs an outbox; start the host with --outbox DIRECTORY";
                 return Err(format!("property \"{property}\" {reason}"));
@@ -328,6 +337,7 @@ impl Bindings {
             fit,
             gate,
             is_queued,
+            merges,
             error_status,
         })
     }
@@ -487,6 +497,21 @@ impl Bindings {
             self.post_within(&mut pass, &binding, request, None).await
         };
         posted.await.map_err(|error| Failed::new(error, true).into())
+    }
+
+    /// Above how many messages that wait for this binding they become one, if they do: more than go out in a minute.
+    pub(crate) fn unites_above(&self, name: &str) -> Option<usize> {
+        self.get(name).filter(|binding| binding.merges).and_then(|binding| binding.gate.a_minute())
+    }
+
+    /// One message that says what the first of these say, with a `msgUuid` of its own, and how many.
+    pub(crate) async fn unite(&self, name: &str, bodies: Vec<Bytes>) -> Option<(Bytes, usize)> {
+        let policy = self.get(name)?.fit.clone();
+        let work = move || {
+            let merged = policy.merge(&bodies).map(|merged| queued::united(merged, Uuid::new_v4().to_string()));
+            merged.transpose()
+        };
+        self.fit(work).await.ok().flatten()
     }
 
     /// From now on, messages can wait in `outbox`, and what is posted is noted there. Once, before any binding is added.

@@ -10,6 +10,7 @@ use dingtalk_binding::duration;
 use dingtalk_binding::json;
 use dingtalk_binding::message::{self, Options};
 
+use crate::fit::merge::Merged;
 use crate::queue::outbox::{Message, Priority};
 use crate::sandbox::Request;
 
@@ -99,6 +100,12 @@ pub(super) fn message(binding: &str, request: Request, wish: &Wish) -> Result<Me
         expires: wish.expires,
         trace: request.metadata.into_iter().filter(is_trace).collect(),
     })
+}
+
+/// The message that stands for several, with its own `msgUuid`, and how many they are.
+pub(super) fn united(merged: Merged, uuid: String) -> Result<(Bytes, usize), String> {
+    let options = Options::parse([("msgUuid", uuid.as_str())])?;
+    Ok((Bytes::from(message::shape(&merged.body, &options)?), merged.count))
 }
 
 fn uuid_of(body: &[u8]) -> Option<String> {

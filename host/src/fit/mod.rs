@@ -72,6 +72,11 @@ impl Policy {
         self.keywords.is_empty() && (self.too_long.is_none() || is_short)
     }
 
+    /// One message that says what the first of these say: see [`merge::merge`].
+    pub fn merge(&self, bodies: &[impl AsRef<[u8]>]) -> Option<merge::Merged> {
+        merge::merge(bodies, &self.keywords)
+    }
+
     /// What is to be sent for `request`, in this order. The error says what keeps it from being a message that the robot
     /// takes.
     pub fn apply(&self, request: InvokeRequest) -> Result<Vec<InvokeRequest>, String> {

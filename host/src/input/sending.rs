@@ -3,6 +3,7 @@
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dingtalk_binding::error::Outcome;
 
 use super::policy::named;
@@ -31,6 +32,14 @@ impl Consumer for Posts {
                 None => Err(Setback { kind: Kind::Unsent, reason: "the host is stopping".into() }),
             }
         })
+    }
+
+    fn unites_above(&self, binding: &str) -> Option<usize> {
+        self.0.upgrade()?.bindings.unites_above(binding)
+    }
+
+    fn unite<'a>(&'a self, binding: &'a str, bodies: Vec<Bytes>) -> BoxFuture<'a, Option<(Bytes, usize)>> {
+        Box::pin(async move { self.0.upgrade()?.bindings.unite(binding, bodies).await })
     }
 
     fn give_up<'a>(&'a self, _: i64, _: &'a Event, _: &'a str) -> BoxFuture<'a, ()> {

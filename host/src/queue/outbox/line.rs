@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Consumer;
 use super::retry::{self, Next, Setback};
+use crate::event::Event;
 use crate::queue::backoff::Leave;
 use crate::queue::dispatcher::{Line, Shared};
 use crate::queue::storage::End;
@@ -55,6 +56,35 @@ impl Holds {
     }
 }
 
+impl Shared<ToRobots> {
+    /// The message, or one that stands for it and for those behind it, where too many wait.
+    async fn united(&self, seq: i64, attempts: u32, event: Arc<Event>) -> Arc<Event> {
+        let consumer = &self.line.consumer;
+        // What was tried may have been taken: DingTalk would show the rest of another one with its msgUuid to nobody.
+        let Some(beyond) = consumer.unites_above(&event.binding).filter(|_| attempts == 0) else { return event };
+        let waiting = match self.storage.front(seq, beyond).await {
+            Ok(waiting) => waiting,
+            // Whatever it is, it concerns what comes next, too.
+            Err(_) => return event,
+        };
+        let (seqs, bodies): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        if bodies.len() < 2 {
+            return event;
+        }
+        let Some((body, count)) = consumer.unite(&event.binding, bodies).await else { return event };
+        let united = seqs.into_iter().take(count).collect();
+        match self.storage.unite(united, body.clone(), (self.clock)()).await {
+            Ok(true) => {
+                tracing::info!(binding = event.binding, seq, count, "messages that wait become one");
+                let Event { binding, metadata, trace, .. } = &*event;
+                let (binding, metadata, trace) = (binding.clone(), metadata.clone(), trace.clone());
+                Arc::new(Event { binding, data: body, metadata, trace })
+            }
+            Ok(false) | Err(_) => event,
+        }
+    }
+}
+
 /// The way to the robots.
 pub(in crate::queue) struct ToRobots {
     consumer: Arc<dyn Consumer>,
@@ -85,6 +115,7 @@ impl Line for ToRobots {
     async fn deliver(shared: Arc<Shared<Self>>, head: Head) {
         let Head { seq, lane: (binding, _), attempts, expires_at, event } = head;
         let Self { consumer, holds } = &shared.line;
+        let event = shared.united(seq, attempts, event).await;
         let is_late = expires_at.is_some_and(|time| time <= (shared.clock)());
         let setback = match is_late {
             true => Setback { kind: retry::Kind::Refused, reason: EXPIRED.to_owned() },

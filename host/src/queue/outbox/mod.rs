@@ -122,6 +122,18 @@ pub trait Consumer: Send + Sync + 'static {
     /// Posts a message once, if its robot takes it now.
     fn post<'a>(&'a self, message: &'a Event) -> BoxFuture<'a, Result<(), Setback>>;
 
+    /// Above how many messages that wait for a binding they become one, if they do.
+    fn unites_above(&self, binding: &str) -> Option<usize> {
+        let _ = binding;
+        None
+    }
+
+    /// One message that says what the first of these say, and how many. Nothing if they cannot be one.
+    fn unite<'a>(&'a self, binding: &'a str, bodies: Vec<Bytes>) -> BoxFuture<'a, Option<(Bytes, usize)>> {
+        let _ = (binding, bodies);
+        Box::pin(async { None })
+    }
+
     /// Says that a message will not be posted, and why. The conversation goes on afterwards.
     fn give_up<'a>(&'a self, seq: i64, message: &'a Event, reason: &'a str) -> BoxFuture<'a, ()>;
 }

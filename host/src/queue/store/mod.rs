@@ -6,6 +6,7 @@ mod queue;
 mod repair;
 mod schema;
 mod space;
+mod unite;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
