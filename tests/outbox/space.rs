@@ -8,7 +8,7 @@ use dingtalk_host::simulator::fault::{Fault, Times};
 use tempfile::TempDir;
 
 use super::{Bench, assert_refused, create, kill, queued, tail, texts, until_counts};
-use crate::support::{Host, PATIENCE, Reply, Robot};
+use crate::support::{Host, PATIENCE, Reply, Robot, SECRET, component};
 
 /// A message of 19,000 bytes that begins with its number.
 fn large(number: usize) -> String {
@@ -36,13 +36,18 @@ fn fill(host: &Host, first: usize, mut beside: impl FnMut()) -> (usize, Reply) {
 
 #[test]
 fn what_is_above_the_limit_is_refused_and_the_rest_is_sent() {
-    let robot = Robot::start();
+    let (robot, other) = (Robot::start(), Robot::start());
     robot.fail(Fault::Status(503), Times::Always);
     let bench = Bench::new(&robot, &[]);
+    let url = other.url();
+    let properties = [("id", "other"), ("url", &url), ("secret", SECRET), ("overflow", "queue")];
+    bench.resources.write("other.yaml", &component("other", &properties));
     let host = bench.serve(&["--outbox-max-size", "8Mi", "--log-level", "info"]);
     let (count, refused) = fill(&host, 0, || ());
-    assert!(count > 50, "{count}");
-    assert_refused(&refused, "outbox-unavailable", "is as large as --outbox-max-size allows (8388608 bytes)");
+    assert!(count > 10, "{count}");
+    assert_refused(&refused, "outbox-unavailable", "binding team has as many messages in the outbox ");
+    // One that floods it leaves room for others.
+    assert_eq!(host.post("other", &create("of another", &[])).status, 200);
     let files = std::fs::read_dir(bench.outbox()).unwrap();
     let size: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
     assert!(size <= 9 << 20, "{size}");
@@ -51,6 +56,7 @@ fn what_is_above_the_limit_is_refused_and_the_rest_is_sent() {
     queued(&host, &large(count), &[]);
     until_counts(&host, 0, 0);
     assert_eq!(numbers(&robot), (0..=count).collect::<Vec<_>>(), "each once, in order");
+    assert_eq!(texts(&other), ["of another"]);
 }
 
 /// A volume of its own, which is full of what another program wrote.
