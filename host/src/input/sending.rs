@@ -17,8 +17,9 @@ use crate::spans::said;
 /// How long a binding is left alone that is not there: it comes back with its component file, which is noticed.
 const MISSING: Duration = Duration::from_secs(600);
 
-/// What the gate has just learnt, it says itself: it is asked at once.
-const ASK_THE_GATE: Duration = Duration::from_millis(1);
+/// After DingTalk has refused whatever the binding sends. Then the gate says for how much longer; that of a binding without a rate
+/// is open, and must not be asked at once: each time would be a post.
+const ASK_THE_GATE: Duration = Duration::from_secs(60);
 
 /// By what the outbox posts. Does not keep the bindings: the outbox is part of what holds them.
 pub(super) struct Posts(pub(super) Weak<Inner>);

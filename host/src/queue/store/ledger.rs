@@ -99,20 +99,19 @@ impl Store {
         Ok(())
     }
 
-    /// What an earlier process has left.
+    /// What an earlier process has left. That one is gone: what it had under way ends now, and not again each time a process
+    /// begins. Otherwise a host that is killed every few seconds would post ever less.
     pub(in crate::queue) fn known_robots(&self, now: u64) -> Result<Vec<Known>, QueueError> {
+        // Nor must a clock that was set back make anything count for ever.
+        let latest = stored(now.saturating_add(LATE_MS));
+        self.execute("UPDATE posts SET ended_at = ?1 WHERE ended_at IS NULL OR ended_at > ?1", [latest])?;
         let robot = |bytes: Vec<u8>| Digest::try_from(bytes).ok();
         let mut known: BTreeMap<Digest, Known> = BTreeMap::new();
-        let posts: Vec<(Vec<u8>, Option<i64>)> =
-            self.all("SELECT robot, ended_at FROM posts ORDER BY ended_at IS NULL, ended_at", [], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })?;
+        let posts: Vec<(Vec<u8>, i64)> =
+            self.all("SELECT robot, ended_at FROM posts ORDER BY ended_at", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let entry = |robot| Known { robot, posts: Vec::new(), shut: None };
         for (robot, ended) in posts.into_iter().filter_map(|(bytes, ended)| Some((robot(bytes)?, ended))) {
-            // A clock that was set back must not make it older than it is, nor count for ever.
-            let latest = now.saturating_add(LATE_MS);
-            let ended = ended.map_or(latest, |ended| read(ended).min(latest));
-            let ago = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(i64::try_from(ended).unwrap_or(i64::MAX));
+            let ago = stored(now).saturating_sub(ended);
             known.entry(robot).or_insert_with(|| entry(robot)).posts.push(ago);
         }
         let closings: Vec<(Vec<u8>, i64, String)> =
@@ -133,4 +132,33 @@ impl Store {
 fn a_year_before(month: &str) -> String {
     let (year, rest) = month.split_once('-').unwrap_or((month, ""));
     format!("{:04}-{rest}", year.parse::<u32>().unwrap_or(0).saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{Limits, Side};
+
+    const NOW: u64 = 1_700_000_000_000;
+
+    fn intent() -> Intent {
+        Intent { robot: [7; 32], rate: None, messages: 2, counts_for: 60_000, quota: None, is_urgent: false }
+    }
+
+    #[test]
+    fn what_a_killed_process_had_under_way_ends_once() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let open = || Store::create(Side::Outbox, dir.path(), Limits::default()).unwrap();
+        let store = open();
+        let claimed = store.claim(&intent(), NOW).unwrap().unwrap();
+        store.end_post(&claimed.posts[0], &Lesson::Counted, NOW + 10).unwrap();
+        let late = i64::try_from(LATE_MS).unwrap();
+        // Each opening is one after a kill: nothing has noted the second post's end.
+        for (after, ago) in [(1_000, [990, -late]), (4_000, [3_990, 3_000 - late]), (40_000, [39_990, 39_000 - late])] {
+            let known = open().known_robots(NOW + after).unwrap();
+            assert_eq!(known[0].posts, ago, "{after} ms later");
+        }
+        let known = open().known_robots(NOW - 1_000_000).unwrap();
+        assert_eq!(known[0].posts, [-late, -late], "by a clock that was set back");
+    }
 }
