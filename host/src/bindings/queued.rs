@@ -17,6 +17,13 @@ use crate::sandbox::Request;
 /// Bytes of a conversation's name: one of DingTalk's has 64.
 const LONGEST_CONVERSATION: usize = 256;
 
+/// Bytes of a `msgUuid`, which is kept for a day, and of an item of a trace's context.
+const LONGEST_UUID: usize = 256;
+const LONGEST_TRACE: usize = 512;
+
+/// A body that is longer is not stored: DingTalk takes 20,000 bytes, and a message that waits takes room from others.
+const LONGEST_BODY: usize = 128 << 10;
+
 /// Below that a message could expire before it is looked at.
 const LEAST_EXPIRY: Duration = Duration::from_secs(1);
 
@@ -90,7 +97,19 @@ pub(super) fn message(binding: &str, request: Request, wish: &Wish) -> Result<Me
     let options = Options::parse(contract::pairs(&request.metadata))?;
     let body = message::shape(&request.data, &options)?;
     let uuid = uuid_of(&body).ok_or("its msgUuid is blank; write one, for example \"msgUuid\": \"order-17\"")?;
-    let is_trace = |(name, _): &(String, String)| TRACE.contains(&name.as_str());
+    if uuid.len() > LONGEST_UUID {
+        return Err(format!(
+            "its msgUuid has {} bytes, and can have {LONGEST_UUID} where it waits; make it shorter",
+            uuid.len()
+        ));
+    }
+    if body.len() > LONGEST_BODY {
+        return Err(format!(
+            "it has {} bytes, and DingTalk takes 20,000; make it shorter, or write tooLong: split",
+            body.len()
+        ));
+    }
+    let is_trace = |(name, value): &(String, String)| TRACE.contains(&name.as_str()) && value.len() <= LONGEST_TRACE;
     Ok(Message {
         binding: binding.to_owned(),
         body: Bytes::from(body),

@@ -83,7 +83,9 @@ fn setback(error: &InvokeError) -> Setback {
         }
         ("not-found" | "unsupported-operation" | "configuration", _) => Kind::Held(MISSING),
         ("rejected", "content") | ("invalid-message", _) => Kind::Refused,
+        // Where a limit of the sandbox has stopped it before it was posted, it would do so again for ever.
         ("rejected", _) => Kind::Busy,
+        ("stopped", _) if !is_unknown => Kind::Busy,
         _ if is_unknown => unknown,
         // Something has answered that is not DingTalk, and may do so for long.
         (error, _) if error.starts_with("unexpected-answer.") => unknown,

@@ -83,6 +83,8 @@ CREATE TABLE posts (
     robot BLOB NOT NULL,
     -- NULL while it is under way, or if nobody has seen its end.
     ended_at INTEGER,
+    -- For how many milliseconds after its end it may count.
+    counts_for INTEGER NOT NULL,
     -- From then on it has no meaning.
     gone_at INTEGER NOT NULL
 );
