@@ -51,7 +51,7 @@ impl Rate {
     }
 
     /// How long it is, in milliseconds.
-    pub(super) fn window_ms(self) -> u32 {
+    pub(crate) fn window_ms(self) -> u32 {
         u32::try_from(self.window.as_millis()).unwrap_or(u32::MAX)
     }
 }

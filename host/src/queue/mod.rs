@@ -20,6 +20,7 @@ mod error;
 pub mod inbox;
 mod lock;
 mod operator;
+pub mod postgres;
 mod storage;
 mod store;
 mod writer;
@@ -37,6 +38,7 @@ use crate::quiet::Quiet;
 pub use error::{Place, QueueError, Side};
 pub use inbox::{Consumer, Inbox};
 pub use operator::{Counts, Entry, Listing, Operator, Selection, State};
+use postgres::{Database, Events};
 
 use dispatcher::{Line, Shared};
 use lock::Lock;
@@ -102,6 +104,11 @@ impl Queue {
         #[cfg(test)]
         queue.writer.lock().unwrap_or_else(PoisonError::into_inner).replace(known);
         Ok(queue)
+    }
+
+    /// Opens it in a database, which it shares with other hosts.
+    fn open_in(side: Side, database: &Database, clock: Clock, limits: Limits) -> Self {
+        Self::over(side, Arc::new(Events::new(database.clone(), side, limits)), clock)
     }
 
     /// Over what keeps it.

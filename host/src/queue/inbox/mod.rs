@@ -21,6 +21,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::postgres::Database;
 use super::store::{Item, Stored};
 use super::{Counts, Limits, Queue, QueueError, Side};
 use crate::clock::Clock;
@@ -64,9 +65,17 @@ impl Inbox {
     ///
     /// If another host has it, the directory or the store cannot be used, or the store is damaged or newer.
     pub fn open(dir: &Path, clock: Clock, limits: Limits) -> Result<Self, QueueError> {
-        let queue = Queue::open(Side::Inbox, dir, clock, limits)?;
+        Ok(Self::over(Queue::open(Side::Inbox, dir, clock, limits)?))
+    }
+
+    /// Opens the inbox in a database, which other hosts may have open too. Messages of all of them are delivered by each.
+    pub fn open_in(database: &Database, clock: Clock, limits: Limits) -> Self {
+        Self::over(Queue::open_in(Side::Inbox, database, clock, limits))
+    }
+
+    fn over(queue: Queue) -> Self {
         let (desk, late) = Desk::new();
-        Ok(Self { inner: Arc::new(Inner { queue, desk, late: Mutex::new(Some(late)) }) })
+        Self { inner: Arc::new(Inner { queue, desk, late: Mutex::new(Some(late)) }) }
     }
 
     /// Starts delivering to `consumer`, beginning with what an earlier process left. Only the first call counts.
