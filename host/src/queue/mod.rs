@@ -190,3 +190,6 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -220,14 +220,14 @@ impl Events {
     async fn hasten(&self, session: &Session, which: &Hasten<'_>) -> Result<bool, Fault> {
         let of = |later: &str, names: &str| {
             format!(
-                "WITH RECURSIVE {NAMES}, clock AS MATERIALIZED (SELECT now_ms() AS now), some AS MATERIALIZED (
+                "WITH RECURSIVE {NAMES}, clock AS MATERIALIZED (SELECT now_ms() AS now), chosen AS MATERIALIZED (
                      SELECT lanes.id FROM {names} CROSS JOIN unnest($2::int8[]) AS ranks (rank) CROSS JOIN LATERAL (
                          SELECT id FROM lanes WHERE side = $1 AND binding = names.name AND rank = ranks.rank
                              AND due > (SELECT now FROM clock) + {later}
                          ORDER BY due LIMIT {HASTENED_AT_ONCE} FOR UPDATE SKIP LOCKED
                      ) AS lanes LIMIT {HASTENED_AT_ONCE}
                  )
-                 UPDATE lanes SET due = (SELECT now FROM clock), suffers = false FROM some WHERE lanes.id = some.id"
+                 UPDATE lanes SET due = (SELECT now FROM clock), suffers = false FROM chosen WHERE lanes.id = chosen.id"
             )
         };
         let (number, ranks) = (self.number(), self.ranks());
@@ -242,11 +242,11 @@ impl Events {
             }
             Hasten::Suffering => {
                 let sql = format!(
-                    "WITH clock AS MATERIALIZED (SELECT now_ms() AS now), some AS MATERIALIZED (
+                    "WITH clock AS MATERIALIZED (SELECT now_ms() AS now), chosen AS MATERIALIZED (
                          SELECT id FROM lanes WHERE side = $1 AND suffers AND due > (SELECT now FROM clock)
                          ORDER BY due LIMIT {HASTENED_AT_ONCE} FOR UPDATE SKIP LOCKED
                      )
-                     UPDATE lanes SET due = (SELECT now FROM clock), suffers = false FROM some WHERE lanes.id = some.id"
+                     UPDATE lanes SET due = (SELECT now FROM clock), suffers = false FROM chosen WHERE lanes.id = chosen.id"
                 );
                 let sql = session.prepare_cached(&sql).await?;
                 session.execute(&sql, &[&number]).await?

@@ -18,7 +18,8 @@ const CHANGED_AT_ONCE: usize = 500;
 
 /// A direction's events in a database, beside the hosts that have them.
 pub(in crate::queue) struct Remote {
-    runtime: Runtime,
+    /// Until it is dropped.
+    runtime: Option<Runtime>,
     pool: deadpool_postgres::Pool,
     name: String,
     side: Side,
@@ -31,7 +32,7 @@ impl Remote {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| unusable(format!("cannot be used: {error}")))?;
         let pool = pool::new(&target).map_err(unusable)?;
-        let remote = Self { runtime, pool, name: target.name.clone(), side };
+        let remote = Self { runtime: Some(runtime), pool, name: target.name.clone(), side };
         let looked = remote.wait(async || {
             let session = Session::take(&remote.pool).await?;
             schema::look(&session).await?;
@@ -45,7 +46,8 @@ impl Remote {
 
     /// Waits for what is done with the database, for no longer than is usual; nothing, if it takes longer.
     fn wait<T: Send, F: Future<Output = T>>(&self, work: impl FnOnce() -> F + Send) -> Option<T> {
-        let done = || self.runtime.block_on(async { tokio::time::timeout(PATIENCE, work()).await.ok() });
+        let runtime = self.runtime.as_ref()?;
+        let done = || runtime.block_on(async { tokio::time::timeout(PATIENCE, work()).await.ok() });
         // The caller may be in a runtime of its own, which is not to be waited in.
         std::thread::scope(|scope| scope.spawn(done).join().unwrap_or(None))
     }
@@ -72,15 +74,15 @@ impl Remote {
     ) -> Result<std::io::Result<()>, QueueError> {
         let states: Vec<String> = listing.states.iter().map(|state| format!("state = '{state}'")).collect();
         let sql = format!(
-            "SELECT seq, events.binding, state, attempts, accepted_at, finished_at, last_error, msg_id, events.conversation,
+            "SELECT events.seq, events.binding, state, attempts, accepted_at, finished_at, last_error, msg_id, events.conversation,
                  length(data)::int8, lanes.due,
                  (SELECT first.seq FROM events AS first WHERE first.side = events.side AND first.state = 'pending'
                      AND first.binding = events.binding AND first.lane = events.lane ORDER BY rank DESC, seq LIMIT 1),
                  CASE WHEN $3 THEN metadata END, CASE WHEN $3 THEN data END
              FROM events LEFT JOIN lanes
                  ON lanes.side = events.side AND lanes.binding = events.binding AND lanes.lane = events.lane
-             WHERE events.side = $1 AND seq > $4 AND ($2::text IS NULL OR events.binding = $2) AND ({})
-             ORDER BY seq LIMIT $5",
+             WHERE events.side = $1 AND events.seq > $4 AND ($2::text IS NULL OR events.binding = $2) AND ({})
+             ORDER BY events.seq LIMIT $5",
             states.join(" OR ")
         );
         let mut last = 0_i64;
@@ -211,6 +213,15 @@ impl Remote {
             }
         }
         Ok(seqs)
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        // Not waited for, which is not allowed in a runtime.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -70,12 +70,12 @@ fn explain(error: &tokio_postgres::Error) -> String {
             }
             &SqlState::INVALID_CATALOG_NAME => format!("is not there ({code}); create it, or name another one"),
             &SqlState::INSUFFICIENT_PRIVILEGE => {
-                format!("does not allow this user what is needed ({code}: {}); grant it", message.escape_debug())
+                format!("does not allow this user what is needed ({code}: {}); grant it", one_line(message))
             }
             &SqlState::READ_ONLY_SQL_TRANSACTION => {
                 format!("is read-only ({code}); name the primary, or add target_session_attrs=read-write to the URL")
             }
-            _ => format!("says: {} ({code})", message.escape_debug()),
+            _ => format!("says: {} ({code})", one_line(message)),
         };
     }
     let mut reason = format!("cannot be used: {error}");
@@ -88,7 +88,12 @@ fn explain(error: &tokio_postgres::Error) -> String {
         }
         source = cause.source();
     }
-    reason.escape_debug().to_string()
+    one_line(&reason)
+}
+
+/// Text of somebody else's for one line.
+fn one_line(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 /// The pool, from which nothing is taken yet. The error says what of the machine's certificates cannot be read.
