@@ -21,7 +21,7 @@ pub mod error;
 pub mod failure;
 mod inline;
 pub mod json;
-mod markdown;
+pub mod markdown;
 pub mod mention;
 pub mod message;
 pub mod operation;

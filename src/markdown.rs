@@ -18,7 +18,7 @@ const READ: usize = 1024;
 
 /// The title of a text: the first line that has text, without marks; of a block of code, its first line as it is
 /// written. Empty only if the text is blank.
-pub(crate) fn title(text: &str) -> String {
+pub fn title(text: &str) -> String {
     // Stands for a text of nothing but marks.
     let mut first = "";
     // The mark of the code that a line stands in.

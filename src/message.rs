@@ -116,7 +116,7 @@ fn parse_kind(value: &str) -> Result<Option<Kind>, String> {
 }
 
 /// How many people each of `atMobiles` and `atUserIds` may name: DingTalk's limit for user ids, taken for numbers too.
-const MAX_PEOPLE: usize = 50;
+pub const MAX_PEOPLE: usize = 50;
 
 fn parse_list(name: &str, value: &str, what: &str, allowed: impl Fn(char) -> bool) -> Result<Vec<String>, String> {
     let mut list: Vec<String> = Vec::new();

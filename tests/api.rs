@@ -8,6 +8,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::json;
 
 use crate::both::api::{CREATE, assert_error, assert_invoke_error, assert_success, curl, in_chunks};
+use crate::grpc::client::{self, binding};
 use crate::support::held::Held;
 use crate::support::{Connection, Host, PATIENCE, Reply, Resources, Robot, component, send};
 
@@ -33,7 +34,55 @@ fn a_body_above_the_limit_is_too_large_and_one_at_the_limit_is_not() {
         let message = "failed deserializing HTTP body: stream too large (more than 1024 bytes, see --max-body-size)";
         assert_error(&reply, 400, "ERR_MALFORMED_REQUEST", message);
     }
-    assert_eq!(robot.stats().accepted, 1);
+    // The same where the body is data.
+    let bare = |length: usize| {
+        let path = "/v1.0/bindings/mydingtalk/create";
+        send(host.address(), "POST", path, &[], format!("{:length$}", "Hi").as_bytes())
+    };
+    assert_success(&bare(1024));
+    assert!(bare(1025).body.contains("stream too large (more than 1024 bytes, see --max-body-size)"));
+    assert_eq!(robot.stats().accepted, 2);
+}
+
+#[test]
+fn a_request_without_an_operation_is_said_once_for_each_binding_with_what_to_write() {
+    let robot = Robot::start();
+    let resources = Resources::of("mydingtalk", &robot)
+        .with("b.yaml", &component("another", &[("id", "b"), ("url", &robot.url())]));
+    let host = Host::serve(&resources);
+    let long = "x".repeat(1_000);
+    for _ in 0..3 {
+        for name in ["mydingtalk", "another", "made-up", "invented", &long] {
+            assert_eq!(host.post(name, r#"{"message":"S3CR3T"}"#).metadata("error"), Some("missing-operation"));
+        }
+    }
+    let log = host.end();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("a request names no operation; ")).collect();
+    let of = |name: &str| told.iter().filter(|line| line.contains(&format!("binding={name:?}"))).count();
+    assert_eq!((of("mydingtalk"), of("another"), of("made-up"), told.len()), (1, 1, 1, 3), "{log}");
+    let write = r#"write {"operation": "create", "data": …} as the body for /v1.0/bindings/{name}, or send what is data there as the body for /v1.0/bindings/{name}/create"#;
+    for line in told {
+        assert!(line.contains(" WARN ") && line.contains(write), "{line}");
+    }
+    assert!(!log.contains("S3CR3T"), "{log}");
+    // Whoever speaks gRPC has no body to write.
+    let host = Host::serve(&resources);
+    let client = client::Client::new(host.grpc_address());
+    client.invoke(binding("another", "", b"{}", &[])).unwrap_err();
+    host.wait_for_log("a request names no operation; set the field operation of InvokeBindingRequest, to \"create\"");
+}
+
+#[test]
+fn no_operation_is_done_at_the_callback_port() {
+    let robot = Robot::start();
+    let host = Host::serve_with(&Resources::of("mydingtalk", &robot), &["--callback-port", "0"], &[]);
+    for path in
+        ["/v1.0/bindings/mydingtalk/create", "/v1.0/bindings/mydingtalk/%63allback", "/v1.0/bindings/mydingtalk"]
+    {
+        let reply = send(host.callback_address(), "POST", path, &[], CREATE.as_bytes());
+        assert_eq!((reply.status, reply.body.as_str()), (404, ""), "{path}");
+    }
+    assert_eq!(robot.stats().requests, 0);
 }
 
 #[test]

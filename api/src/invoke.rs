@@ -1,4 +1,5 @@
-//! `POST` and `PUT /v1.0/bindings/{name}`: what is checked before the binding is asked, and what its answer becomes.
+//! `POST` and `PUT /v1.0/bindings/{name}` and `…/{name}/{operation}`: what is checked before the binding is asked, and what
+//! its answer becomes.
 
 use std::fmt;
 
@@ -164,7 +165,7 @@ pub(crate) fn shown(text: &str, limit: usize) -> String {
 }
 
 /// The name of a binding that may be none.
-pub(crate) fn shown_name(name: &str) -> String {
+pub fn shown_name(name: &str) -> String {
     shown(name, MAX_NAME)
 }
 
@@ -175,9 +176,9 @@ pub fn error_status(headers: &HeaderMap) -> Result<Option<ErrorStatus>, Problem>
     chosen.map(Some).map_err(|what| Problem::malformed(format!("header {} {what}", status::HEADER)))
 }
 
-/// Adds the caller's trace to a request that was decoded from its body, or says why there is none.
-pub fn complete(headers: &HeaderMap, decoded: Result<InvokeRequest, String>) -> Result<InvokeRequest, Answer> {
-    let mut request = decoded.map_err(|what| undecodable(&what))?;
+/// Adds the caller's trace to a request, or says why there is none.
+pub fn complete(headers: &HeaderMap, request: Result<InvokeRequest, Problem>) -> Result<InvokeRequest, Answer> {
+    let mut request = request?;
     trace::add(headers, &mut request.metadata).map_err(Problem::malformed)?;
     Ok(request)
 }

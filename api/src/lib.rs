@@ -15,6 +15,7 @@ pub mod invoke;
 pub mod limits;
 pub mod metadata;
 pub mod problem;
+pub mod query;
 pub mod request;
 pub mod route;
 pub mod status;

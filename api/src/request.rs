@@ -1,4 +1,4 @@
-//! The body of a bindings request, read as daprd reads it.
+//! A bindings request: its parts, and where they stand. The body is read as daprd reads it.
 //!
 //! daprd decodes with Go's encoding/json, whose habits clients have come to rely on: names match in any case,
 //! the last of several counts, null means absent, and what follows the first JSON value is ignored. One habit
@@ -12,6 +12,31 @@ use dingtalk_binding::contract::InvokeRequest;
 use dingtalk_binding::json;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+use crate::invoke::undecodable;
+use crate::problem::Problem;
+use crate::query;
+
+/// Where a request has its parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Form {
+    /// All of them in the body: Dapr's envelope of operation, data and metadata.
+    Envelope,
+    /// The operation in the path, which is this one, and metadata in the query. The body is data, whatever is in it, as over
+    /// gRPC: who cannot build the envelope cannot be asked to escape a text either.
+    Bare(String),
+}
+
+/// Puts a request together.
+pub fn read(form: Form, query: Option<&str>, body: Vec<u8>) -> Result<InvokeRequest, Problem> {
+    match form {
+        Form::Envelope => decode(&body).map_err(|what| undecodable(&what)),
+        Form::Bare(operation) => {
+            let metadata = query::metadata(query.unwrap_or_default()).map_err(Problem::malformed)?;
+            Ok(InvokeRequest { operation, data: body, metadata })
+        }
+    }
+}
 
 /// Items of `metadata`, repeated ones included. No binding knows more than a handful; each costs an allocation here
 /// and one in the sandbox.

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use dingtalk_binding::secret::Secret;
 use http::header::HeaderMap;
 use http::{Method, Request, StatusCode, Uri};
-use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
 use crate::answer::{self, Answer};
 use crate::caller::{self, Allowed, Names, Stranger};
+use crate::query;
+use crate::request::Form;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub enum Route {
     /// A message from DingTalk for the binding of this name.
     Callback(String),
     /// An operation of the binding of this name.
-    Invoke(String),
+    Invoke(String, Form),
     /// What is loaded.
     Metadata,
     /// The attribute of this name is to be set.
@@ -29,8 +30,12 @@ pub enum Route {
 }
 
 /// Groups of Dapr's API and paths, of all routes that lists can take away.
-const GROUPS: [(&str, &str); 3] =
-    [("v1/bindings", "v1.0/bindings/{name}"), ("v1/metadata", "v1.0/metadata"), ("v1/metadata", "v1.0/metadata/{key}")];
+const GROUPS: [(&str, &str); 4] = [
+    ("v1/bindings", "v1.0/bindings/{name}"),
+    ("v1/bindings", "v1.0/bindings/{name}/{operation}"),
+    ("v1/metadata", "v1.0/metadata"),
+    ("v1/metadata", "v1.0/metadata/{key}"),
+];
 
 /// Whether a rule is for a route that there is. It names a group, or is the beginning of a path.
 pub fn is_named(rule: &str) -> bool {
@@ -45,9 +50,10 @@ impl Route {
     /// The group of Dapr's API that it belongs to, and its path as Dapr writes it; `None` for what Dapr always allows or
     /// does not have.
     fn group(&self) -> Option<(&'static str, &'static str)> {
-        let [invoke, metadata, set_metadata] = GROUPS;
+        let [invoke, invoke_bare, metadata, set_metadata] = GROUPS;
         match self {
-            Self::Invoke(_) => Some(invoke),
+            Self::Invoke(_, Form::Envelope) => Some(invoke),
+            Self::Invoke(_, Form::Bare(_)) => Some(invoke_bare),
             Self::Metadata => Some(metadata),
             Self::SetMetadata(_) => Some(set_metadata),
             Self::Health | Self::OutboundHealth | Self::Callback(_) => None,
@@ -140,7 +146,7 @@ impl Access<'_> {
             (&Method::GET, ["v1.0", "healthz", "outbound"]) => return Ok(Route::OutboundHealth),
             // Nor has DingTalk the token: a callback proves itself.
             (_, ["v1.0", "bindings", name, "callback"]) => {
-                let name = query_unescape(name).map_err(|_| not_unescaped("name", ""))?;
+                let name = query::unescape(name).map_err(|_| not_unescaped("name", ""))?;
                 return Ok(Route::Callback(name));
             }
             _ if entrance.callbacks_only => return Err(answer::empty(StatusCode::NOT_FOUND)),
@@ -152,13 +158,15 @@ impl Access<'_> {
         })?;
         match (method, segments.as_slice()) {
             (&Method::POST | &Method::PUT, ["v1.0", "bindings", name]) => {
-                let unescaped = query_unescape(name);
-                let bad = |escape| not_unescaped("name", &format!(". Error: invalid URL escape {escape:?}"));
-                unescaped.map(Route::Invoke).map_err(bad)
+                Ok(Route::Invoke(parameter("name", name)?, Form::Envelope))
+            }
+            (&Method::POST | &Method::PUT, ["v1.0", "bindings", name, operation]) => {
+                let (name, operation) = (parameter("name", name)?, parameter("operation", operation)?);
+                Ok(Route::Invoke(name, Form::Bare(operation)))
             }
             (&Method::GET, ["v1.0", "metadata"]) => Ok(Route::Metadata),
             (&Method::PUT, ["v1.0", "metadata", key]) => {
-                query_unescape(key).map(Route::SetMetadata).map_err(|_| not_unescaped("key", ""))
+                query::unescape(key).map(Route::SetMetadata).map_err(|_| not_unescaped("key", ""))
             }
             _ => Err(no_such_route()),
         }
@@ -181,7 +189,7 @@ impl Access<'_> {
 
     fn health(&self, query: &str) -> Result<Route, Answer> {
         let asked = query.split('&').find_map(|parameter| parameter.strip_prefix("appid="));
-        match asked.map(query_unescape) {
+        match asked.map(query::unescape) {
             Some(Ok(app_id)) if app_id != self.app_id => {
                 let message = "dapr app-id does not match";
                 Err(answer::error(StatusCode::INTERNAL_SERVER_ERROR, "ERR_HEALTH_APPID_NOT_MATCH", message, &[]))
@@ -189,6 +197,12 @@ impl Access<'_> {
             _ => Ok(Route::Health),
         }
     }
+}
+
+/// What the path has for `parameter`.
+fn parameter(parameter: &str, segment: &str) -> Result<String, Answer> {
+    let bad = |escape| not_unescaped(parameter, &format!(". Error: invalid URL escape {escape:?}"));
+    query::unescape(segment).map_err(bad)
 }
 
 fn not_unescaped(parameter: &str, why: &str) -> Answer {
@@ -208,18 +222,6 @@ fn clean(path: &str) -> String {
         clean.pop();
     }
     clean
-}
-
-/// Go's `url.QueryUnescape`: percent escapes, and `+` for a space. The error is the bad escape.
-fn query_unescape(text: &str) -> Result<String, String> {
-    let text = text.replace('+', " ");
-    for (at, _) in text.match_indices('%') {
-        let digits = text.get(at + 1..at + 3).unwrap_or_default();
-        if digits.len() != 2 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(text.chars().skip(text.get(..at).unwrap_or_default().chars().count()).take(3).collect());
-        }
-    }
-    Ok(percent_decode_str(&text).decode_utf8_lossy().into_owned())
 }
 
 #[cfg(test)]
@@ -246,19 +248,23 @@ mod tests {
             denied: denied.iter().map(|&rule| rule.to_owned()).collect(),
         };
         let permitted = |lists: Lists| {
-            let routes = [Route::Invoke("x".into()), Route::Metadata, Route::SetMetadata("k".into())];
+            let invoke = |form| Route::Invoke("x".into(), form);
+            let [envelope, bare] = [Form::Envelope, Form::Bare("create".into())].map(invoke);
+            let routes = [envelope, bare, Route::Metadata, Route::SetMetadata("k".into())];
             routes.map(|route| lists.permit(route).is_ok())
         };
         for (allowed, denied, expected) in [
-            (&[][..], &[][..], [true, true, true]),
-            (&["v1/bindings"], &[], [true, false, false]),
-            (&["v1/state"], &[], [false, false, false]),
-            (&[], &["v1/metadata"], [true, false, false]),
-            (&["v1/bindings"], &["v1/bindings"], [false, false, false]),
+            (&[][..], &[][..], [true, true, true, true]),
+            (&["v1/bindings"], &[], [true, true, false, false]),
+            (&["v1/state"], &[], [false, false, false, false]),
+            (&[], &["v1/metadata"], [true, true, false, false]),
+            (&["v1/bindings"], &["v1/bindings"], [false, false, false, false]),
             // As they were written before there were groups.
-            (&["v1.0/bindings"], &[], [true, false, false]),
-            (&[], &["v1.0/metadata/"], [true, true, false]),
-            (&[], &["v1/binding", "v2/bindings"], [true, true, true]),
+            (&["v1.0/bindings"], &[], [true, true, false, false]),
+            (&["v1.0/bindings"], &["v1.0/bindings/{name}/"], [true, false, false, false]),
+            (&["v1.0/bindings/{name}/{operation}"], &[], [false, true, false, false]),
+            (&[], &["v1.0/metadata/"], [true, true, true, false]),
+            (&[], &["v1/binding", "v2/bindings"], [true, true, true, true]),
         ] {
             assert_eq!(permitted(lists(allowed, denied)), expected, "{allowed:?} {denied:?}");
         }
@@ -269,13 +275,5 @@ mod tests {
         let answer = nothing.permit(Route::Metadata).unwrap_err();
         assert_eq!(answer.status(), StatusCode::NOT_FOUND);
         assert!(answer.body().starts_with(br#"{"errorCode":"ERR_DIRECT_INVOKE""#));
-    }
-
-    #[test]
-    fn names_as_go_unescapes_them() {
-        assert_eq!(query_unescape("my+ding%20talk%E4%BD%A0").as_deref(), Ok("my ding talk你"));
-        for (name, escape) in [("a%zz", "%zz"), ("%", "%"), ("你%4", "%4"), ("%%41", "%%4")] {
-            assert_eq!(query_unescape(name).unwrap_err(), escape, "{name}");
-        }
     }
 }

@@ -57,14 +57,16 @@ pub(crate) struct State {
     /// By kind and state: calls.
     pub(crate) calls: Vec<(&'static str, &'static str, usize)>,
     /// If there is an inbox, and it can be read.
-    pub(crate) inbox: Option<InboxState>,
+    pub(crate) inbox: Option<QueueState>,
+    /// The same for an outbox.
+    pub(crate) outbox: Option<QueueState>,
     /// By what became of them: spans, where there are any.
     pub(crate) spans: Option<[(&'static str, u64); 3]>,
 }
 
-/// What an inbox holds.
+/// What an inbox or an outbox holds.
 #[derive(Debug)]
-pub(crate) struct InboxState {
+pub(crate) struct QueueState {
     pub(crate) pending: u64,
     pub(crate) dead: u64,
     /// For how long the one has waited that has waited for longest.
@@ -222,7 +224,7 @@ impl Families {
 
 impl State {
     fn register(&self, registry: &Registry) -> Result<(), Error> {
-        let Self { bindings, egress_refused, stopped, calls, inbox, spans } = self;
+        let Self { bindings, egress_refused, stopped, calls, inbox, outbox, spans } = self;
         let refused = counter(
             "dingtalk_egress_refused_total",
             "Requests to destinations that the binding may not reach, since it was loaded.",
@@ -260,15 +262,30 @@ impl State {
             }
             registry.register(Box::new(all))?;
         }
-        if let Some(InboxState { pending, dead, oldest_ms }) = inbox {
-            let events = IntGaugeVec::new(Opts::new("dingtalk_inbox_events", "Events in the inbox now."), &["state"])?;
+        for (state, [events, counts], [oldest, tells]) in [
+            (
+                inbox,
+                ["dingtalk_inbox_events", "Events in the inbox now."],
+                [
+                    "dingtalk_inbox_oldest_seconds",
+                    "For how long the pending event has waited that has waited for longest; 0 without one.",
+                ],
+            ),
+            (
+                outbox,
+                ["dingtalk_outbox_messages", "Messages in the outbox now."],
+                [
+                    "dingtalk_outbox_oldest_seconds",
+                    "For how long the pending message has waited that has waited for longest; 0 without one.",
+                ],
+            ),
+        ] {
+            let Some(QueueState { pending, dead, oldest_ms }) = state else { continue };
+            let events = IntGaugeVec::new(Opts::new(events, counts), &["state"])?;
             events.get_metric_with_label_values(&["pending"])?.set(gauge(*pending));
             events.get_metric_with_label_values(&["dead"])?.set(gauge(*dead));
             registry.register(Box::new(events))?;
-            let oldest = IntGauge::new(
-                "dingtalk_inbox_oldest_seconds",
-                "For how long the pending event has waited that has waited for longest; 0 without one.",
-            )?;
+            let oldest = IntGauge::new(oldest, tells)?;
             oldest.set(gauge(oldest_ms / 1_000));
             registry.register(Box::new(oldest))?;
         }
@@ -385,7 +402,8 @@ mod tests {
             egress_refused: vec![("a\"b".into(), 7)],
             stopped: vec![("team".into(), "time", 2)],
             calls: vec![("operation", "running", 5)],
-            inbox: Some(InboxState { pending: 4, dead: 1, oldest_ms: 61_999 }),
+            inbox: Some(QueueState { pending: 4, dead: 1, oldest_ms: 61_999 }),
+            outbox: Some(QueueState { pending: 5, dead: 2, oldest_ms: 7_000 }),
             spans: Some([("exported", 6), ("failed", 0), ("dropped", 9)]),
         };
         let lines = lines(&Metrics::new(), &state).join("\n");
@@ -397,6 +415,8 @@ mod tests {
             r#"dingtalk_inbox_events{app_id="shop",namespace="default",state="pending"} 4"#,
             r#"dingtalk_inbox_events{app_id="shop",namespace="default",state="dead"} 1"#,
             r#"dingtalk_inbox_oldest_seconds{app_id="shop",namespace="default"} 61"#,
+            r#"dingtalk_outbox_messages{app_id="shop",namespace="default",state="dead"} 2"#,
+            r#"dingtalk_outbox_oldest_seconds{app_id="shop",namespace="default"} 7"#,
             r#"dingtalk_spans_total{app_id="shop",namespace="default",result="dropped"} 9"#,
             r#"dingtalk_spans_total{app_id="shop",namespace="default",result="failed"} 0"#,
         ] {

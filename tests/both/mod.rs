@@ -2,6 +2,7 @@
 //! runtime that is not ours.
 
 pub mod api;
+pub mod bare;
 pub mod callbacks;
 
 use std::net::SocketAddr;
@@ -59,6 +60,15 @@ macro_rules! tests {
             health_is_204_unless_asked_about_another_application
             trace_headers_are_taken_and_invalid_baggage_is_refused
             one_connection_serves_many_requests_whatever_their_answer
+        );
+        $crate::both::tests!($server, bare:
+            a_body_is_posted_as_it_is
+            what_is_no_object_is_what_it_is_as_data
+            metadata_comes_from_the_query
+            a_query_that_is_not_metadata_alone_is_malformed_and_nothing_is_sent
+            checks_have_the_order_and_the_answers_of_the_envelope
+            it_needs_the_token_that_there_is
+            get_hands_on_the_body_as_it_is
         );
         $crate::both::tests!($server, callbacks:
             a_genuine_callback_reaches_the_application_byte_for_byte_and_its_answer_comes_back

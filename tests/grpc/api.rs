@@ -28,7 +28,7 @@ fn data_arrives_byte_for_byte_and_the_answer_says_what_https_does() {
         let name = format!("metadata.{}", name.to_lowercase());
         assert_eq!(head.get(&name).unwrap(), value, "{head:?}");
     }
-    // Bytes that are no JSON at all; over HTTP there are none.
+    // Bytes that are no JSON at all; over HTTP the envelope can have none.
     client(&host)
         .invoke(binding("ops", "create", "Hi 你".as_bytes(), &[("msgtype", "markdown"), ("title", "t")]))
         .unwrap();

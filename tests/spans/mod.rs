@@ -141,6 +141,17 @@ fn a_call_over_http_has_a_span_and_what_it_posts_one_below() {
     assert_eq!(host.post("S3CR3T", CREATE).status, 500);
     let spans = collector.wait_for(5).split_off(4);
     assert_eq!((spans[0].name.as_str(), spans[0].attribute("db.name")), ("/v1.0/bindings/{name}", "{name}"));
+    let operations = ["create", "S3CR3T"].map(|operation| {
+        let path = format!("/v1.0/bindings/team/{operation}?metadata.title=S3CR3T");
+        send(host.address(), "POST", &path, &[], b"[]").status
+    });
+    assert_eq!(operations, [500, 500]);
+    let spans = collector.wait_for(8).split_off(5);
+    let call = named(&spans, "/v1.0/bindings/team/create");
+    assert_eq!(call.attribute("url.full"), "/v1.0/bindings/team/create");
+    assert_eq!(call.attribute("dapr.api"), "POST /v1.0/bindings/team/create");
+    assert_eq!(named(&spans, "bindings/team/create").parent, call.id);
+    named(&spans, "/v1.0/bindings/team/{operation}");
     host.end();
     let sent =
         collector.posts().iter().map(|post| String::from_utf8_lossy(&post.body).into_owned()).collect::<String>();

@@ -7,10 +7,11 @@ use std::time::Duration;
 use dingtalk_api::invoke::{self, Failed, InvokeError, undecodable};
 use dingtalk_api::limits::{BODY_TIMEOUT, CALLBACK_TIMEOUT, MAX_BODY as MAX_REQUEST};
 use dingtalk_api::metadata::{Component as Listed, Metadata};
+use dingtalk_api::request::{self, Form};
 use dingtalk_api::route::{Access, Entrance, Route};
 use dingtalk_api::status::ErrorStatus;
 use dingtalk_api::unread::{self, Unread};
-use dingtalk_api::{Answer, answer, callback, metadata, request};
+use dingtalk_api::{Answer, answer, callback, metadata};
 use dingtalk_binding::callback::{MAX_BODY, verify};
 use dingtalk_binding::contract::{CallError, Callback, InvokeRequest, InvokeResponse, Reply};
 use dingtalk_binding::error::{self, Outcome, PropertyError, ReceiveError};
@@ -56,7 +57,16 @@ pub struct Wanted<'e> {
     name: String,
     robots: Robots<'e>,
     request: &'e Request<()>,
-    is_callback: bool,
+    purpose: Purpose,
+}
+
+/// What a body is wanted for.
+#[derive(Debug)]
+enum Purpose {
+    /// To say what DingTalk sends.
+    Callback,
+    /// To say, in this form, what the binding is to do.
+    Operation(Form),
 }
 
 /// What the binding of a robot is to be asked.
@@ -112,14 +122,14 @@ pub fn begin<'e>(environment: &'e [(String, String)], request: &'e Request<()>, 
         Route::Callback(name) => match robots {
             Ok(robots) => {
                 from_dingtalk(&name, &robots, request, now)?;
-                Ok(Wanted { name, robots, request, is_callback: true })
+                Ok(Wanted { name, robots, request, purpose: Purpose::Callback })
             }
             Err(wrong) => Err(Told::with(callback::broken(), format!("callback not acknowledged: {wrong}"))),
         },
         route => {
             let robots = robots.map_err(|wrong| misconfigured("ERR_CONFIGURATION", &wrong))?;
             match route {
-                Route::Invoke(name) => Ok(Wanted { name, robots, request, is_callback: false }),
+                Route::Invoke(name, form) => Ok(Wanted { name, robots, request, purpose: Purpose::Operation(form) }),
                 Route::SetMetadata(_) => {
                     let message = "the gateway remembers nothing from one request to the next: no attribute can be set";
                     Err(answer::error(StatusCode::NOT_IMPLEMENTED, "ERR_NOT_IMPLEMENTED", message, &[]).into())
@@ -152,12 +162,18 @@ fn from_dingtalk(name: &str, robots: &Robots<'_>, request: &Request<()>, now: u6
 impl<'e> Wanted<'e> {
     /// The longest body that is read.
     pub fn limit(&self) -> usize {
-        if self.is_callback { MAX_BODY } else { MAX_REQUEST }
+        match self.purpose {
+            Purpose::Callback => MAX_BODY,
+            Purpose::Operation(_) => MAX_REQUEST,
+        }
     }
 
     /// The time that it has.
     pub fn time(&self) -> Duration {
-        if self.is_callback { CALLBACK_TIMEOUT } else { BODY_TIMEOUT }
+        match self.purpose {
+            Purpose::Callback => CALLBACK_TIMEOUT,
+            Purpose::Operation(_) => BODY_TIMEOUT,
+        }
     }
 
     /// How long it will be, as far as the client says so.
@@ -167,10 +183,16 @@ impl<'e> Wanted<'e> {
 
     /// What follows from the body.
     pub fn arrived(self, body: Result<Vec<u8>, Unread>) -> Result<Call<'e>, Told> {
-        if self.is_callback { self.callback(body) } else { self.operation(body) }
+        match &self.purpose {
+            Purpose::Callback => self.callback(body),
+            Purpose::Operation(form) => {
+                let form = form.clone();
+                self.operation(form, body)
+            }
+        }
     }
 
-    fn operation(self, body: Result<Vec<u8>, Unread>) -> Result<Call<'e>, Told> {
+    fn operation(self, form: Form, body: Result<Vec<u8>, Unread>) -> Result<Call<'e>, Told> {
         let body = body.map_err(|why| match why {
             Unread::TooLong => undecodable(&unread::too_long(MAX_REQUEST, "the gateway takes no more")),
             Unread::Incomplete => undecodable(unread::INCOMPLETE),
@@ -179,7 +201,7 @@ impl<'e> Wanted<'e> {
         let body = body.map_err(Answer::from)?;
         let chosen = invoke::error_status(self.request.headers()).map_err(Answer::from)?;
         let status = chosen.unwrap_or(self.robots.status);
-        let call = invoke::complete(self.request.headers(), request::decode(&body))?;
+        let call = invoke::complete(self.request.headers(), request::read(form, self.request.uri().query(), body))?;
         let robot = self.robots.get(&self.name).cloned();
         let refused = |error: InvokeError<Failure>| invoke::answer(&self.name, Err(&error), status);
         invoke::check(&self.name, &call.operation, robot.as_ref().map(|_| OPERATIONS.as_slice())).map_err(refused)?;

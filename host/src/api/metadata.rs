@@ -32,6 +32,14 @@ impl Api {
             Some(Err(error)) => tracing::warn!(%error, "the inbox cannot be counted"),
             None => {}
         }
+        match self.input.outbox_counts().await {
+            Some(Ok(counts)) => {
+                extended.insert("outboxPending".into(), counts.pending.to_string());
+                extended.insert("outboxDead".into(), counts.dead.to_string());
+            }
+            Some(Err(error)) => tracing::warn!(%error, "the outbox cannot be counted"),
+            None => {}
+        }
         let components = bindings.iter().map(|binding| {
             let (reads, writes) = (self.input.reads(binding), binding.direction().writes());
             Component::new(binding.name(), binding.component_type(), binding.version(), reads, writes)

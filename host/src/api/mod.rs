@@ -116,7 +116,7 @@ impl Api {
         match route {
             Ok(Route::Health | Route::OutboundHealth) => answer::empty(StatusCode::NO_CONTENT),
             Ok(Route::Callback(name)) => self.callback(&name, request, seat).await,
-            Ok(Route::Invoke(name)) => self.invoke(&name, request, seat).await,
+            Ok(Route::Invoke(name, form)) => self.invoke(&name, form, request, seat).await,
             Ok(Route::Metadata) => self.metadata().await,
             Ok(Route::SetMetadata(key)) => self.set_metadata(key, request, seat).await,
             Err(answer) => answer,

@@ -87,7 +87,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), Failure> {
     std::fs::write(folder.path().join("dingtalk.yaml"), component(&simulator.url()))?;
     let paths = [folder.path().to_owned()];
     let resources = load::with_context("demo", |context| resources::load_dirs(&paths, context))?;
-    let bindings = load::bindings(resources, Limits::default(), &Policy::default()).await?;
+    let bindings = load::bindings(resources, Limits::default(), &Policy::default(), None).await?;
     let app = App::Remote(RemoteApp::start(
         RemoteConfig::new(application.port),
         bindings.all().iter().map(|binding| binding.subscription().clone()).collect(),

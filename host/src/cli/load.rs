@@ -5,6 +5,7 @@ use std::env;
 use crate::bindings::{Bindings, InitError};
 use crate::clock;
 use crate::egress::{Policy, Proxies};
+use crate::queue::Outbox;
 use crate::resources::{Context, Resources};
 use crate::sandbox::{Limits, PrepareError, Sandbox};
 use crate::shown::shown;
@@ -18,6 +19,9 @@ pub(super) enum StartError {
     Resource(String),
     #[error("{0}; set spec.ignoreErrors to start without this binding")]
     Init(#[from] InitError),
+    /// The outbox cannot be read.
+    #[error("{0}")]
+    Outbox(String),
 }
 
 /// Calls `read` with the process's own environment.
@@ -28,7 +32,12 @@ pub(super) fn with_context<T>(app_id: &str, read: impl FnOnce(&Context<'_>) -> T
 
 /// Prepares the sandbox and initialises every binding, which may then connect to what `policy` allows. One that fails stops the start, unless it says
 /// `ignoreErrors`.
-pub(super) async fn bindings(resources: Resources, limits: Limits, policy: &Policy) -> Result<Bindings, StartError> {
+pub(super) async fn bindings(
+    resources: Resources,
+    limits: Limits,
+    policy: &Policy,
+    outbox: Option<Outbox>,
+) -> Result<Bindings, StartError> {
     let Resources { bindings, failures, warnings, .. } = resources;
     for warning in warnings {
         tracing::warn!("{}", shown(&warning));
@@ -41,6 +50,9 @@ pub(super) async fn bindings(resources: Resources, limits: Limits, policy: &Poli
     }
     let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system())?;
     let loaded = Bindings::new(sandbox);
+    if let Some(outbox) = outbox {
+        loaded.with_outbox(outbox).await.map_err(StartError::Outbox)?;
+    }
     let proxies = Proxies::from_env();
     for binding in bindings {
         let (name, ignore_errors) = (binding.name.clone(), binding.ignore_errors);

@@ -5,7 +5,6 @@ mod component;
 mod demo;
 mod descriptors;
 mod egress;
-mod inbox;
 mod invoke;
 mod lines;
 mod load;
@@ -13,6 +12,7 @@ mod logging;
 #[cfg(unix)]
 mod pluggable;
 mod quantity;
+mod queue;
 mod receiving;
 mod reload;
 mod serve;
@@ -43,7 +43,8 @@ enum Command {
     Pluggable(pluggable::PluggableArgs),
     Invoke(invoke::InvokeArgs),
     Component(component::ComponentArgs),
-    Inbox(inbox::InboxArgs),
+    Inbox(queue::InboxArgs),
+    Outbox(queue::OutboxArgs),
     Simulate(simulate::SimulateArgs),
     Demo(demo::DemoArgs),
 }
@@ -88,7 +89,8 @@ fn dispatch() -> Result<(), Failure> {
         Command::Pluggable(args) => run(Threads::Many, pluggable::run(args)),
         Command::Invoke(args) => run(Threads::One, invoke::run(args)),
         Command::Component(args) => component::run(&args).map_err(Into::into),
-        Command::Inbox(args) => inbox::run(&args),
+        Command::Inbox(args) => queue::run_inbox(&args),
+        Command::Outbox(args) => queue::run_outbox(&args),
         Command::Simulate(args) => run(Threads::Many, async { Ok(simulate::run(args).await?) }),
         Command::Demo(args) => run(Threads::Many, demo::run(args)),
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::egress::EgressArgs;
 use super::logging::{LogArgs, LogLevel};
-use super::receiving::{self, CallbackArgs, InboxArgs};
+use super::receiving::{self, CallbackArgs, InboxArgs, OutboxArgs};
 use super::signals::Ended;
 use super::{Failure, descriptors, shutdown, spans};
 use crate::api::{Api, Server, Surface};
@@ -50,6 +50,8 @@ pub(super) struct PluggableArgs {
     app_timeout: Duration,
     #[command(flatten)]
     inbox: InboxArgs,
+    #[command(flatten)]
+    outbox: OutboxArgs,
     /// Seconds that calls in progress have to end once the process has been asked to.
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     dapr_graceful_shutdown_seconds: u32,
@@ -139,6 +141,9 @@ async fn start(args: PluggableArgs) -> Result<Serving, Failure> {
     };
     let limits = Limits::for_messages_of(args.max_body_size);
     let bindings = Bindings::new(Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system())?);
+    if let Some(outbox) = args.outbox.open()? {
+        bindings.with_outbox(outbox).await?;
+    }
     let inbox = args.inbox.open()?;
     let app = DaprApp::new(args.app_timeout);
     let input = Input::new(bindings, Some(App::Dapr(app.clone())), inbox, args.callbacks.callback_timeout);

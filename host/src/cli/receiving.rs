@@ -1,4 +1,4 @@
-//! Flags for what comes in: callbacks and the inbox. What `serve` and `pluggable` share.
+//! Flags for what comes in, and for what waits: callbacks, inbox and outbox. What `serve` and `pluggable` share.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use super::quantity;
 use crate::api::Surface;
 use crate::clock;
 use crate::egress::MAX_REQUEST_BODY;
-use crate::queue::{self, Inbox, QueueError};
+use crate::queue::{self, Inbox, Outbox, QueueError};
 
 /// Where DingTalk's callbacks come in.
 #[derive(Debug, Clone, Args)]
@@ -43,10 +43,10 @@ pub(super) struct InboxArgs {
     #[arg(long, value_name = "DIRECTORY")]
     inbox: Option<PathBuf>,
     /// How much the inbox may take on disk, at least 8Mi. Beyond it, messages are not acknowledged.
-    #[arg(long, value_name = "SIZE", default_value = "256Mi", value_parser = parse_inbox_size, requires = "inbox")]
+    #[arg(long, value_name = "SIZE", default_value = "256Mi", value_parser = parse_queue_size, requires = "inbox")]
     inbox_max_size: u64,
     /// How long the inbox tries to deliver a message. Then it is dead: see `inbox list`.
-    #[arg(long, value_name = "DURATION", default_value = "72h", value_parser = parse_inbox_age, requires = "inbox")]
+    #[arg(long, value_name = "DURATION", default_value = "72h", value_parser = parse_queue_age, requires = "inbox")]
     inbox_max_age: Duration,
 }
 
@@ -55,6 +55,29 @@ impl InboxArgs {
     pub(super) fn open(&self) -> Result<Option<Inbox>, QueueError> {
         let limits = queue::Limits { max_size: self.inbox_max_size, max_age: self.inbox_max_age };
         self.inbox.as_ref().map(|dir| Inbox::open(dir, clock::system(), limits)).transpose()
+    }
+}
+
+/// Where messages wait for their robots.
+#[derive(Debug, Clone, Args)]
+pub(super) struct OutboxArgs {
+    /// Directory in which messages are kept until DingTalk has taken them, for bindings with overflow: queue and calls
+    /// with metadata delivery: queued. With it, robots' limits hold over restarts.
+    #[arg(long, value_name = "DIRECTORY")]
+    outbox: Option<PathBuf>,
+    /// How much the outbox may take on disk, at least 8Mi. Beyond it, messages are not queued.
+    #[arg(long, value_name = "SIZE", default_value = "256Mi", value_parser = parse_queue_size, requires = "outbox")]
+    outbox_max_size: u64,
+    /// How long the outbox tries to send a message. Then it is dead: see `outbox list`.
+    #[arg(long, value_name = "DURATION", default_value = "72h", value_parser = parse_queue_age, requires = "outbox")]
+    outbox_max_age: Duration,
+}
+
+impl OutboxArgs {
+    /// The outbox, if there is to be one.
+    pub(super) fn open(&self) -> Result<Option<Outbox>, QueueError> {
+        let limits = queue::Limits { max_size: self.outbox_max_size, max_age: self.outbox_max_age };
+        self.outbox.as_ref().map(|dir| Outbox::open(dir, clock::system(), limits)).transpose()
     }
 }
 
@@ -75,16 +98,16 @@ pub(super) fn parse_body_size(text: &str) -> Result<usize, String> {
     Ok(size)
 }
 
-fn parse_inbox_size(text: &str) -> Result<u64, String> {
+fn parse_queue_size(text: &str) -> Result<u64, String> {
     let size = quantity::parse(text)? as u64;
     if size < queue::Limits::LEAST_SIZE {
-        return Err(format!("an inbox needs {}Mi for itself", queue::Limits::LEAST_SIZE >> 20));
+        return Err(format!("it needs {}Mi for itself", queue::Limits::LEAST_SIZE >> 20));
     }
     Ok(size)
 }
 
-/// Below a minute, an application that restarts would lose messages to the list of dead ones.
-fn parse_inbox_age(text: &str) -> Result<Duration, String> {
+/// Below a minute, an application that restarts, or a network that is away, would lose messages to the list of dead ones.
+fn parse_queue_age(text: &str) -> Result<Duration, String> {
     let age = duration::parse(text)?;
     if age < Duration::from_secs(60) {
         return Err(format!("{text} is less than 1m"));

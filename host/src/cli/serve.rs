@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::app::AppArgs;
 use super::egress::EgressArgs;
 use super::logging::{LogArgs, LogLevel};
-use super::receiving::{self, CallbackArgs, InboxArgs};
+use super::receiving::{self, CallbackArgs, InboxArgs, OutboxArgs};
 use super::reload::{self, Reload};
 use super::signals::{Ended, Hangup};
 use super::{Failure, descriptors, load, shutdown, spans};
@@ -61,6 +61,8 @@ pub(super) struct ServeArgs {
     callbacks: CallbackArgs,
     #[command(flatten)]
     inbox: InboxArgs,
+    #[command(flatten)]
+    outbox: OutboxArgs,
     /// Seconds that calls in progress have to end once the process has been asked to.
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     dapr_graceful_shutdown_seconds: u32,
@@ -148,7 +150,8 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     let files = reload::Files::new(loader, args.resources_path, args.app_id.clone(), is_watching);
     let mut reload = Reload::new(files, &resources, policy.clone());
     let resiliency = std::mem::take(&mut resources.resiliency);
-    let bindings = load::bindings(resources, Limits::for_messages_of(args.max_body_size), &policy).await?;
+    let bindings =
+        load::bindings(resources, Limits::for_messages_of(args.max_body_size), &policy, args.outbox.open()?).await?;
     reload.begin(&bindings);
     if bindings.all().is_empty() {
         tracing::warn!("there is no DingTalk binding in --resources-path; every call will fail");

@@ -2,6 +2,7 @@
 //! the requests to be made of it out. Without the properties for it, and where a message fits, the request is the one that
 //! came, byte for byte.
 
+pub mod merge;
 mod split;
 
 use std::collections::BTreeMap;
@@ -69,6 +70,11 @@ impl Policy {
         let metadata = request.metadata.iter().map(|(_, value)| value.len()).sum::<usize>();
         let is_short = request.data.len().saturating_add(metadata).saturating_mul(6) <= LARGEST - FRAME;
         self.keywords.is_empty() && (self.too_long.is_none() || is_short)
+    }
+
+    /// One message that says what the first of these say: see [`merge::merge`].
+    pub fn merge(&self, bodies: &[impl AsRef<[u8]>]) -> Option<merge::Merged> {
+        merge::merge(bodies, &self.keywords)
     }
 
     /// What is to be sent for `request`, in this order. The error says what keeps it from being a message that the robot

@@ -72,7 +72,7 @@ const DEEPEST: usize = 16;
 
 /// Whether a line begins with more marks of quotes and lists than any text needs. Reading them takes time that grows with
 /// depth and length: 380 KB of nothing else took 15 s.
-fn is_nested_deeply(text: &str) -> bool {
+pub(super) fn is_nested_deeply(text: &str) -> bool {
     text.lines().any(|line| {
         let mut depth = 0_usize;
         let mut rest = line.bytes().peekable();

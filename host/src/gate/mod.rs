@@ -463,6 +463,13 @@ impl Gate {
         self.policy.rate.is_none_or(|rate| messages <= usize::from(rate.count()))
     }
 
+    /// How many messages go out in a minute; nothing, where there is no limit.
+    pub fn a_minute(&self) -> Option<usize> {
+        let rate = self.policy.rate?;
+        let count = u64::from(rate.count()) * 60_000 / u64::from(rate.window_ms()).max(1);
+        Some(usize::try_from(count).unwrap_or(usize::MAX).max(1))
+    }
+
     async fn wait(&self, queue: &Queue, rate: Rate, messages: u16, limit: u64) -> Result<Pass<'_>, Stopped> {
         let _turn = queue.turn.lock().await;
         loop {

@@ -15,6 +15,7 @@ mod policy;
 mod reach;
 mod reader;
 mod repeats;
+mod sending;
 mod signatures;
 
 use std::sync::{Arc, OnceLock};
@@ -30,7 +31,7 @@ use crate::app::App;
 use crate::bindings::{Binding, Bindings, InitError, InvokeError};
 use crate::egress::{Policy, Proxies};
 use crate::event::{Answer, Application, BoxFuture, Digest, Event, Undelivered};
-use crate::metrics::{InboxState, Metrics, State};
+use crate::metrics::{Metrics, QueueState, State};
 use crate::queue::{Consumer, Counts, Inbox, QueueError};
 use crate::quiet::Quiet;
 use crate::resiliency::{Course, Direction, Resilience, Resiliency};
@@ -40,6 +41,7 @@ use crate::spans::{Spans, said};
 use memory::{Memories, Messages};
 use outbound::Outbound;
 use reader::{Reader, Signed, Way};
+use sending::Posts;
 
 /// When the host stops: for what goes on after its callback was answered (data sent on to other bindings, a
 /// delivery that DingTalk has been told to repeat).
@@ -107,6 +109,12 @@ impl Input {
         {
             tracing::warn!(binding = binding.name(), %error, "events in the inbox wait up to 36 s longer than they must");
         }
+        // A robot that was shut for a wrong setting may be another one, or open.
+        if let Some(outbox) = bindings.outbox()
+            && let Err(error) = outbox.hasten(binding.name()).await
+        {
+            tracing::warn!(binding = binding.name(), %error, "messages in the outbox wait up to 36 s longer than they must");
+        }
         Ok(())
     }
 
@@ -152,6 +160,9 @@ impl Input {
         if let Some(inbox) = &input.0.inbox {
             inbox.start(Arc::new(Deliveries(Arc::downgrade(&input.0))));
         }
+        if let Some(outbox) = input.0.bindings.outbox() {
+            outbox.start(Arc::new(Posts(Arc::downgrade(&input.0))));
+        }
         input
     }
 
@@ -189,12 +200,13 @@ impl Input {
             stopped: loaded.iter().flat_map(stopped).collect(),
             calls: bindings.calls(),
             spans: spans.get().map(Spans::counts),
+            // What cannot be read is left out; the queue itself says why.
             inbox: match inbox {
-                // What cannot be read is left out; the inbox itself says why.
-                Some(inbox) => match (inbox.counts().await, inbox.oldest_ms().await) {
-                    (Ok(Counts { pending, dead }), Ok(oldest_ms)) => Some(InboxState { pending, dead, oldest_ms }),
-                    _ => None,
-                },
+                Some(inbox) => held(inbox.counts().await, inbox.oldest_ms().await),
+                None => None,
+            },
+            outbox: match bindings.outbox() {
+                Some(outbox) => held(outbox.counts().await, outbox.oldest_ms().await),
                 None => None,
             },
         };
@@ -210,6 +222,14 @@ impl Input {
     pub async fn inbox_counts(&self) -> Option<Result<Counts, QueueError>> {
         match &self.0.inbox {
             Some(inbox) => Some(inbox.counts().await),
+            None => None,
+        }
+    }
+
+    /// How many messages wait in the outbox, and how many are dead; `None` without an outbox.
+    pub async fn outbox_counts(&self) -> Option<Result<Counts, QueueError>> {
+        match self.0.bindings.outbox() {
+            Some(outbox) => Some(outbox.counts().await),
             None => None,
         }
     }
@@ -276,9 +296,19 @@ impl Input {
 
     /// Ends deliveries: nothing new is begun, what runs has a moment to end.
     pub async fn stop(&self) {
-        if let Some(inbox) = &self.0.inbox {
-            inbox.stop().await;
-        }
+        // Together: each may take some seconds.
+        let (inbox, outbox) = (self.0.inbox.as_ref(), self.0.bindings.outbox());
+        let stop_inbox = async {
+            if let Some(inbox) = inbox {
+                inbox.stop().await;
+            }
+        };
+        let stop_outbox = async {
+            if let Some(outbox) = outbox {
+                outbox.stop().await;
+            }
+        };
+        tokio::join!(stop_inbox, stop_outbox);
         self.0.tasks.close();
         let _ = tokio::time::timeout(LINGER, self.0.tasks.wait()).await;
     }
@@ -288,6 +318,12 @@ impl Input {
         let timeout = binding.timeout();
         Some(Arc::new(Reader { inner: Arc::clone(&self.0), binding: name.to_owned(), timeout, trace, way }))
     }
+}
+
+/// What a queue says of itself, if it says all of it.
+fn held(counts: Result<Counts, QueueError>, oldest_ms: Result<u64, QueueError>) -> Option<QueueState> {
+    let (Counts { pending, dead }, oldest_ms) = (counts.ok()?, oldest_ms.ok()?);
+    Some(QueueState { pending, dead, oldest_ms })
 }
 
 /// What is left of a call to a binding that was loaded: counters, and the state of a breaker. Should the binding be taken

@@ -51,7 +51,7 @@ pub(super) fn is_for(retry: &Retry, error: &Undelivered) -> bool {
     }
 }
 
-fn named<'a>(metadata: &'a [(String, String)], wanted: &str) -> &'a str {
+pub(super) fn named<'a>(metadata: &'a [(String, String)], wanted: &str) -> &'a str {
     metadata.iter().find(|(name, _)| name == wanted).map_or("", |(_, value)| value)
 }
 

@@ -20,6 +20,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::Shared;
 use super::instances::{DEFAULT, Refused, check_name};
 use crate::bindings::{Binding, InvokeError, InvokeFailure};
+use crate::queue::QueueError;
 use crate::sandbox::{self, CallError};
 
 /// What daprd puts the name of the component file into.
@@ -184,6 +185,8 @@ fn code(error: &InvokeError) -> Code {
     }
     let failed = match failed {
         InvokeFailure::Withheld(_) => return Code::ResourceExhausted,
+        InvokeFailure::Queue(QueueError::OtherBody { .. }) | InvokeFailure::GivenUp(_) => return Code::AlreadyExists,
+        InvokeFailure::Queue(_) => return Code::Unavailable,
         InvokeFailure::Part { .. } => return Code::Unknown,
         InvokeFailure::Call(failed) => failed,
     };

@@ -20,6 +20,7 @@ mod error;
 pub mod inbox;
 mod lock;
 mod operator;
+pub mod outbox;
 pub mod postgres;
 mod storage;
 mod store;
@@ -38,7 +39,7 @@ use crate::quiet::Quiet;
 pub use error::{Place, QueueError, Side};
 pub use inbox::{Consumer, Inbox};
 pub use operator::{Counts, Entry, Listing, Operator, Selection, State};
-use postgres::{Database, Events};
+pub use outbox::Outbox;
 
 use dispatcher::{Line, Shared};
 use lock::Lock;
@@ -81,9 +82,6 @@ struct Queue {
     clock: Clock,
     wake: Arc<Notify>,
     stopping: watch::Sender<bool>,
-    /// The same as `storage`, for what only SQLite has.
-    #[cfg(test)]
-    writer: Mutex<Option<Writer>>,
 }
 
 impl fmt::Debug for Queue {
@@ -93,22 +91,10 @@ impl fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// Opens it in `dir`, and creates both if they are not there. Blocks: the whole store is checked.
-    fn open(side: Side, dir: &Path, clock: Clock, limits: Limits) -> Result<Self, QueueError> {
+    /// What keeps it in `dir`, both created if they are not there. Blocks: the whole store is checked.
+    fn writer(side: Side, dir: &Path, limits: Limits) -> Result<Writer, QueueError> {
         let lock = Lock::take(side, dir)?;
-        let store = Store::create(side, dir, limits)?;
-        let writer = Writer::start(store, lock, side, dir)?;
-        #[cfg(test)]
-        let known = writer.clone();
-        let queue = Self::over(side, Arc::new(writer), clock);
-        #[cfg(test)]
-        queue.writer.lock().unwrap_or_else(PoisonError::into_inner).replace(known);
-        Ok(queue)
-    }
-
-    /// Opens it in a database, which it shares with other hosts.
-    fn open_in(side: Side, database: &Database, clock: Clock, limits: Limits) -> Self {
-        Self::over(side, Arc::new(Events::new(database.clone(), side, limits)), clock)
+        Writer::start(Store::create(side, dir, limits)?, lock, side, dir)
     }
 
     /// Over what keeps it.
@@ -120,8 +106,6 @@ impl Queue {
             clock,
             wake: Arc::new(Notify::new()),
             stopping: watch::Sender::new(false),
-            #[cfg(test)]
-            writer: Mutex::default(),
         }
     }
 
@@ -183,8 +167,6 @@ impl Queue {
             tracing::error!(%error, "the {} ended badly; what it has not delivered is still there", self.side);
         }
         let storage = self.storage.lock().unwrap_or_else(PoisonError::into_inner).take();
-        #[cfg(test)]
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(storage) = storage {
             storage.close().await;
         }

@@ -108,6 +108,8 @@ pub struct Listing {
     pub binding: Option<String>,
     /// Whether to show what people wrote.
     pub content: bool,
+    /// This one only.
+    pub seq: Option<i64>,
 }
 
 /// Which events to change.

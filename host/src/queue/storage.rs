@@ -61,6 +61,20 @@ pub(super) trait Storage: Send + Sync + 'static {
     /// Stores what came of a delivery.
     fn end(&self, seq: i64, end: End, now: u64) -> BoxFuture<'_, Result<(), QueueError>>;
 
+    /// Those of the conversation of `seq` that come next and may become one message with it, it first: none of them was tried
+    /// before, nor expires. Nothing, unless more than `beyond` wait for its binding.
+    fn front(&self, seq: i64, beyond: usize) -> BoxFuture<'_, Result<Vec<(i64, Bytes)>, QueueError>> {
+        let _ = (seq, beyond);
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// The first of these has `data` from now on, and stands for the others, which are done. Returns whether it is so: the
+    /// operator may have been faster.
+    fn unite(&self, seqs: Vec<i64>, data: Bytes, now: u64) -> BoxFuture<'_, Result<bool, QueueError>> {
+        let _ = (seqs, data, now);
+        Box::pin(async { Ok(false) })
+    }
+
     /// The reply went elsewhere: a repetition must not have it again.
     fn forget_reply(&self, seq: i64) -> BoxFuture<'_, Result<(), QueueError>>;
 

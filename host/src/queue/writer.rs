@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::Place;
@@ -187,6 +188,15 @@ impl Storage for Writer {
             End::Refused(error) => store.refused(seq, error, now),
             End::Failed { error, due, suffers } => store.failed(seq, error, *due, *suffers, now),
         }))
+    }
+
+    fn front(&self, seq: i64, beyond: usize) -> BoxFuture<'_, Result<Vec<(i64, Bytes)>, QueueError>> {
+        Box::pin(self.run(move |store| store.front(seq, beyond)))
+    }
+
+    fn unite(&self, seqs: Vec<i64>, data: Bytes, now: u64) -> BoxFuture<'_, Result<bool, QueueError>> {
+        let bytes = data.len();
+        Box::pin(self.queue(Some(bytes), move |store| store.unite(&seqs, &data, now), |united| united))
     }
 
     fn forget_reply(&self, seq: i64) -> BoxFuture<'_, Result<(), QueueError>> {

@@ -85,6 +85,11 @@ pub(crate) fn invoke(method: &Method, binding: Option<&str>) -> Said {
     request(method, binding, "")
 }
 
+/// The same where the path has the operation, if the binding has one of that name.
+pub(crate) fn invoke_bare(method: &Method, binding: Option<&str>, operation: Option<&str>) -> Said {
+    request(method, binding, &format!("/{}", operation.unwrap_or("{operation}")))
+}
+
 /// What the path of a callback ends with. No binding's name has a slash.
 const CALLBACK: &str = "/callback";
 
@@ -267,6 +272,10 @@ mod tests {
             [invoke(&"S3CR3T".parse().unwrap(), None), callback(&"S3CR3T".parse().unwrap(), None), invoke_grpc(None)];
         assert_eq!(said[1].name, "/v1.0/bindings/{name}/callback");
         assert!(!format!("{said:?}").contains("S3CR3T"));
+        let said = [Some("create"), None].map(|operation| invoke_bare(&Method::POST, Some("team"), operation));
+        assert_eq!(said[0].name, "/v1.0/bindings/team/create");
+        assert_eq!(said[1].name, "/v1.0/bindings/team/{operation}");
+        assert!(said.iter().all(|said| !is_strangers(&said.name, &said.kind)));
         let long = "长".repeat(1_000);
         assert!(operation(&long, &long, 2).attributes.iter().all(|one| one.value.as_str().len() <= MAX_NAME));
     }

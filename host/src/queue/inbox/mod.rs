@@ -21,7 +21,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::postgres::Database;
+use super::postgres::{Database, Events};
 use super::store::{Item, Stored};
 use super::{Counts, Limits, Queue, QueueError, Side};
 use crate::clock::Clock;
@@ -50,6 +50,9 @@ struct Inner {
     desk: Arc<Desk>,
     /// Taken by [`Inbox::start`].
     late: Mutex<Option<mpsc::UnboundedReceiver<Late>>>,
+    /// What only SQLite has.
+    #[cfg(test)]
+    writer: Mutex<Option<super::Writer>>,
 }
 
 impl fmt::Debug for Inbox {
@@ -65,17 +68,32 @@ impl Inbox {
     ///
     /// If another host has it, the directory or the store cannot be used, or the store is damaged or newer.
     pub fn open(dir: &Path, clock: Clock, limits: Limits) -> Result<Self, QueueError> {
-        Ok(Self::over(Queue::open(Side::Inbox, dir, clock, limits)?))
+        let writer = Queue::writer(Side::Inbox, dir, limits)?;
+        #[cfg(test)]
+        let known = writer.clone();
+        let inbox = Self::over(Queue::over(Side::Inbox, Arc::new(writer), clock));
+        #[cfg(test)]
+        inbox.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).replace(known);
+        Ok(inbox)
     }
 
-    /// Opens the inbox in a database, which other hosts may have open too. Messages of all of them are delivered by each.
+    /// Opens the inbox in a database, which other hosts may have open too. Each delivers what any of them has accepted.
     pub fn open_in(database: &Database, clock: Clock, limits: Limits) -> Self {
-        Self::over(Queue::open_in(Side::Inbox, database, clock, limits))
+        Self::over(Queue::over(Side::Inbox, Arc::new(Events::new(database.clone(), Side::Inbox, limits)), clock))
     }
 
     fn over(queue: Queue) -> Self {
         let (desk, late) = Desk::new();
-        Self { inner: Arc::new(Inner { queue, desk, late: Mutex::new(Some(late)) }) }
+        let late = Mutex::new(Some(late));
+        Self {
+            inner: Arc::new(Inner {
+                queue,
+                desk,
+                late,
+                #[cfg(test)]
+                writer: Mutex::default(),
+            }),
+        }
     }
 
     /// Starts delivering to `consumer`, beginning with what an earlier process left. Only the first call counts.
@@ -91,7 +109,7 @@ impl Inbox {
 
     #[cfg(test)]
     pub(super) fn writer(&self) -> Result<super::Writer, QueueError> {
-        self.inner.queue.writer.lock().unwrap().clone().ok_or(QueueError::Stopped)
+        self.inner.writer.lock().unwrap().clone().ok_or(QueueError::Stopped)
     }
 
     /// Stores the event, and returns when it is on disk. An event whose `msgId` the binding has had is not stored
@@ -157,6 +175,8 @@ impl Inbox {
     pub async fn stop(&self) {
         // An inbox that was never started must not be started now.
         self.inner.late.lock().unwrap_or_else(PoisonError::into_inner).take();
+        #[cfg(test)]
+        self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.inner.queue.stop().await;
     }
 }

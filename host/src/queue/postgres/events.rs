@@ -346,7 +346,7 @@ impl Events {
     }
 
     /// The lane of an event that is under way here, or that is pending.
-    async fn lane_of(&self, session: &Session, seq: i64) -> Result<Option<LaneKey>, Fault> {
+    pub(super) async fn lane_of(&self, session: &Session, seq: i64) -> Result<Option<LaneKey>, Fault> {
         let held = self.0.database.held().get(&seq).cloned();
         if held.is_some() {
             return Ok(held);
@@ -734,6 +734,14 @@ impl Storage for Events {
 
     fn end(&self, seq: i64, end: End, now: u64) -> BoxFuture<'_, Result<(), QueueError>> {
         Box::pin(async move { self.answer(self.end_one(seq, &end, now)).await })
+    }
+
+    fn front(&self, seq: i64, beyond: usize) -> BoxFuture<'_, Result<Vec<(i64, Bytes)>, QueueError>> {
+        Box::pin(async move { self.answer(self.front_of(seq, beyond)).await })
+    }
+
+    fn unite(&self, seqs: Vec<i64>, data: Bytes, _: u64) -> BoxFuture<'_, Result<bool, QueueError>> {
+        Box::pin(async move { self.answer(self.unite_all(&seqs, &data)).await })
     }
 
     fn forget_reply(&self, seq: i64) -> BoxFuture<'_, Result<(), QueueError>> {

@@ -22,6 +22,7 @@ mod ledger;
 mod operate;
 mod pool;
 mod schema;
+mod unite;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -81,16 +81,18 @@ impl Remote {
                  CASE WHEN $3 THEN metadata END, CASE WHEN $3 THEN data END
              FROM events LEFT JOIN lanes
                  ON lanes.side = events.side AND lanes.binding = events.binding AND lanes.lane = events.lane
-             WHERE events.side = $1 AND events.seq > $4 AND ($2::text IS NULL OR events.binding = $2) AND ({})
+             WHERE events.side = $1 AND events.seq > $4 AND ($6::int8 IS NULL OR events.seq = $6) AND ($2::text IS NULL OR events.binding = $2) AND ({})
              ORDER BY events.seq LIMIT $5",
             states.join(" OR ")
         );
-        let mut last = 0_i64;
+        let mut last = listing.seq.map_or(0, |seq| seq.saturating_sub(1));
         loop {
             let (sql, side) = (&sql, events::number(self.side));
             let page = self.run(|session| async move {
                 let sql = session.prepare_cached(sql).await?;
-                let rows = session.query(&sql, &[&side, &listing.binding, &listing.content, &last, &LIST_PAGE]).await?;
+                let rows = session
+                    .query(&sql, &[&side, &listing.binding, &listing.content, &last, &LIST_PAGE, &listing.seq])
+                    .await?;
                 session.done();
                 rows.iter().map(entry).collect::<Result<Vec<Entry>, Fault>>()
             })?;

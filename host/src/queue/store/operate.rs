@@ -55,14 +55,16 @@ impl Store {
                        CASE WHEN ?2 THEN metadata END, CASE WHEN ?2 THEN data END
                    FROM events {index} LEFT JOIN lanes
                        ON lanes.binding = events.binding AND lanes.conversation = events.conversation
-                   WHERE seq > ?3 AND (?1 IS NULL OR events.binding = ?1) AND ({})
+                   WHERE seq > ?3 AND (?5 IS NULL OR seq = ?5) AND (?1 IS NULL OR events.binding = ?1) AND ({})
                    ORDER BY seq LIMIT ?4",
             self.order(),
             states.join(" OR ")
         );
-        let mut last = 0;
+        // What comes before the one that is looked for need not be read.
+        let mut last = listing.seq.map_or(0, |seq| seq.saturating_sub(1));
         loop {
-            let page = self.all(&sql, params![listing.binding, listing.content, last, LIST_PAGE], entry)?;
+            let page =
+                self.all(&sql, params![listing.binding, listing.content, last, LIST_PAGE, listing.seq], entry)?;
             let Some(end) = page.last() else { return Ok(Ok(())) };
             last = end.seq;
             for entry in page {

@@ -227,7 +227,7 @@ async fn the_operator_drops_what_blocks_and_mistakes_change_nothing(bench: Bench
     assert!(operator.drop_events(&Selection::Seqs(vec![seqs[0]])).is_err(), "there is nothing left to drop");
     assert_eq!(insert_one(&bench, &*storage, item("1", "c")).await, Stored::Delivered(seqs[0], None));
     assert_eq!(heads(&bench, &*storage).await, ["3"]);
-    let of_others = Listing { states: vec![State::Pending], binding: Some("other".into()), content: false };
+    let of_others = Listing { states: vec![State::Pending], binding: Some("other".into()), content: false, seq: None };
     operator.list(&of_others, |entry| panic!("{entry:?}")).unwrap().unwrap();
 }
 
@@ -271,7 +271,7 @@ async fn what_has_a_time_of_its_own_is_dead_after_that(bench: Bench) {
     assert!(
         bench
             .operator(Side::Outbox)
-            .list(&Listing { states: vec![State::Dead], binding: None, content: false }, |_| panic!("none"))
+            .list(&Listing { states: vec![State::Dead], binding: None, content: false, seq: None }, |_| panic!("none"))
             .is_ok()
     );
 }

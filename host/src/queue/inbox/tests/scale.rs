@@ -65,10 +65,11 @@ fn what_400_000_events_cost() {
         let operator = operator(&dir);
         let list = |states: &[State], most: usize| {
             let mut seen = 0;
-            let _ = operator.list(&Listing { states: states.to_vec(), binding: None, content: false }, |_| {
-                seen += 1;
-                if seen < most { Ok(()) } else { Err(std::io::Error::other("enough")) }
-            });
+            let _ =
+                operator.list(&Listing { states: states.to_vec(), binding: None, content: false, seq: None }, |_| {
+                    seen += 1;
+                    if seen < most { Ok(()) } else { Err(std::io::Error::other("enough")) }
+                });
         };
         timed("list: the first page", || list(&[State::Pending, State::Dead], 100));
         timed("list: all of it", || list(&[State::Pending, State::Dead], usize::MAX));
@@ -163,7 +164,7 @@ fn no_statement_reads_all_events() {
     assert!(store.expire(1 << 40).unwrap() > 0 && store.purge(1 << 40).unwrap());
     let (operator, mut shown) = (operator(&dir), 0);
     for states in [&ALL[..], &ALL[..1], &ALL[1..2]] {
-        let listing = Listing { states: states.to_vec(), binding: None, content: true };
+        let listing = Listing { states: states.to_vec(), binding: None, content: true, seq: None };
         operator
             .list(&listing, |_| {
                 shown += 1;

@@ -381,7 +381,7 @@ async fn a_list_that_nobody_reads_on_does_not_let_the_journal_grow() {
     let (reached, at_first) = blocking::channel::<()>();
     let operator = operator(&dir);
     let list = std::thread::spawn(move || {
-        let listing = Listing { states: ALL.to_vec(), binding: None, content: true };
+        let listing = Listing { states: ALL.to_vec(), binding: None, content: true, seq: None };
         let mut seqs = Vec::new();
         operator
             .list(&listing, |entry| {

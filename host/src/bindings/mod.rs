@@ -1,32 +1,43 @@
 //! Name → binding: what is loaded, and operations on it in Dapr's order of checks.
 
+mod failure;
+mod queued;
+
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dingtalk_api::invoke::{self, Failed};
 use dingtalk_api::status::ErrorStatus;
 use dingtalk_binding::callback::Key;
 use dingtalk_binding::contract;
 use dingtalk_binding::endpoint::Scheme;
-use dingtalk_binding::error::{self, InvokeCause, Outcome, ReceiveError};
+use dingtalk_binding::error::{InvokeCause, Outcome, ReceiveError};
 use dingtalk_binding::operation;
 use dingtalk_binding::secret::Secret;
 use dingtalk_binding::settings::Settings;
 use dingtalk_binding::signature;
 
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::app::{Direction, Subscription};
 use crate::clock::Arrival;
 use crate::egress::{Egress, Policy, Proxies};
-use crate::event::{Digest, digest};
+use crate::event::{Digest, Event, digest};
 use crate::fit;
 use crate::gate::lesson::{self, Lesson};
+use crate::gate::quota::Quota;
 use crate::gate::rate::Rate;
-use crate::gate::{self, Gate, Overflow, Pass, Robots, Withheld};
+use crate::gate::{self, Gate, Overflow, Pass, Robots};
+use crate::queue::Outbox;
+use crate::queue::outbox::{Queued, is_urgent};
 use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Limit, Reply, Request, Response, Sandbox, Share, Tenant};
+
+pub use failure::InvokeFailure;
+use queued::{Delivery, Wish};
 
 /// The bindings that a host serves. They can change while it does: who has one keeps it, so that a call ends on the
 /// binding on which it began.
@@ -36,6 +47,8 @@ pub struct Bindings {
     /// Long messages that are being made to fit.
     fitting: Semaphore,
     by_name: RwLock<BTreeMap<String, Arc<Binding>>>,
+    /// Where messages wait, if anywhere.
+    outbox: OnceLock<Outbox>,
 }
 
 /// A secret that callbacks can be signed with.
@@ -65,6 +78,10 @@ pub struct Binding {
     egress: Egress,
     fit: fit::Policy,
     gate: Gate,
+    /// Whether its messages go through the outbox unless a call says otherwise.
+    is_queued: bool,
+    /// Whether those that wait become one.
+    merges: bool,
     error_status: Option<ErrorStatus>,
 }
 
@@ -160,62 +177,8 @@ impl Binding {
 /// Long messages that are made to fit at once, each on a thread of its own: nothing of the sandbox bounds it.
 const FITTING: usize = 2;
 
-/// Why a binding has not done what it was asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum InvokeFailure {
-    /// It was not asked: its robot takes nothing now.
-    #[error("dingtalk webhook error: {0}. Nothing was sent")]
-    Withheld(Withheld),
-    /// It failed.
-    #[error(transparent)]
-    Call(#[from] CallError<error::InvokeError>),
-    /// Of a message in parts, the first ones were posted, and this one was not.
-    #[error("{}. This was part {number} of {of}; those before it were posted", of_part(error))]
-    Part {
-        /// Which one, from 2.
-        number: usize,
-        /// How many there are.
-        of: usize,
-        /// What happened to it.
-        error: Box<InvokeFailure>,
-    },
-}
-
-/// What happened to a part, without what would be said of a whole message.
-fn of_part(error: &InvokeFailure) -> String {
-    error.to_string().replace(". Nothing was sent", "")
-}
-
-impl invoke::Failure for InvokeFailure {
-    fn posted(&self) -> Outcome {
-        match self {
-            Self::Withheld(_) => Outcome::NotSent,
-            Self::Call(error) => error.posted(),
-            // Sent again as a whole, the first parts would arrive twice.
-            Self::Part { .. } => Outcome::Unknown,
-        }
-    }
-
-    fn metadata(&self) -> Vec<(String, String)> {
-        match self {
-            Self::Withheld(withheld) => {
-                let named = [("error", "withheld".into()), ("outcome", self.posted().name().into())];
-                named.into_iter().chain(withheld.metadata()).map(|(name, value)| (name.to_owned(), value)).collect()
-            }
-            Self::Call(error) => error.metadata(),
-            Self::Part { number, of, error } => {
-                let mut metadata = error.metadata();
-                let outcome = metadata.iter_mut().find(|(name, _)| name == "outcome");
-                if let Some((_, outcome)) = outcome {
-                    self.posted().name().clone_into(outcome);
-                }
-                metadata
-                    .extend([("part", number), ("parts", of)].map(|(name, value)| (name.into(), value.to_string())));
-                metadata
-            }
-        }
-    }
-}
+/// Bytes of a message that is made into what is stored where its call runs: 50 µs. Longer ones have a thread.
+const SHAPED_AT_ONCE: usize = 16 << 10;
 
 /// The operation that sends.
 pub(crate) const CREATE: &str = "create";
@@ -243,7 +206,13 @@ impl InitError {
 impl Bindings {
     /// None yet.
     pub fn new(sandbox: Sandbox) -> Self {
-        Self { sandbox, robots: Robots::new(), fitting: Semaphore::new(FITTING), by_name: RwLock::default() }
+        Self {
+            sandbox,
+            robots: Robots::new(),
+            fitting: Semaphore::new(FITTING),
+            by_name: RwLock::default(),
+            outbox: OnceLock::new(),
+        }
     }
 
     /// Initialises a binding, which may then connect to what `policy` allows, and adds it, in place of the one of the
@@ -331,8 +300,23 @@ impl Bindings {
             rate: Rate::parse(property("rateLimit")).map_err(|reason| format!("property \"rateLimit\" {reason}"))?,
             overflow: Overflow::parse(property("overflow"))
                 .map_err(|reason| format!("property \"overflow\" {reason}"))?,
-            quota: None,
+            quota: Quota::parse(property("quota"), property("quotaReserve"), property("quotaName"), || {
+                let [a, b, c, d, ..] = digest(settings.endpoint.robot().as_bytes());
+                format!("robot {:08x}", u32::from_be_bytes([a, b, c, d]))
+            })?,
         };
+        let is_queued = gate.overflow == Overflow::Queue;
+        let merges = match property("merge").map(str::trim).unwrap_or_default() {
+            "" | "false" => false,
+            "true" => true,
+            _ => return Err("property \"merge\" is neither \"true\" nor \"false\"".into()),
+        };
+        for (needs, property) in [(is_queued, "overflow"), (merges, "merge"), (gate.quota.is_some(), "quota")] {
+            if needs && self.outbox.get().is_none() {
+                let reason = "needs an outbox; start the host with --outbox DIRECTORY";
+                return Err(format!("property \"{property}\" {reason}"));
+            }
+        }
         let gate = self.robots.gate(&settings.endpoint, gate);
         let egress = Egress::within(&name, &settings, proxies, policy)?;
         let tenant = self.sandbox.tenant(properties, egress.clone(), settings.timeout);
@@ -351,6 +335,8 @@ impl Bindings {
             egress,
             fit,
             gate,
+            is_queued,
+            merges,
             error_status,
         })
     }
@@ -404,42 +390,38 @@ impl Bindings {
     ) -> Result<Response, InvokeError> {
         let binding = self.with_operation(name, CREATE)?;
         let request = || Request { operation: CREATE.into(), data: data.to_vec(), metadata: Vec::new() };
-        let called = if binding.fit == fit::Policy::default() {
-            self.post(&binding, request, limit).await
+        let called = if binding.fit == fit::Policy::default() && !binding.is_queued {
+            self.post(&binding, request, limit, false).await
         } else {
             self.send(&binding, request(), limit).await
         };
         called.map_err(|error| Failed::new(error, operation::has_uuid(data, [])).into())
     }
 
-    /// Posts one message, in as many parts as it needs.
+    /// Posts one message, in as many parts as it needs, or has it wait until it can be.
     async fn send(
         &self,
         binding: &Binding,
         request: Request,
         limit: Option<Duration>,
     ) -> Result<Response, InvokeFailure> {
+        let wish = Wish::parse(contract::pairs(&request.metadata)).map_err(invalid)?;
+        if wish.delivery.map_or(binding.is_queued, |delivery| delivery == Delivery::Queued) {
+            return self.enqueue(binding, request, wish).await;
+        }
+        let is_urgent = wish.is_urgent();
         if binding.fit.is_satisfied_by(&request) {
-            return self.post(binding, move || request, limit).await;
+            return self.post(binding, move || request, limit, is_urgent).await;
         }
         let begun = Instant::now();
-        let refused = |reason: String| CallError::Binding(InvokeCause::InvalidMessage(reason).into());
-        let policy = binding.fit.clone();
-        let applied = {
-            // Parsing may take as long as many calls, and cannot be broken off.
-            let _turn = self.fitting.acquire().await;
-            tokio::task::spawn_blocking(move || policy.apply(request)).await
-        };
-        // The text of a panic could be one of the message.
-        let applied = applied.unwrap_or_else(|_| Err("it could not be made to fit".into()));
-        let parts = applied.map_err(refused)?;
+        let parts = self.parts(binding, request).await?;
         let of = parts.len();
         if !binding.gate.holds(of) {
             let reason = format!("it needs {of} messages, more than rateLimit lets through at once; make it shorter");
-            return Err(refused(reason).into());
+            return Err(invalid(reason));
         }
         let rest = || limit.map(|limit| limit.saturating_sub(begun.elapsed()));
-        let mut pass = self.enter(binding, of, limit).await?;
+        let mut pass = self.enter(binding, of, limit, is_urgent).await?;
         let mut last = Response { data: None, metadata: Vec::new() };
         for (index, part) in parts.into_iter().enumerate() {
             last = self.post_within(&mut pass, binding, move || part, rest()).await.map_err(|error| match index {
@@ -453,15 +435,111 @@ impl Bindings {
         Ok(last)
     }
 
+    /// What is to be sent for `request`, in this order.
+    async fn parts(&self, binding: &Binding, request: Request) -> Result<Vec<Request>, InvokeFailure> {
+        if binding.fit.is_satisfied_by(&request) {
+            return Ok(vec![request]);
+        }
+        let policy = binding.fit.clone();
+        self.fit(move || policy.apply(request)).await.map_err(invalid)
+    }
+
+    /// Does what may take as long as many calls, and cannot be broken off.
+    async fn fit<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let _turn = self.fitting.acquire().await;
+        // The text of a panic could be one of the message.
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err("it could not be made to fit".into()))
+    }
+
+    /// Has a message wait in the outbox. It is there when this returns.
+    async fn enqueue(&self, binding: &Binding, request: Request, wish: Wish) -> Result<Response, InvokeFailure> {
+        let Some(outbox) = self.outbox.get() else {
+            return Err(invalid("metadata delivery: queued needs an outbox; start the host with --outbox DIRECTORY"));
+        };
+        let request = queued::with_uuid(request, || Uuid::new_v4().to_string());
+        let is_small = request.data.len() <= SHAPED_AT_ONCE;
+        let parts = self.parts(binding, request).await?;
+        let of = parts.len();
+        let name = binding.name.clone();
+        let work = move || parts.into_iter().map(|part| queued::message(&name, part, &wish)).collect();
+        let messages: Result<Vec<_>, String> = if is_small { work() } else { self.fit(work).await };
+        let messages = messages.map_err(invalid)?;
+        let uuid = messages.first().map(|message| message.uuid.clone()).unwrap_or_default();
+        let mut seqs = Vec::with_capacity(of);
+        for queued in outbox.accept(messages).await? {
+            match queued {
+                Queued::New(seq) | Queued::Repeated(seq) => seqs.push(seq.to_string()),
+                Queued::Dead(seq) => return Err(InvokeFailure::GivenUp(seq)),
+            }
+        }
+        let mut metadata = vec![("delivery", "queued".to_owned()), ("id", seqs.join(",")), ("msgUuid", uuid)];
+        if of > 1 {
+            metadata.push(("parts", of.to_string()));
+        }
+        let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Ok(Response { data: None, metadata })
+    }
+
+    /// Posts what has waited in the outbox, if the robot takes it now.
+    pub(crate) async fn post_queued(&self, message: &Event) -> Result<Response, InvokeError> {
+        let name = &message.binding;
+        let binding = self.get(name).filter(|binding| binding.direction().writes());
+        let binding = binding.ok_or_else(|| InvokeError::NotFound(name.clone()))?;
+        let posted = async {
+            let entered = binding.gate.enter(1, Duration::ZERO, is_urgent(message)).await;
+            let mut pass = entered.map_err(InvokeFailure::Withheld)?;
+            let request =
+                || Request { operation: CREATE.into(), data: message.data.to_vec(), metadata: message.trace.clone() };
+            self.post_within(&mut pass, &binding, request, None).await
+        };
+        posted.await.map_err(|error| Failed::new(error, true).into())
+    }
+
+    /// Above how many messages that wait for this binding they become one, if they do: more than go out in a minute.
+    pub(crate) fn unites_above(&self, name: &str) -> Option<usize> {
+        self.get(name).filter(|binding| binding.merges).and_then(|binding| binding.gate.a_minute())
+    }
+
+    /// One message that says what the first of these say, with a `msgUuid` of its own, and how many.
+    pub(crate) async fn unite(&self, name: &str, bodies: Vec<Bytes>) -> Option<(Bytes, usize)> {
+        let policy = self.get(name)?.fit.clone();
+        let work = move || {
+            let merged = policy.merge(&bodies).map(|merged| queued::united(merged, Uuid::new_v4().to_string()));
+            merged.transpose()
+        };
+        self.fit(work).await.ok().flatten()
+    }
+
+    /// From now on, messages can wait in `outbox`, and what is posted is noted there. Once, before any binding is added.
+    ///
+    /// # Errors
+    ///
+    /// If what an earlier process has noted there cannot be read.
+    pub async fn with_outbox(&self, outbox: Outbox) -> Result<(), String> {
+        self.robots.remember(outbox.ledger()).await?;
+        // Who comes second is not heard.
+        let _ = self.outbox.set(outbox);
+        Ok(())
+    }
+
+    /// Where messages wait, if anywhere.
+    pub(crate) fn outbox(&self) -> Option<&Outbox> {
+        self.outbox.get()
+    }
+
     /// Posts one message once the robot takes it.
     async fn post(
         &self,
         binding: &Binding,
         request: impl FnOnce() -> Request,
         limit: Option<Duration>,
+        is_urgent: bool,
     ) -> Result<Response, InvokeFailure> {
         let begun = Instant::now();
-        let mut pass = self.enter(binding, 1, limit).await?;
+        let mut pass = self.enter(binding, 1, limit, is_urgent).await?;
         let rest = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
         self.post_within(&mut pass, binding, request, rest).await
     }
@@ -473,10 +551,11 @@ impl Bindings {
         binding: &'a Binding,
         messages: usize,
         limit: Option<Duration>,
+        is_urgent: bool,
     ) -> Result<Pass<'a>, InvokeFailure> {
         let wait = limit.map_or(binding.timeout, |limit| binding.timeout.min(limit / 2));
         let messages = u16::try_from(messages).unwrap_or(u16::MAX);
-        binding.gate.enter(messages, wait, false).await.map_err(InvokeFailure::Withheld)
+        binding.gate.enter(messages, wait, is_urgent).await.map_err(InvokeFailure::Withheld)
     }
 
     async fn post_within(
@@ -575,6 +654,11 @@ impl Bindings {
     pub fn all(&self) -> Vec<Arc<Binding>> {
         self.by_name().values().cloned().collect()
     }
+}
+
+/// A message that its caller has to change.
+fn invalid(reason: impl Into<String>) -> InvokeFailure {
+    CallError::Binding(InvokeCause::InvalidMessage(reason.into()).into()).into()
 }
 
 fn warn_of_readable_token(name: &str, settings: &Settings) {

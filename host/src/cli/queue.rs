@@ -1,7 +1,8 @@
-//! `dingtalk-host inbox`: what waits in the inbox, and what to do about events that the application refuses.
+//! `dingtalk-host inbox` and `dingtalk-host outbox`: what waits there, and what to do about what is refused.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -12,7 +13,7 @@ use serde_json::value::RawValue;
 use super::Failure;
 use super::invoke::as_json;
 use crate::clock;
-use crate::queue::{Entry, Listing, Operator, Selection, Side, State};
+use crate::queue::{Entry, Listing, Operator, QueueError, Selection, Side, State};
 
 /// Shows and repairs the inbox, also while the host runs.
 #[derive(Debug, Clone, Args)]
@@ -24,41 +25,104 @@ pub(super) struct InboxArgs {
 #[derive(Debug, Clone, Subcommand)]
 enum InboxCommand {
     /// Shows the events, in the order in which they were accepted.
-    List(ListArgs),
+    List(ListArgs<InboxDirectory>),
     /// Puts dead events back to their places, to be delivered at once.
-    Retry(ChangeArgs),
+    Retry(ChangeArgs<InboxDirectory>),
     /// Gives events up. DingTalk's repetition of one is not accepted for 24 hours.
-    Drop(ChangeArgs),
+    Drop(ChangeArgs<InboxDirectory>),
+}
+
+/// Shows and repairs the outbox, also while the host runs.
+#[derive(Debug, Clone, Args)]
+pub(super) struct OutboxArgs {
+    #[command(subcommand)]
+    command: OutboxCommand,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum OutboxCommand {
+    /// Shows the messages, in the order in which they were queued.
+    List(ListArgs<OutboxDirectory>),
+    /// Shows one message with all that is known of it.
+    Show(ShowArgs),
+    /// Puts dead messages back to their places, to be sent at once, whether they had expired or not.
+    Retry(ChangeArgs<OutboxDirectory>),
+    /// Gives messages up. Another one with the msgUuid is not taken for 24 hours.
+    Drop(ChangeArgs<OutboxDirectory>),
+}
+
+/// Where a queue is.
+trait Directory: Args {
+    const SIDE: Side;
+    fn path(&self) -> &Path;
 }
 
 #[derive(Debug, Clone, Args)]
-struct ListArgs {
+struct InboxDirectory {
     /// Directory of the inbox, as given to `serve`.
     #[arg(long, value_name = "DIRECTORY")]
     inbox: PathBuf,
-    /// Only events in this state; pending and dead ones without it.
+}
+
+impl Directory for InboxDirectory {
+    const SIDE: Side = Side::Inbox;
+    fn path(&self) -> &Path {
+        &self.inbox
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+struct OutboxDirectory {
+    /// Directory of the outbox, as given to `serve`.
+    #[arg(long, value_name = "DIRECTORY")]
+    outbox: PathBuf,
+}
+
+impl Directory for OutboxDirectory {
+    const SIDE: Side = Side::Outbox;
+    fn path(&self) -> &Path {
+        &self.outbox
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+struct ListArgs<D: Args> {
+    #[command(flatten)]
+    directory: D,
+    /// Only what is in this state; pending and dead without it.
     #[arg(long, value_enum)]
     state: Option<StateArg>,
-    /// Only events of this binding.
+    /// Only what is of this binding.
     #[arg(long, value_name = "NAME")]
     binding: Option<String>,
     /// Form of the list.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// Shows data and metadata too: what people wrote, and where to answer them.
+    /// Shows data and metadata too: what people wrote, and of an event where to answer them.
     #[arg(long)]
     show_data: bool,
 }
 
 #[derive(Debug, Clone, Args)]
-struct ChangeArgs {
-    /// Directory of the inbox, as given to `serve`.
-    #[arg(long, value_name = "DIRECTORY")]
-    inbox: PathBuf,
-    /// Numbers of the events.
+struct ShowArgs {
+    #[command(flatten)]
+    directory: OutboxDirectory,
+    /// Number of the message.
+    #[arg(value_name = "SEQ")]
+    seq: i64,
+    /// Form of it.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Args)]
+struct ChangeArgs<D: Args> {
+    #[command(flatten)]
+    directory: D,
+    /// Numbers, as `list` shows them.
     #[arg(value_name = "SEQ", required_unless_present = "all", conflicts_with = "all")]
     seq: Vec<i64>,
-    /// Every dead event.
+    /// Every dead one.
     #[arg(long)]
     all: bool,
 }
@@ -81,28 +145,52 @@ enum Output {
     Json,
 }
 
-pub(super) fn run(args: &InboxArgs) -> Result<(), Failure> {
+pub(super) fn run_inbox(args: &InboxArgs) -> Result<(), Failure> {
     match &args.command {
         InboxCommand::List(args) => list(args),
-        InboxCommand::Retry(args) => {
-            let count = Operator::open(Side::Inbox, &args.inbox, clock::system())?.retry(&args.selection())?;
-            said(&format!("{} put back", events(count)))
-        }
-        InboxCommand::Drop(args) => {
-            let count = Operator::open(Side::Inbox, &args.inbox, clock::system())?.drop_events(&args.selection())?;
-            said(&format!("{} dropped", events(count)))
-        }
+        InboxCommand::Retry(args) => args.retry(),
+        InboxCommand::Drop(args) => args.drop(),
     }
 }
 
-impl ChangeArgs {
+pub(super) fn run_outbox(args: &OutboxArgs) -> Result<(), Failure> {
+    match &args.command {
+        OutboxCommand::List(args) => list(args),
+        OutboxCommand::Show(args) => show(args),
+        OutboxCommand::Retry(args) => args.retry(),
+        OutboxCommand::Drop(args) => args.drop(),
+    }
+}
+
+fn open(directory: &impl Directory) -> Result<Operator, QueueError> {
+    fn side<D: Directory>(_: &D) -> Side {
+        D::SIDE
+    }
+    Operator::open(side(directory), directory.path(), clock::system())
+}
+
+impl<D: Directory> ChangeArgs<D> {
     fn selection(&self) -> Selection {
         if self.all { Selection::All } else { Selection::Seqs(self.seq.clone()) }
     }
+
+    fn retry(&self) -> Result<(), Failure> {
+        let count = open(&self.directory)?.retry(&self.selection())?;
+        said(&format!("{} put back", number(D::SIDE, count)))
+    }
+
+    fn drop(&self) -> Result<(), Failure> {
+        let count = open(&self.directory)?.drop_events(&self.selection())?;
+        said(&format!("{} dropped", number(D::SIDE, count)))
+    }
 }
 
-fn events(count: usize) -> String {
-    if count == 1 { "1 event".into() } else { format!("{count} events") }
+fn number(side: Side, count: usize) -> String {
+    let what = match side {
+        Side::Inbox => "event",
+        Side::Outbox => "message",
+    };
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn said(line: &str) -> Result<(), Failure> {
@@ -112,29 +200,53 @@ fn said(line: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn list(args: &ListArgs) -> Result<(), Failure> {
+fn list<D: Directory>(args: &ListArgs<D>) -> Result<(), Failure> {
     let states = match args.state {
         None => vec![State::Dead, State::Pending],
         Some(StateArg::Dead) => vec![State::Dead],
         Some(StateArg::Pending) => vec![State::Pending],
         Some(StateArg::All) => vec![State::Dead, State::Pending, State::Delivered],
     };
-    let clock = clock::system();
-    let now = clock();
-    let operator = Operator::open(Side::Inbox, &args.inbox, clock)?;
-    let listing = Listing { states, binding: args.binding.clone(), content: args.show_data };
+    let listing = Listing { states, binding: args.binding.clone(), content: args.show_data, seq: None };
+    write(D::SIDE, &open(&args.directory)?, &listing, args.output).map(drop)
+}
+
+fn show(args: &ShowArgs) -> Result<(), Failure> {
+    let states = vec![State::Dead, State::Pending, State::Delivered];
+    let listing = Listing { states, binding: None, content: true, seq: Some(args.seq) };
+    match write(Side::Outbox, &open(&args.directory)?, &listing, args.output)? {
+        0 => Err(format!("the outbox has no message {}; see `outbox list --state all`", args.seq).into()),
+        _ => Ok(()),
+    }
+}
+
+/// Writes what is listed, and says how much that was.
+fn write(side: Side, operator: &Operator, listing: &Listing, output: Output) -> Result<usize, Failure> {
+    let now = clock::system()();
     let mut out = io::BufWriter::new(io::stdout().lock());
-    operator.list(&listing, |entry| match args.output {
-        Output::Text => write_text(&mut out, &entry, now),
-        Output::Json => write_json(&mut out, &entry),
+    let mut count = 0;
+    operator.list(listing, |entry| {
+        count += 1;
+        match output {
+            Output::Text => write_text(&mut out, side, &entry, now),
+            Output::Json => write_json(&mut out, side, &entry),
+        }
     })??;
     out.flush()?;
-    Ok(())
+    Ok(count)
+}
+
+/// What the identifier and the conversation of an entry are called.
+fn names(side: Side) -> [&'static str; 2] {
+    match side {
+        Side::Inbox => ["msgId", "conversationId"],
+        Side::Outbox => ["msgUuid", "conversation"],
+    }
 }
 
 /// One line, and with its content one more for each part of that. Whatever comes from outside is quoted and
 /// escaped: it must not move the cursor or look like another event.
-fn write_text(out: &mut impl Write, entry: &Entry, now: u64) -> io::Result<()> {
+fn write_text(out: &mut impl Write, side: Side, entry: &Entry, now: u64) -> io::Result<()> {
     let Entry { seq, binding, state, attempts, size, .. } = entry;
     let age = span(now.saturating_sub(entry.accepted_at));
     write!(out, "{seq} {state} binding={binding:?} age={age} attempts={attempts} size={size}")?;
@@ -144,9 +256,8 @@ fn write_text(out: &mut impl Write, entry: &Entry, now: u64) -> io::Result<()> {
     if let Some(first) = entry.waits_for {
         write!(out, " waits-for={first}")?;
     }
-    for (name, value) in
-        [("msgId", &entry.msg_id), ("conversationId", &entry.conversation_id), ("error", &entry.last_error)]
-    {
+    let [id, conversation] = names(side);
+    for (name, value) in [(id, &entry.msg_id), (conversation, &entry.conversation_id), ("error", &entry.last_error)] {
         if let Some(value) = value {
             write!(out, " {name}={value:?}")?;
         }
@@ -178,18 +289,17 @@ struct Line<'a> {
     waits_for: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    msg_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conversation_id: Option<&'a str>,
+    #[serde(flatten)]
+    names: BTreeMap<&'static str, &'a str>,
     size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    metadata: Option<std::collections::BTreeMap<&'a str, &'a str>>,
+    metadata: Option<BTreeMap<&'a str, &'a str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<Box<RawValue>>,
 }
 
-fn write_json(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
+fn write_json(out: &mut impl Write, side: Side, entry: &Entry) -> io::Result<()> {
+    let named = names(side).into_iter().zip([&entry.msg_id, &entry.conversation_id]);
     let line = Line {
         seq: entry.seq,
         binding: &entry.binding,
@@ -200,8 +310,7 @@ fn write_json(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
         next_attempt_at: entry.next_attempt_at,
         waits_for: entry.waits_for,
         last_error: entry.last_error.as_deref(),
-        msg_id: entry.msg_id.as_deref(),
-        conversation_id: entry.conversation_id.as_deref(),
+        names: named.filter_map(|(name, value)| Some((name, value.as_deref()?))).collect(),
         size: entry.size,
         metadata: entry.metadata.as_ref().map(|pairs| contract::pairs(pairs).collect()),
         data: entry.data.as_deref().map(one_line_json).transpose()?,
@@ -263,7 +372,7 @@ mod tests {
     #[test]
     fn what_comes_from_outside_cannot_forge_lines() {
         let mut out = Vec::new();
-        write_text(&mut out, &entry(), 193_000).unwrap();
+        write_text(&mut out, Side::Inbox, &entry(), 193_000).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert_eq!(
             text,
@@ -275,7 +384,7 @@ mod tests {
     fn every_json_object_is_one_line() {
         for data in ["{\n\"a\":\r1}", "text\nmore", "{}"] {
             let mut out = Vec::new();
-            write_json(&mut out, &Entry { data: Some(data.into()), ..entry() }).unwrap();
+            write_json(&mut out, Side::Inbox, &Entry { data: Some(data.into()), ..entry() }).unwrap();
             let text = String::from_utf8(out).unwrap();
             assert_eq!(text.matches(['\n', '\r']).count(), 1, "{text}");
             let value: serde_json::Value = serde_json::from_str(&text).unwrap();
