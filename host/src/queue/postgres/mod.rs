@@ -163,3 +163,6 @@ fn read(number: i64) -> u64 {
 fn moved(time: u64, here: u64, there: i64) -> i64 {
     there.saturating_add(stored(time).saturating_sub(stored(here)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{
@@ -88,6 +89,9 @@ fn explain(error: &tokio_postgres::Error) -> String {
         }
         source = cause.source();
     }
+    if reason.contains("invalid peer certificate") {
+        reason.push_str("; name its authority's file with SSL_CERT_FILE, or set sslmode=disable in the URL");
+    }
     one_line(&reason)
 }
 
@@ -98,7 +102,11 @@ fn one_line(text: &str) -> String {
 
 /// The pool, from which nothing is taken yet. The error says what of the machine's certificates cannot be read.
 pub(super) fn new(target: &Target) -> Result<Pool, String> {
-    let roots = egress::trusted()?;
+    over(target, egress::trusted()?)
+}
+
+/// As [`new`], trusting these authorities.
+pub(super) fn over(target: &Target, roots: Arc<rustls::RootCertStore>) -> Result<Pool, String> {
     let tls = MakeRustlsConnect::new(egress::trusting(roots));
     let manager = Manager::from_config(
         target.config.clone(),

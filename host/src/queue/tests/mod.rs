@@ -1,6 +1,6 @@
 //! What a queue promises, whatever keeps it: one suite over SQLite and PostgreSQL.
 
-mod ledger;
+pub(super) mod ledger;
 mod promises;
 #[cfg(unix)]
 pub(crate) mod server;
@@ -21,7 +21,7 @@ use super::{Entry, Limits, QueueError, Side};
 use crate::clock::Clock;
 use crate::event::Event;
 use crate::gate::ledger::Ledger;
-use server::Server;
+pub(super) use server::Server;
 
 /// The present of a bench at its beginning.
 pub(super) const NOW: u64 = 1_700_000_000_000;
@@ -88,6 +88,16 @@ impl Bench {
             Kept::Files(_) => None,
             Kept::Database(server, schema) => Some(Address::new(&server.url(schema)).unwrap()),
         }
+    }
+
+    pub(super) fn server(&self) -> &'static Server {
+        let Kept::Database(server, _) = &self.kept else { panic!("no database") };
+        server
+    }
+
+    pub(super) fn url(&self) -> String {
+        let Kept::Database(server, schema) = &self.kept else { panic!("no database") };
+        server.url(schema)
     }
 
     /// SQL of the database.

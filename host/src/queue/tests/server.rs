@@ -19,7 +19,7 @@ const REQUIRED: &str = "POSTGRES_REQUIRED";
 const DEBIAN: &str = "/usr/lib/postgresql";
 
 /// Runs the server until a line comes, or until whoever would write one has ended; then everything is removed.
-const GUARD: &str = r#""$1/postgres" -D "$2/data" -k "$2" -c listen_addresses="$3" -p 5432 -c logging_collector=off \
+const GUARD: &str = r#""$1/postgres" -D "$2/data" -k "$2" -c listen_addresses="$3" -p "$5" -c logging_collector=off \
     -c max_connections=400 -c shared_buffers=64MB -c unix_socket_permissions=0777 -c ssl="$4" >>"$2/log" 2>&1 &
 server=$!
 if read -r line; then kill -QUIT $server; wait $server; else kill -QUIT $server; wait $server; rm -rf "$2"; fi"#;
@@ -32,6 +32,7 @@ pub(crate) struct Server {
     guard: Option<(Child, ChildStdin)>,
     /// An address of loopback, or nothing.
     listen: String,
+    port: u16,
     has_tls: bool,
 }
 
@@ -43,10 +44,12 @@ impl Server {
         Some(server)
     }
 
-    /// As [`Self::start`], at an address of loopback and with this certificate and key in PEM.
-    pub(crate) fn start_with_tls(listen: &str, certificate: &str, key: &str) -> Option<Self> {
+    /// As [`Self::start`], on a port of loopback too, with this certificate and key in PEM. The port is the other one.
+    pub(crate) fn start_with_tls(certificate: &str, key: &str) -> Option<(Self, u16)> {
         let mut server = Self::make()?;
-        (server.listen, server.has_tls) = (listen.into(), true);
+        // Another process may take it in between, so rarely that nobody minds.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        (server.listen, server.port, server.has_tls) = ("127.0.0.1".into(), port, true);
         for (name, text) in [("server.crt", certificate), ("server.key", key)] {
             let path = server.dir.path().join("data").join(name);
             fs::write(&path, text).unwrap();
@@ -54,7 +57,7 @@ impl Server {
             server.give(&path);
         }
         server.run();
-        Some(server)
+        Some((server, port))
     }
 
     fn make() -> Option<Self> {
@@ -65,7 +68,8 @@ impl Server {
         };
         // Not in the build's folder: its user may not get there, and a socket's path has at most 107 bytes.
         let dir = tempfile::Builder::new().prefix("dingtalk-pg-").tempdir().unwrap();
-        let server = Self { programs, dir, user: user(), guard: None, listen: String::new(), has_tls: false };
+        let server =
+            Self { programs, dir, user: user(), guard: None, listen: String::new(), port: 5432, has_tls: false };
         fs::set_permissions(server.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         server.give(server.dir.path());
         let data = server.dir.path().join("data");
@@ -101,7 +105,13 @@ impl Server {
         let mut command = Command::new("/bin/sh");
         self.as_user(&mut command);
         let tls = if self.has_tls { "on" } else { "off" };
-        command.args(["-c", GUARD, "guard"]).arg(&self.programs).arg(self.dir.path()).arg(&self.listen).arg(tls);
+        command
+            .args(["-c", GUARD, "guard"])
+            .arg(&self.programs)
+            .arg(self.dir.path())
+            .arg(&self.listen)
+            .arg(tls)
+            .arg(self.port.to_string());
         // Its own group: an interrupt at the terminal must not end it before those who use it.
         let mut guard = command.process_group(0).stdin(Stdio::piped()).spawn().unwrap();
         let stdin = guard.stdin.take().unwrap();
@@ -114,7 +124,14 @@ impl Server {
     }
 
     fn is_ready(&self) -> bool {
-        let ready = self.command("pg_isready").arg("-q").arg("-h").arg(self.dir.path()).status();
+        let ready = self
+            .command("pg_isready")
+            .arg("-q")
+            .arg("-h")
+            .arg(self.dir.path())
+            .arg("-p")
+            .arg(self.port.to_string())
+            .status();
         ready.unwrap().success()
     }
 
@@ -138,8 +155,12 @@ impl Server {
 
     /// Runs SQL as its superuser; what it prints.
     pub(crate) fn sql(&self, sql: &str) -> String {
+        self.sql_in("postgres", sql)
+    }
+
+    pub(crate) fn sql_in(&self, database: &str, sql: &str) -> String {
         let psql = ["-U", "postgres", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, "-h"];
-        let done = self.command("psql").args(psql).arg(self.dir.path()).arg("postgres").output().unwrap();
+        let done = self.command("psql").args(psql).arg(self.dir.path()).arg(database).output().unwrap();
         assert!(done.status.success(), "{sql}: {}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     }
