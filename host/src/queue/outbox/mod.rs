@@ -23,6 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::postgres::{self, Database, Events};
 use super::storage::Storage;
 use super::store::{Item, Stored};
 use super::writer::Posts;
@@ -177,6 +178,13 @@ impl Outbox {
         let writer = Queue::writer(Side::Outbox, dir, limits)?;
         let ledger = Posts::new(writer.clone(), Arc::clone(&clock));
         Ok(Self::over(Arc::new(writer), Arc::new(ledger), clock))
+    }
+
+    /// Opens the outbox in a database, which other hosts may have open too. Each posts what any of them has accepted, and
+    /// together they keep to their robots' limits.
+    pub fn open_in(database: &Database, clock: Clock, limits: Limits) -> Self {
+        let events = Events::new(database.clone(), Side::Outbox, limits);
+        Self::over(Arc::new(events), Arc::new(postgres::Posts::new(database.clone())), clock)
     }
 
     /// Over what keeps messages, and what is posted.

@@ -7,8 +7,8 @@ use super::Store;
 use crate::queue::QueueError;
 
 /// Messages that are looked at, and their bytes: one has 20,000 bytes, and short ones are some hundred.
-const MOST: usize = 200;
-const MOST_BYTES: usize = 256 << 10;
+pub(in crate::queue) const MOST_UNITED: usize = 200;
+pub(in crate::queue) const MOST_BYTES: usize = 256 << 10;
 
 impl Store {
     /// Those of the conversation of `seq` that come next, it first, unless no more than `beyond` wait for its binding.
@@ -29,7 +29,7 @@ impl Store {
                  WHERE this.seq = ?1 AND this.state = 'pending' AND others.state = 'pending'
                      AND others.rank = this.rank AND others.seq >= this.seq
                  ORDER BY others.seq LIMIT ?2",
-            params![seq, i64::try_from(MOST).unwrap_or(i64::MAX)],
+            params![seq, i64::try_from(MOST_UNITED).unwrap_or(i64::MAX)],
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )?;
         let mut bytes = 0_usize;
