@@ -9,6 +9,7 @@
 mod answer;
 mod follow;
 mod ids;
+mod letters;
 mod memory;
 mod outbound;
 mod policy;
@@ -397,7 +398,13 @@ impl Inner {
             });
         }
         let answer = self.hand_over(event).await?;
-        Ok(self.follow(event, &answer))
+        let reply = self.follow(event, &answer);
+        if event.is_dead_letter() && reply.is_some() {
+            let reason = "an answer to a dead letter has no conversation to go to; send it on with \"to\"";
+            tracing::error!(binding = event.binding, reason, "wrong answer");
+            return Ok(None);
+        }
+        Ok(reply)
     }
 
     /// Hands an event to the application; its answer, as it is.
