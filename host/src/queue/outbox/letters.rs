@@ -187,3 +187,231 @@ fn is_over(shared: &Shared<ToRobots>, known: &mut Known, letter: &DeadLetter, to
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use tokio::sync::{Notify, watch};
+
+    use super::super::{Consumer, Setback};
+    use super::*;
+    use crate::event::{BoxFuture, Event};
+    use crate::queue::storage::{End, Storage, Then, Tidied, Wake};
+    use crate::queue::store::{Due, Item, Room};
+    use crate::queue::{Counts, Side};
+    use crate::quiet::Quiet;
+
+    /// A store of dead letters alone.
+    #[derive(Default)]
+    struct Letters {
+        letters: Mutex<Vec<DeadLetter>>,
+        /// How often it cannot be noted that one was told.
+        fails: Mutex<u32>,
+    }
+
+    type Kept<T> = BoxFuture<'static, Result<T, QueueError>>;
+
+    impl Storage for Letters {
+        fn letters(&self, except: Vec<String>) -> Kept<Vec<DeadLetter>> {
+            let letters = self.letters.lock().unwrap();
+            let some = letters.iter().filter(|letter| !except.contains(&letter.binding)).take(2).cloned();
+            let some = some.collect();
+            Box::pin(async { Ok(some) })
+        }
+        fn told(&self, seq: i64, _: u64) -> Kept<()> {
+            let mut fails = self.fails.lock().unwrap();
+            if *fails > 0 {
+                *fails -= 1;
+                return Box::pin(async { Err(QueueError::OtherBody { side: Side::Outbox, seq: 0 }) });
+            }
+            self.letters.lock().unwrap().retain(|letter| letter.seq != seq);
+            Box::pin(async { Ok(()) })
+        }
+        fn insert(&self, _: Vec<Item>, _: u64, _: Then) -> Kept<()> {
+            unreachable!()
+        }
+        fn due(&self, _: Room, _: u64) -> Kept<Due> {
+            unreachable!()
+        }
+        fn pass_on(&self, _: u64) -> BoxFuture<'_, bool> {
+            unreachable!()
+        }
+        fn end(&self, _: i64, _: End, _: u64) -> Kept<()> {
+            unreachable!()
+        }
+        fn forget_reply(&self, _: i64) -> Kept<()> {
+            unreachable!()
+        }
+        fn wake(&self, _: Wake, _: u64) -> Kept<bool> {
+            unreachable!()
+        }
+        fn tidy(&self, _: u64) -> Kept<Tidied> {
+            unreachable!()
+        }
+        fn passed_over(&self) -> BoxFuture<'_, usize> {
+            unreachable!()
+        }
+        fn counts(&self) -> Kept<Counts> {
+            unreachable!()
+        }
+        fn oldest(&self) -> Kept<Option<u64>> {
+            unreachable!()
+        }
+        fn close(&self) -> BoxFuture<'_, ()> {
+            unreachable!()
+        }
+    }
+
+    type Rule = Box<dyn Fn(&str, usize) -> Told + Send + Sync>;
+
+    /// Tells by a rule: of the binding, and of how often it was asked for that message.
+    struct App {
+        rule: Rule,
+        told: Mutex<Vec<(i64, Instant)>>,
+    }
+
+    impl Consumer for App {
+        fn post<'a>(&'a self, _: &'a Event) -> BoxFuture<'a, Result<(), Setback>> {
+            unreachable!()
+        }
+        fn tell<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Told> {
+            Box::pin(async move {
+                self.told.lock().unwrap().push((letter.seq, Instant::now()));
+                (self.rule)(&letter.binding, self.times(letter.seq))
+            })
+        }
+    }
+
+    impl App {
+        fn times(&self, seq: i64) -> usize {
+            self.told.lock().unwrap().iter().filter(|(told, _)| *told == seq).count()
+        }
+    }
+
+    struct Setup {
+        app: Arc<App>,
+        letters: Arc<Letters>,
+        begun: Instant,
+        stop: watch::Sender<bool>,
+        running: tokio::task::JoinHandle<()>,
+    }
+
+    fn start(bindings: &[&str], fails: u32, rule: impl Fn(&str, usize) -> Told + Send + Sync + 'static) -> Setup {
+        let letter = |(seq, binding): (i64, &&str)| DeadLetter {
+            seq,
+            binding: (*binding).to_owned(),
+            uuid: None,
+            reason: "no".into(),
+            attempts: 1,
+            body: Some(Bytes::new()),
+            metadata: Vec::new(),
+            trace: Vec::new(),
+            died_at: 1,
+        };
+        let letters = Arc::new(Letters {
+            letters: Mutex::new((1..).zip(bindings).map(letter).collect()),
+            fails: Mutex::new(fails),
+        });
+        let app = Arc::new(App { rule: Box::new(rule), told: Mutex::default() });
+        let (stop, stopping) = watch::channel(false);
+        let shared = Shared {
+            line: ToRobots::new(Arc::clone(&app) as Arc<dyn Consumer>, Arc::default()),
+            side: Side::Outbox,
+            storage: Arc::clone(&letters) as Arc<dyn Storage>,
+            clock: Arc::new(|| 1),
+            wake: Arc::<Notify>::default(),
+            stopping,
+            quiet: Quiet::default(),
+        };
+        let running = tokio::spawn(run(Arc::new(shared)));
+        Setup { app, letters, begun: Instant::now(), stop, running }
+    }
+
+    impl Setup {
+        fn left(&self) -> Vec<i64> {
+            self.letters.letters.lock().unwrap().iter().map(|letter| letter.seq).collect()
+        }
+
+        /// How long it takes until so many are left, of a time that passes by itself.
+        async fn until_left(&self, left: &[i64]) -> Duration {
+            let done = async {
+                while self.left() != left {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(3_600), done).await.expect("they are told");
+            self.begun.elapsed()
+        }
+
+        async fn end(self) {
+            self.stop.send_replace(true);
+            tokio::time::timeout(Duration::from_secs(3_600), self.running).await.expect("it ends").unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_take_it_is_told_eight_times_and_delays_nobody_else() {
+        let setup = start(&["bad", "bad", "bad", "good", "good", "good"], 0, |binding, _| match binding {
+            "bad" => Told::Failed("500".into()),
+            _ => Told::Done,
+        });
+        assert!(setup.until_left(&[1, 2, 3]).await < POLL);
+        let took = setup.until_left(&[]).await;
+        // Two at once, as the store gives them; then the third.
+        assert!((60..240).contains(&took.as_secs()), "{took:?}");
+        assert_eq!([1, 2, 3, 4].map(|seq| setup.app.times(seq)), [8, 8, 8, 1]);
+        setup.end().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_told_yet_is_not_given_up() {
+        let setup = start(&["absent"], 0, |_, times| if times < 100 { Told::Later } else { Told::Done });
+        let took = setup.until_left(&[]).await;
+        assert!(took > Duration::from_secs(1_000), "it is not asked all the time: {took:?}");
+        assert_eq!(setup.app.times(1), 100);
+        setup.end().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_noted_is_not_told_again() {
+        let setup = start(&["team", "team"], 3, |_, _| Told::Done);
+        setup.until_left(&[]).await;
+        assert_eq!([1, 2].map(|seq| setup.app.times(seq)), [1, 1]);
+        setup.end().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_survived_and_does_not_spin() {
+        let setup = start(&["team", "other"], 0, |binding, times| {
+            assert!(binding != "team" || times > 2, "a bug");
+            Told::Done
+        });
+        let took = setup.until_left(&[]).await;
+        assert!(took >= POLL * 2 && setup.app.times(1) == 3, "{took:?}");
+        setup.end().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_dies_is_told_at_once_and_what_nobody_reports_within_seconds() {
+        let setup = start(&[], 0, |_, _| Told::Done);
+        sleep(Duration::from_secs(60)).await;
+        let letter = DeadLetter {
+            seq: 9,
+            binding: "team".into(),
+            uuid: None,
+            reason: String::new(),
+            attempts: 0,
+            body: None,
+            metadata: Vec::new(),
+            trace: Vec::new(),
+            died_at: 1,
+        };
+        setup.letters.letters.lock().unwrap().push(letter);
+        let begun = Instant::now();
+        setup.until_left(&[]).await;
+        assert!(begun.elapsed() <= POLL + Duration::from_millis(20));
+        setup.end().await;
+    }
+}
