@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dingtalk_api::invoke::{self, Failed};
+use dingtalk_api::invoke::{self, Failed, Failure as _};
 use dingtalk_api::status::ErrorStatus;
 use dingtalk_binding::callback::Key;
 use dingtalk_binding::contract;
@@ -187,6 +187,18 @@ pub(crate) const CREATE: &str = "create";
 
 /// Why an operation failed.
 pub type InvokeError = invoke::InvokeError<InvokeFailure>;
+
+/// `error` of a message that may have been posted under a `msgUuid` that was made here, and that its caller must know to send it
+/// again.
+pub(crate) fn with_made_uuid(error: InvokeError, uuid: Option<String>) -> InvokeError {
+    match (error, uuid) {
+        (InvokeError::Call(failed), Some(uuid)) if failed.error().posted() == Outcome::Unknown => {
+            let made = |error| InvokeFailure::Made { uuid, error: Box::new(error) };
+            Failed::new(made(failed.into_error()), true).into()
+        }
+        (error, _) => error,
+    }
+}
 
 /// A binding that could not be initialised.
 #[derive(Debug, thiserror::Error)]
@@ -408,17 +420,20 @@ impl Bindings {
         &self,
         name: &str,
         data: &[u8],
+        uuid: Option<&str>,
         limit: Option<Duration>,
         is_last: bool,
     ) -> Result<Response, InvokeError> {
         let binding = self.with_operation(name, CREATE)?;
-        let request = || Request { operation: CREATE.into(), data: data.to_vec(), metadata: Vec::new() };
+        let metadata: Vec<_> = uuid.map(|uuid| ("msgUuid".to_owned(), uuid.to_owned())).into_iter().collect();
+        let has_uuid = uuid.is_some() || operation::has_uuid(data, []);
+        let request = || Request { operation: CREATE.into(), data: data.to_vec(), metadata };
         let called = if binding.fit == fit::Policy::default() && !binding.is_queued {
             self.post(&binding, request, limit, false).await
         } else {
             self.send(&binding, request(), limit, is_last).await
         };
-        called.map_err(|error| Failed::new(error, operation::has_uuid(data, [])).into())
+        called.map_err(|error| Failed::new(error, has_uuid).into())
     }
 
     /// Posts one message, in as many parts as it needs, or has it wait until it can be.

@@ -89,7 +89,8 @@ impl Inner {
     async fn send_on(&self, from: &str, to: &str, data: &Bytes, trace: &[(String, String)], is_last: bool) -> bool {
         let messages = &self.messages(from);
         let bytes = u32::try_from(data.len().min(SENDING)).unwrap_or(u32::MAX);
-        let has_uuid = operation::has_uuid(data, []);
+        let uuid = &self.uuid_for(to, operation::has_uuid(data, []));
+        let has_uuid = uuid.is_some() || operation::has_uuid(data, []);
         let outbound = Outbound { binding: to, operation: CREATE, has_uuid, is_late: false, is_awaited: true, trace };
         let attempt = |(), limit| async move {
             // Not kept while a policy pauses.
@@ -97,7 +98,7 @@ impl Inner {
                 Some(messages) => messages.sending.acquire_many(bytes).await.ok(),
                 None => None,
             };
-            self.bindings.create(to, data, limit, is_last).await
+            self.bindings.create(to, data, uuid.as_deref(), limit, is_last).await
         };
         let sent = self.send(outbound, (), attempt).await;
         if let Err(error) = &sent {
