@@ -136,8 +136,18 @@ fn a_flag_that_a_document_mentions_exists() {
     for path in commands() {
         known.extend(long_flags(&subcommand(&path.iter().map(String::as_str).collect::<Vec<_>>())));
     }
-    for file in ["commands", "dapr", "errors", "hosts", "pluggable", "properties", "receiving", "security", "simulator"]
-    {
+    for file in [
+        "commands",
+        "dapr",
+        "errors",
+        "hosts",
+        "pluggable",
+        "outbox",
+        "properties",
+        "receiving",
+        "security",
+        "simulator",
+    ] {
         let file = format!("docs/{file}.md");
         for line in read(&file).lines() {
             // daprd's own flags stand in the left column of the table of differences.
@@ -262,7 +272,7 @@ fn every_property_is_documented_and_every_documented_one_is_read() {
     let mut code = names(strings(section(&component, "const PROPERTIES", "];")));
     assert!(code.contains("url"), "{code:?}");
     // The host reads more of the same list.
-    let host = read("host/src/bindings.rs");
+    let host = read("host/src/bindings/mod.rs");
     code.extend(host.split("property(\"").skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned));
     let document = read("docs/properties.md");
     let documented = names(rows(section(&document, "\n## Properties\n", "\n## ")));

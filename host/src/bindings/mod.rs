@@ -325,7 +325,8 @@ impl Bindings {
             quota: Quota::parse(property("quota"), property("quotaReserve"), property("quotaName"), || {
                 let [a, b, c, d, ..] = digest(settings.endpoint.robot().as_bytes());
                 format!("robot {:08x}", u32::from_be_bytes([a, b, c, d]))
-            })?,
+            })?
+            .map(Arc::new),
         };
         if self.is_direct && gate.overflow == Overflow::Queue {
             gate.overflow = Overflow::Wait;

@@ -13,8 +13,10 @@ pub mod quota;
 pub mod rate;
 mod window;
 
-use std::collections::HashMap;
+use std::borrow::Borrow;
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -91,7 +93,7 @@ pub struct Policy {
     /// What becomes of others.
     pub overflow: Overflow,
     /// The month's allowance of which its messages are a part.
-    pub quota: Option<Quota>,
+    pub quota: Option<Arc<Quota>>,
 }
 
 /// All robots that are posted to. Cheap to clone.
@@ -109,19 +111,45 @@ struct Inner {
 
 #[derive(Default)]
 struct Known {
-    robots: HashMap<Digest, Arc<Robot>>,
+    robots: HashSet<ByKey>,
     /// When there are so many, those that nobody uses are looked for: each time would be a look at all for each of them.
     sweep_at: usize,
 }
 
-/// What all bindings of one robot share.
-#[derive(Default)]
-struct Robot {
-    state: Mutex<State>,
-    /// One for each rate: who has to wait for long must not stand before those who need not. Made when somebody has to wait:
-    /// most robots never see that, and there may be ten thousand.
-    queues: Mutex<Vec<(Rate, Arc<Queue>)>>,
+/// A robot that is found by its key, which it has itself: there may be ten thousand.
+struct ByKey(Arc<Robot>);
+
+impl Borrow<Digest> for ByKey {
+    fn borrow(&self) -> &Digest {
+        &self.0.key
+    }
 }
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for ByKey {}
+
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key.hash(state);
+    }
+}
+
+/// What all bindings of one robot share.
+struct Robot {
+    /// Of its address, which has its token in it.
+    key: Digest,
+    state: Mutex<State>,
+    /// Made when somebody has to wait: most robots never see that.
+    queues: Mutex<Option<Box<Queues>>>,
+}
+
+/// One for each rate: who has to wait for long must not stand before those who need not.
+type Queues = Vec<(Rate, Arc<Queue>)>;
 
 /// Those who wait for one robot at one rate.
 #[derive(Default)]
@@ -135,7 +163,8 @@ struct Queue {
 
 #[derive(Default)]
 struct State {
-    window: Window,
+    /// Of a robot that was posted to.
+    window: Option<Box<Window>>,
     door: Door,
     /// The most messages that any binding's rate allows, and the longest time that one looks back.
     keep: u16,
@@ -148,7 +177,6 @@ struct State {
 pub struct Gate {
     robots: Robots,
     robot: Arc<Robot>,
-    key: Digest,
     /// For what is wrong with this binding.
     door: Mutex<Door>,
     policy: Policy,
@@ -177,7 +205,7 @@ impl Robots {
             state.keep = state.keep.max(policy.rate.map_or(0, Rate::count)).max(LEAST_KEPT);
             state.longest_ms = state.longest_ms.max(policy.rate.map_or(0, Rate::window_ms)).max(LEAST_WINDOW_MS);
         }
-        Gate { robots: self.clone(), robot, key, door: Mutex::default(), policy }
+        Gate { robots: self.clone(), robot, door: Mutex::default(), policy }
     }
 
     /// From now on, posts are noted in `ledger`, and what an earlier process has left there counts. Once.
@@ -194,8 +222,9 @@ impl Robots {
             state.keep = state.keep.max(u16::try_from(posts.len()).unwrap_or(u16::MAX).min(rate::MOST));
             let keep = state.keep;
             for ago in posts {
-                state.window.pass(1);
-                state.window.leave(now.saturating_add_signed(-ago), true, keep);
+                let window = state.window();
+                window.pass(1);
+                window.leave(now.saturating_add_signed(-ago), true, keep);
             }
             if let Some((closing, left)) = shut {
                 let closing = Closing { pause: Duration::from_millis(left), ..closing };
@@ -226,10 +255,15 @@ impl Known {
     fn robot(&mut self, key: Digest, now: u64) -> Arc<Robot> {
         if self.robots.len() >= self.sweep_at {
             // A robot that was taken away and comes back within its window must find it as it was.
-            self.robots.retain(|_, robot| Arc::strong_count(robot) > 1 || !lock(&robot.state).is_idle(now));
+            self.robots.retain(|ByKey(robot)| Arc::strong_count(robot) > 1 || !lock(&robot.state).is_idle(now));
             self.sweep_at = 2 * self.robots.len() + SWEEP;
         }
-        Arc::clone(self.robots.entry(key).or_default())
+        if let Some(ByKey(robot)) = self.robots.get(&key) {
+            return Arc::clone(robot);
+        }
+        let robot = Arc::new(Robot { key, state: Mutex::default(), queues: Mutex::default() });
+        self.robots.insert(ByKey(Arc::clone(&robot)));
+        robot
     }
 }
 
@@ -243,11 +277,16 @@ impl Robot {
     /// How many wait at this rate.
     fn waiting(&self, rate: Rate) -> usize {
         let queues = lock(&self.queues);
-        queues.iter().find(|(known, _)| *known == rate).map_or(0, |(_, queue)| queue.waiting.load(Ordering::Acquire))
+        queues
+            .iter()
+            .flat_map(|queues| queues.iter())
+            .find(|(known, _)| *known == rate)
+            .map_or(0, |(_, queue)| queue.waiting.load(Ordering::Acquire))
     }
 
     fn queue(&self, rate: Rate) -> Arc<Queue> {
         let mut queues = lock(&self.queues);
+        let queues = queues.get_or_insert_default();
         // Rates come and go with files.
         queues.retain(|(known, queue)| *known == rate || Arc::strong_count(queue) > 1);
         match queues.iter().find(|(known, _)| *known == rate) {
@@ -262,8 +301,12 @@ impl Robot {
 }
 
 impl State {
+    fn window(&mut self) -> &mut Window {
+        self.window.get_or_insert_default()
+    }
+
     fn is_idle(&self, now: u64) -> bool {
-        self.window.is_idle(now, LONGEST_WINDOW_MS) && self.door.is_open(now)
+        self.window.as_ref().is_none_or(|window| window.is_idle(now, LONGEST_WINDOW_MS)) && self.door.is_open(now)
     }
 }
 
@@ -389,11 +432,11 @@ impl Gate {
             return Ok(pass);
         }
         let intent = Intent {
-            robot: self.key,
+            robot: self.robot.key,
             rate: *rate,
             messages: pass.left,
             counts_for: lock(&self.robot.state).longest_ms,
-            quota: quota.clone(),
+            quota: quota.as_deref().cloned(),
             is_urgent,
         };
         let messages = pass.left;
@@ -425,7 +468,7 @@ impl Gate {
                 (Why::Shut(closing), wait)
             }
             (Unclaimed::Spent(used, wait), _) => {
-                (Why::Spent { used, limit: quota.as_ref().map_or(0, Quota::limit) }, wait)
+                (Why::Spent { used, limit: quota.as_ref().map_or(0, |quota| quota.limit()) }, wait)
             }
             (Unclaimed::Unavailable(reason), _) => (Why::Unavailable(reason), UNAVAILABLE_MS),
         };
@@ -506,7 +549,7 @@ impl Gate {
 
     /// When a call with so many `others` before it can begin at the earliest.
     fn earliest(&self, stopped: &Stopped, rate: Rate, now: u64, others: usize) -> u64 {
-        let window = lock(&self.robot.state).window.earliest(now, rate, others);
+        let window = lock(&self.robot.state).window().earliest(now, rate, others);
         let stopped = match (&stopped.why, stopped.until) {
             (_, Some(until)) => until,
             (Why::Shut(_), None) => now + FINDING_OUT_MS,
@@ -529,11 +572,11 @@ impl Gate {
         if now < state.used_up_until {
             return Err(Stopped { why: Why::Rate(rate), until: Some(state.used_up_until) });
         }
-        if !state.window.enter(now, rate, messages) {
+        if !state.window().enter(now, rate, messages) {
             // Where all of them are under way, nobody knows when one ends.
             let others = usize::from(messages.saturating_sub(1));
-            let until = Some(state.window.earliest(now, rate, others));
-            let until = until.filter(|_| !state.window.is_under_way(rate, messages));
+            let until = Some(state.window().earliest(now, rate, others));
+            let until = until.filter(|_| !state.window().is_under_way(rate, messages));
             return Err(Stopped { why: Why::Rate(rate), until });
         }
         let probes = Probes { own: own.pass(), robot: state.door.pass() };
@@ -542,7 +585,7 @@ impl Gate {
 
     /// Begins whatever the rate; others count it.
     fn pass(&self, messages: u16, probes: Probes) -> Pass<'_> {
-        lock(&self.robot.state).window.pass(messages);
+        lock(&self.robot.state).window().pass(messages);
         Pass { gate: self, probes, left: messages, is_running: false, claims: None }
     }
 
@@ -554,10 +597,10 @@ impl Gate {
             let mut state = lock(&self.robot.state);
             let keep = state.keep;
             let ended = if *lesson == Lesson::Unknown { now + LATE_MS } else { now };
-            state.window.leave(ended, *lesson != Lesson::Unsent, keep);
+            state.window().leave(ended, *lesson != Lesson::Unsent, keep);
             state.door.leave(now, probes.robot, lesson, |kind| !is_own(kind));
         }
-        for (_, queue) in lock(&self.robot.queues).iter() {
+        for (_, queue) in lock(&self.robot.queues).iter().flat_map(|queues| queues.iter()) {
             queue.ended.notify_one();
         }
     }

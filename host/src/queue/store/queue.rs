@@ -151,6 +151,9 @@ impl Store {
         if !self.has_room((event.data.len() + metadata.len() + trace.len()) as u64)? {
             return Err(self.no_room());
         }
+        if !self.leaves_room_for_others(&event.binding)? {
+            return Err(QueueError::Share { place: self.place(), binding: event.binding.clone() });
+        }
         self.execute(
             "INSERT INTO events (binding, msg_id, conversation, accepted_at, state, metadata, trace, data, digest, rank,
                  expires_at)
@@ -171,6 +174,17 @@ impl Store {
         let seq = self.connection.last_insert_rowid();
         self.add_lane(&event.binding, conversation, now, *rank)?;
         Ok(Stored::New(seq))
+    }
+
+    /// Whether a binding has less than what is left for others. So one that floods the outbox gets the half of it, and two a
+    /// third each. Of an inbox, what comes in is signed by DingTalk.
+    fn leaves_room_for_others(&self, binding: &str) -> Result<bool, QueueError> {
+        if self.side == Side::Inbox {
+            return Ok(true);
+        }
+        let own =
+            self.first("SELECT bytes FROM loads WHERE binding = ?1", [binding], |row| row.get(0))?.map_or(0, read);
+        Ok(own <= self.left()?)
     }
 
     fn pairs_to_text(&self, pairs: &[(String, String)]) -> Result<String, QueueError> {

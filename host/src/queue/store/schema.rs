@@ -63,6 +63,22 @@ CREATE INDEX lanes_ranked ON lanes (binding, rank DESC, due, id);
 -- Whether nobody has been told yet that it is dead.
 ALTER TABLE events ADD COLUMN untold INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX events_untold ON events (seq, binding) WHERE state = 'dead' AND untold = 1;
+-- Bytes of each binding's messages, and what stands around them; by what is stored, whoever changes it.
+CREATE TABLE loads (
+    binding TEXT PRIMARY KEY,
+    bytes INTEGER NOT NULL
+);
+CREATE TRIGGER events_stored AFTER INSERT ON events BEGIN
+    INSERT INTO loads (binding, bytes) VALUES (new.binding, length(new.data) + 512)
+        ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER events_changed AFTER UPDATE OF data ON events BEGIN
+    UPDATE loads SET bytes = bytes + length(new.data) - length(old.data) WHERE binding = new.binding;
+END;
+CREATE TRIGGER events_removed AFTER DELETE ON events BEGIN
+    UPDATE loads SET bytes = bytes - length(old.data) - 512 WHERE binding = old.binding;
+    DELETE FROM loads WHERE binding = old.binding AND bytes <= 0;
+END;
 -- Each message that may count towards a robot's rate: what the next process must know of the last minute.
 CREATE TABLE posts (
     id INTEGER PRIMARY KEY,
