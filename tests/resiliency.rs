@@ -226,19 +226,26 @@ fn what_an_answer_asks_for_is_under_the_policies_of_whom_it_is_for_and_is_counte
     assert_eq!(requests(&robot), 3);
     assert_output(&host, "other", "create", "true", 1.0);
 
-    // Whether it was posted nobody knows: it is sent again with a uuid only.
-    robot.fail(Fault::HalfBody, Times::ONCE);
-    app.answer(forward(r#"{"message":"second"}"#));
-    assert_eq!(callback(&host, &text("m2")).status, 200);
+    // A message that is at fault stays so.
+    robot.fail(Fault::Rejected { errcode: 400_105, errmsg: String::new() }, Times::ONCE);
+    app.answer(forward(r#"{"message":"refused"}"#));
+    assert_eq!(callback(&host, &text("m0")).status, 200);
     host.wait_for_log("an answer was not sent on");
     assert_output(&host, "other", "create", "false", 1.0);
-    assert_eq!((requests(&robot), robot.messages().len()), (4, 2));
-    robot.fail(Fault::HalfBody, Times::ONCE);
-    app.answer(forward(r#"{"msgtype":"text","text":{"content":"third"},"msgUuid":"u1"}"#));
-    assert_eq!(callback(&host, &text("m3")).status, 200);
-    until("it is sent on", || requests(&robot) == 6);
-    assert_output(&host, "other", "create", "true", 2.0);
-    assert_eq!((robot.stats().repeated, robot.messages().len()), (1, 3), "the group has each message once");
+    assert_eq!((requests(&robot), robot.messages().len()), (4, 1));
+
+    // Whether it was posted nobody knows: it is sent again, with its own uuid or one that is made for it.
+    for (number, data) in
+        [(1, r#"{"message":"second"}"#), (2, r#"{"msgtype":"text","text":{"content":"third"},"msgUuid":"u1"}"#)]
+    {
+        robot.fail(Fault::HalfBody, Times::ONCE);
+        app.answer(forward(data));
+        assert_eq!(callback(&host, &text(&format!("again-{number}"))).status, 200);
+        until("it is sent on", || requests(&robot) == 4 + 2 * number);
+        assert_output(&host, "other", "create", "true", 1.0 + number as f64);
+        let seen = (robot.stats().repeated, robot.messages().len() as u64);
+        assert_eq!(seen, (number, 1 + number), "the group has each message once");
+    }
 
     // What is not there is nobody's.
     app.answer(Act::ok(r#"{"to":["none"],"data":1}"#));
