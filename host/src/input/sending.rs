@@ -10,8 +10,8 @@ use super::policy::named;
 use super::{Inner, Leftovers};
 use crate::bindings::{CREATE, InvokeError};
 use crate::event::{BoxFuture, Event};
-use crate::queue::outbox::Consumer;
 use crate::queue::outbox::retry::{Kind, Setback};
+use crate::queue::outbox::{Consumer, DeadLetter, Told};
 use crate::spans::said;
 
 /// How long a binding is left alone that is not there: it comes back with its component file, which is noticed.
@@ -42,8 +42,13 @@ impl Consumer for Posts {
         Box::pin(async move { self.0.upgrade()?.bindings.unite(binding, bodies).await })
     }
 
-    fn give_up<'a>(&'a self, _: i64, _: &'a Event, _: &'a str) -> BoxFuture<'a, ()> {
-        Box::pin(async {})
+    fn tell<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Told> {
+        Box::pin(async move {
+            match self.0.upgrade() {
+                Some(inner) => inner.tell(letter).await,
+                None => Told::Later,
+            }
+        })
     }
 }
 

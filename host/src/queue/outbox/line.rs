@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Consumer;
+use tokio::sync::Notify;
+
 use super::retry::{self, Next, Setback};
+use super::{Consumer, letters};
 use crate::event::Event;
 use crate::queue::backoff::Leave;
 use crate::queue::dispatcher::{Line, Shared};
@@ -89,17 +91,20 @@ impl Shared<ToRobots> {
 
 /// The way to the robots.
 pub(in crate::queue) struct ToRobots {
-    consumer: Arc<dyn Consumer>,
+    pub(super) consumer: Arc<dyn Consumer>,
     holds: Arc<Holds>,
+    /// A message was given up.
+    pub(super) died: Notify,
 }
 
 impl ToRobots {
     pub(super) fn new(consumer: Arc<dyn Consumer>, holds: Arc<Holds>) -> Self {
-        Self { consumer, holds }
+        Self { consumer, holds, died: Notify::new() }
     }
 }
 
 impl Line for ToRobots {
+    /// To tell of what was given up, from the beginning to the end.
     type Aside = ();
 
     fn leave_all(&self, _: u64) -> Leave {
@@ -116,7 +121,7 @@ impl Line for ToRobots {
 
     async fn deliver(shared: Arc<Shared<Self>>, head: Head) {
         let Head { seq, lane: (binding, _), attempts, expires_at, event } = head;
-        let Self { consumer, holds } = &shared.line;
+        let Self { consumer, holds, .. } = &shared.line;
         let event = shared.united(seq, attempts, event).await;
         let begun = (shared.clock)();
         let is_late = expires_at.is_some_and(|time| time <= (shared.clock)());
@@ -150,13 +155,15 @@ impl Line for ToRobots {
                 if let Some(more) = shared.quiet.count(&format!("refused {binding}")) {
                     tracing::error!(binding, seq, reason, more, "a message is given up; see `outbox list`");
                 }
-                consumer.give_up(seq, &event, &reason).await;
                 shared.persist(seq, End::Refused(reason)).await;
+                shared.line.died.notify_one();
             }
         }
     }
 
     fn ended(&self, _: i64) {}
 
-    async fn aside(_: Arc<Shared<Self>>, (): ()) {}
+    async fn aside(shared: Arc<Shared<Self>>, (): ()) {
+        letters::run(shared).await;
+    }
 }

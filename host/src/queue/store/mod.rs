@@ -1,6 +1,7 @@
 //! A queue on disk. Nothing outside this directory knows SQL, and everything here blocks.
 
 mod ledger;
+mod letters;
 mod operate;
 mod queue;
 mod repair;

@@ -12,7 +12,7 @@ use rusqlite::params;
 use rusqlite::types::ValueRef;
 
 use super::{Store, read, shown, state, stored};
-use crate::event::Event;
+use crate::event::{DEAD_LETTER, Event};
 use crate::queue::backoff::LONGEST_MS;
 use crate::queue::{QueueError, Side, State};
 
@@ -34,7 +34,9 @@ impl Item {
     /// What DingTalk has sent.
     pub(in crate::queue) fn received(event: Event) -> Self {
         let id = event.metadata("msgId").filter(|id| !id.is_empty()).map(str::to_owned);
-        let conversation = event.metadata("conversationId").unwrap_or_default().to_owned();
+        // Whoever cannot take one of them shall take what people say nevertheless, and the other way round.
+        let conversation = if event.is_dead_letter() { Some(DEAD_LETTER) } else { event.metadata("conversationId") };
+        let conversation = conversation.unwrap_or_default().to_owned();
         Self { event, id, conversation, rank: 0, expires_at: None }
     }
 
@@ -118,7 +120,7 @@ pub(super) fn text(value: ValueRef<'_>) -> Option<String> {
     value.as_str().ok().map(str::to_owned)
 }
 
-fn pairs(value: ValueRef<'_>) -> Option<Vec<(String, String)>> {
+pub(super) fn pairs(value: ValueRef<'_>) -> Option<Vec<(String, String)>> {
     value.as_str().ok().and_then(|text| serde_json::from_str(text).ok())
 }
 
@@ -474,6 +476,7 @@ impl Store {
 
     fn die(&self, seq: i64, error: &str, now: u64) -> Result<(), QueueError> {
         self.execute("UPDATE events SET state = 'dead', finished_at = ?2 WHERE seq = ?1", params![seq, stored(now)])?;
+        self.is_to_be_told(seq)?;
         self.note(seq, error)
     }
 
