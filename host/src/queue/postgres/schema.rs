@@ -40,6 +40,9 @@ CREATE TABLE events (
     metadata text NOT NULL,
     trace text NOT NULL,
     data bytea NOT NULL,
+    -- Of a message of the outbox that is dead: nobody has been told, and until when a host has it to tell.
+    untold bool NOT NULL DEFAULT false,
+    telling_until int8 NOT NULL DEFAULT 0,
     -- SHA-256 of the data, which outlives them.
     digest bytea NOT NULL,
     -- What it takes, about.
@@ -54,6 +57,7 @@ CREATE INDEX events_expiring ON events (side, expires_at) WHERE state = 'pending
 CREATE INDEX events_size ON events (side) INCLUDE (size);
 
 -- Conversations with pending events. Whoever adds an event, or changes a pending one, has the lane's lock.
+CREATE INDEX events_untold ON events (side, seq) WHERE state = 'dead' AND untold;
 CREATE TABLE lanes (
     id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     side int2 NOT NULL,
