@@ -20,6 +20,7 @@ mod shutdown;
 mod signals;
 pub mod simulate;
 mod spans;
+mod store;
 mod variables;
 
 use std::process::ExitCode;

@@ -14,6 +14,7 @@ use super::egress::EgressArgs;
 use super::logging::{LogArgs, LogLevel};
 use super::receiving::{self, CallbackArgs, InboxArgs, OutboxArgs};
 use super::signals::Ended;
+use super::store::StoreArgs;
 use super::{Failure, descriptors, shutdown, spans};
 use crate::api::{Api, Server, Surface};
 use crate::app::{App, DaprApp};
@@ -52,6 +53,8 @@ pub(super) struct PluggableArgs {
     inbox: InboxArgs,
     #[command(flatten)]
     outbox: OutboxArgs,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Seconds that calls in progress have to end once the process has been asked to.
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     dapr_graceful_shutdown_seconds: u32,
@@ -141,10 +144,14 @@ async fn start(args: PluggableArgs) -> Result<Serving, Failure> {
     };
     let limits = Limits::for_messages_of(args.max_body_size);
     let bindings = Bindings::new(Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system())?);
-    if let Some(outbox) = args.outbox.open()? {
+    let database = args.store.open().await?;
+    if let Some(outbox) = args.outbox.open(database.as_ref())? {
         bindings.with_outbox(outbox).await?;
     }
-    let inbox = args.inbox.open()?;
+    let inbox = match &database {
+        Some(database) => Some(args.inbox.open_in(database)),
+        None => args.inbox.open()?,
+    };
     let app = DaprApp::new(args.app_timeout);
     let input = Input::new(bindings, Some(App::Dapr(app.clone())), inbox, args.callbacks.callback_timeout);
     // The Configuration is daprd's: the variables alone.

@@ -12,8 +12,9 @@ use serde_json::value::RawValue;
 
 use super::Failure;
 use super::invoke::as_json;
+use super::store::StoreArgs;
 use crate::clock;
-use crate::queue::{Entry, Listing, Operator, QueueError, Selection, Side, State};
+use crate::queue::{Entry, Listing, Operator, Selection, Side, State};
 
 /// Shows and repairs the inbox, also while the host runs.
 #[derive(Debug, Clone, Args)]
@@ -54,34 +55,46 @@ enum OutboxCommand {
 /// Where a queue is.
 trait Directory: Args {
     const SIDE: Side;
-    fn path(&self) -> &Path;
+    /// Of files; without one, `store` says where it is.
+    fn path(&self) -> Option<&Path>;
+    fn store(&self) -> &StoreArgs;
 }
 
 #[derive(Debug, Clone, Args)]
 struct InboxDirectory {
     /// Directory of the inbox, as given to `serve`.
-    #[arg(long, value_name = "DIRECTORY")]
-    inbox: PathBuf,
+    #[arg(long, value_name = "DIRECTORY", group = "inbox_kept", required_unless_present = "store")]
+    inbox: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 impl Directory for InboxDirectory {
     const SIDE: Side = Side::Inbox;
-    fn path(&self) -> &Path {
-        &self.inbox
+    fn path(&self) -> Option<&Path> {
+        self.inbox.as_deref()
+    }
+    fn store(&self) -> &StoreArgs {
+        &self.store
     }
 }
 
 #[derive(Debug, Clone, Args)]
 struct OutboxDirectory {
     /// Directory of the outbox, as given to `serve`.
-    #[arg(long, value_name = "DIRECTORY")]
-    outbox: PathBuf,
+    #[arg(long, value_name = "DIRECTORY", group = "outbox_kept", required_unless_present = "store")]
+    outbox: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 impl Directory for OutboxDirectory {
     const SIDE: Side = Side::Outbox;
-    fn path(&self) -> &Path {
-        &self.outbox
+    fn path(&self) -> Option<&Path> {
+        self.outbox.as_deref()
+    }
+    fn store(&self) -> &StoreArgs {
+        &self.store
     }
 }
 
@@ -162,11 +175,18 @@ pub(super) fn run_outbox(args: &OutboxArgs) -> Result<(), Failure> {
     }
 }
 
-fn open(directory: &impl Directory) -> Result<Operator, QueueError> {
+fn open(directory: &impl Directory) -> Result<Operator, Failure> {
     fn side<D: Directory>(_: &D) -> Side {
         D::SIDE
     }
-    Operator::open(side(directory), directory.path(), clock::system())
+    let side = side(directory);
+    let opened = match (directory.path(), directory.store().address()?) {
+        (Some(path), _) => Operator::open(side, path, clock::system()),
+        (None, Some(address)) => Operator::open_in(side, &address, clock::system()),
+        // The command line has been refused already.
+        (None, None) => return Err(format!("name the {side} with --{side} or --store").into()),
+    };
+    Ok(opened?)
 }
 
 impl<D: Directory> ChangeArgs<D> {

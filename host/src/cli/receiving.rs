@@ -11,6 +11,7 @@ use super::quantity;
 use crate::api::Surface;
 use crate::clock;
 use crate::egress::MAX_REQUEST_BODY;
+use crate::queue::postgres::Database;
 use crate::queue::{self, Inbox, Outbox, QueueError};
 
 /// Where DingTalk's callbacks come in.
@@ -40,21 +41,29 @@ impl CallbackArgs {
 pub(super) struct InboxArgs {
     /// Directory in which messages are kept until the application has taken them. With it, a callback is
     /// acknowledged once its message is on disk; a reply that takes longer goes to the message's session.
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", group = "inbox_kept")]
     inbox: Option<PathBuf>,
     /// How much the inbox may take on disk, at least 8Mi. Beyond it, messages are not acknowledged.
-    #[arg(long, value_name = "SIZE", default_value = "256Mi", value_parser = parse_queue_size, requires = "inbox")]
+    #[arg(long, value_name = "SIZE", default_value = "256Mi", value_parser = parse_queue_size, requires = "inbox_kept")]
     inbox_max_size: u64,
     /// How long the inbox tries to deliver a message. Then it is dead: see `inbox list`.
-    #[arg(long, value_name = "DURATION", default_value = "72h", value_parser = parse_queue_age, requires = "inbox")]
+    #[arg(long, value_name = "DURATION", default_value = "72h", value_parser = parse_queue_age, requires = "inbox_kept")]
     inbox_max_age: Duration,
 }
 
 impl InboxArgs {
     /// The inbox, if there is to be one.
     pub(super) fn open(&self) -> Result<Option<Inbox>, QueueError> {
-        let limits = queue::Limits { max_size: self.inbox_max_size, max_age: self.inbox_max_age };
-        self.inbox.as_ref().map(|dir| Inbox::open(dir, clock::system(), limits)).transpose()
+        self.inbox.as_ref().map(|dir| Inbox::open(dir, clock::system(), self.limits())).transpose()
+    }
+
+    /// The one in a database.
+    pub(super) fn open_in(&self, database: &Database) -> Inbox {
+        Inbox::open_in(database, clock::system(), self.limits())
+    }
+
+    fn limits(&self) -> queue::Limits {
+        queue::Limits { max_size: self.inbox_max_size, max_age: self.inbox_max_age }
     }
 }
 
@@ -63,21 +72,24 @@ impl InboxArgs {
 pub(super) struct OutboxArgs {
     /// Directory in which messages are kept until DingTalk has taken them, for bindings with overflow: queue and calls
     /// with metadata delivery: queued. With it, robots' limits hold over restarts.
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", group = "outbox_kept")]
     outbox: Option<PathBuf>,
     /// How much the outbox may take on disk, at least 8Mi. Beyond it, messages are not queued.
-    #[arg(long, value_name = "SIZE", default_value = "256Mi", value_parser = parse_queue_size, requires = "outbox")]
+    #[arg(long, value_name = "SIZE", default_value = "256Mi", value_parser = parse_queue_size, requires = "outbox_kept")]
     outbox_max_size: u64,
     /// How long the outbox tries to send a message. Then it is dead: see `outbox list`.
-    #[arg(long, value_name = "DURATION", default_value = "72h", value_parser = parse_queue_age, requires = "outbox")]
+    #[arg(long, value_name = "DURATION", default_value = "72h", value_parser = parse_queue_age, requires = "outbox_kept")]
     outbox_max_age: Duration,
 }
 
 impl OutboxArgs {
-    /// The outbox, if there is to be one.
-    pub(super) fn open(&self) -> Result<Option<Outbox>, QueueError> {
+    /// The outbox, if there is to be one: that in the database, where there is one.
+    pub(super) fn open(&self, database: Option<&Database>) -> Result<Option<Outbox>, QueueError> {
         let limits = queue::Limits { max_size: self.outbox_max_size, max_age: self.outbox_max_age };
-        self.outbox.as_ref().map(|dir| Outbox::open(dir, clock::system(), limits)).transpose()
+        match database {
+            Some(database) => Ok(Some(Outbox::open_in(database, clock::system(), limits))),
+            None => self.outbox.as_ref().map(|dir| Outbox::open(dir, clock::system(), limits)).transpose(),
+        }
     }
 }
 

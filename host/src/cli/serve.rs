@@ -16,6 +16,7 @@ use super::logging::{LogArgs, LogLevel};
 use super::receiving::{self, CallbackArgs, InboxArgs, OutboxArgs};
 use super::reload::{self, Reload};
 use super::signals::{Ended, Hangup};
+use super::store::StoreArgs;
 use super::{Failure, descriptors, load, shutdown, spans};
 use crate::api::{Allowed, Api, ErrorStatus, Server, Surface};
 use crate::input::Input;
@@ -63,6 +64,8 @@ pub(super) struct ServeArgs {
     inbox: InboxArgs,
     #[command(flatten)]
     outbox: OutboxArgs,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Seconds that calls in progress have to end once the process has been asked to.
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     dapr_graceful_shutdown_seconds: u32,
@@ -150,8 +153,9 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     let files = reload::Files::new(loader, args.resources_path, args.app_id.clone(), is_watching);
     let mut reload = Reload::new(files, &resources, policy.clone());
     let resiliency = std::mem::take(&mut resources.resiliency);
-    let bindings =
-        load::bindings(resources, Limits::for_messages_of(args.max_body_size), &policy, args.outbox.open()?).await?;
+    let database = args.store.open().await?;
+    let outbox = args.outbox.open(database.as_ref())?;
+    let bindings = load::bindings(resources, Limits::for_messages_of(args.max_body_size), &policy, outbox).await?;
     reload.begin(&bindings);
     if bindings.all().is_empty() {
         tracing::warn!("there is no DingTalk binding in --resources-path; every call will fail");
@@ -163,7 +167,9 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
             "--inbox: there is no application to deliver to; set --app-port, --handler or --print-events".into()
         );
     }
-    let input = Input::new(bindings, app, inbox, args.callbacks.callback_timeout);
+    // Without an application, the database has what goes out alone.
+    let shared = database.filter(|_| app.is_some()).map(|database| args.inbox.open_in(&database));
+    let input = Input::new(bindings, app, inbox.or(shared), args.callbacks.callback_timeout);
     input.set_resiliency(resiliency);
     let spans = spans::start(&configuration.tracing, &args.app_id)?;
     if let Some(spans) = &spans {

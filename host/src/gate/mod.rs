@@ -26,6 +26,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::event::{Digest, digest};
+use crate::quiet::Quiet;
 use door::{Barred, Door, Probe};
 use ledger::{Claim, Claimed, Intent, Ledger, Unclaimed};
 use lesson::{Closing, Kind, Lesson, THROTTLED};
@@ -45,6 +46,12 @@ const WAITING: usize = 256;
 
 /// Where the milliseconds of this process begin: what an earlier one did was before that.
 const BEGINNING_MS: u64 = 2 * LONGEST_WINDOW_MS as u64;
+
+/// For how long a message that waits in an outbox stands among the calls that wait.
+const QUEUES_FOR: Duration = Duration::from_secs(60);
+
+/// Within which a post must be noted.
+const NOTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long one is told to wait while what remembers posts cannot be asked.
 const UNAVAILABLE_MS: u64 = 5_000;
@@ -107,6 +114,8 @@ struct Inner {
     origin: Instant,
     /// What remembers beyond this process, if anything does.
     ledger: OnceLock<Arc<dyn Ledger>>,
+    /// Lines of which a call each could cause one.
+    quiet: Quiet,
 }
 
 #[derive(Default)]
@@ -190,15 +199,13 @@ impl Robots {
             waiting: AtomicUsize::new(0),
             origin: Instant::now(),
             ledger: OnceLock::new(),
+            quiet: Quiet::default(),
         }))
     }
 
     /// The way to the robot behind `endpoint`.
     pub fn gate(&self, endpoint: &Endpoint, policy: Policy) -> Gate {
-        let origin = endpoint.origin();
-        // As a hash: it lives longer than the binding, and has the token in it.
-        let key = digest(format!("{}:{}\n{}", origin.host(), origin.port(), endpoint.robot()).as_bytes());
-        let robot = lock(&self.0.by_key).robot(key, self.now());
+        let robot = lock(&self.0.by_key).robot(key(endpoint), self.now());
         {
             let mut state = lock(&robot.state);
             // DingTalk's own limit at least: a binding with a wider rate may come, and must know what was sent before it.
@@ -392,6 +399,12 @@ impl fmt::Display for Withheld {
     }
 }
 
+/// What a robot is known by: a hash, because it lives longer than the binding, and its address has the token in it.
+pub(crate) fn key(endpoint: &Endpoint) -> Digest {
+    let origin = endpoint.origin();
+    digest(format!("{}:{}\n{}", origin.host(), origin.port(), endpoint.robot()).as_bytes())
+}
+
 /// Why one may not begin now.
 struct Stopped {
     why: Why,
@@ -403,16 +416,35 @@ impl Gate {
     /// Leave to post so many messages, after waiting no longer than `limit`. All or none: part of a message would be worse
     /// than nothing. What is urgent may use what is reserved of the month's allowance.
     pub async fn enter(&self, messages: u16, limit: Duration, is_urgent: bool) -> Result<Pass<'_>, Withheld> {
-        let Some(ledger) = self.robots.0.ledger.get() else { return self.enter_here(messages, limit).await };
+        let waits = self.policy.overflow == Overflow::Wait;
+        self.enter_noted(messages, limit, waits, is_urgent).await
+    }
+
+    /// Leave to post one message that can wait elsewhere: now, or not. Only behind calls that wait it does so too, in the order in
+    /// which they came, because they would always come before it otherwise.
+    pub async fn enter_for_queue(&self, is_urgent: bool) -> Result<Pass<'_>, Withheld> {
+        let ahead = self.policy.rate.is_some_and(|rate| self.robot.waiting(rate) > 0);
+        let limit = if ahead { QUEUES_FOR } else { Duration::ZERO };
+        self.enter_noted(1, limit, ahead, is_urgent).await
+    }
+
+    async fn enter_noted(
+        &self,
+        messages: u16,
+        limit: Duration,
+        waits: bool,
+        is_urgent: bool,
+    ) -> Result<Pass<'_>, Withheld> {
+        let Some(ledger) = self.robots.0.ledger.get() else { return self.enter_here(messages, limit, waits).await };
         let begun = Instant::now();
         loop {
-            let pass = self.enter_here(messages, limit.saturating_sub(begun.elapsed())).await?;
+            let pass = self.enter_here(messages, limit.saturating_sub(begun.elapsed()), waits).await?;
             match self.note(ledger, pass, is_urgent).await {
                 Ok(pass) => return Ok(pass),
                 Err(withheld) => {
                     let rest = limit.saturating_sub(begun.elapsed());
                     let is_over_soon = matches!(withheld.why, Why::Rate(_)) && withheld.wait <= rest;
-                    if self.policy.overflow != Overflow::Wait || !is_over_soon {
+                    if !waits || !is_over_soon {
                         return Err(withheld);
                     }
                 }
@@ -428,9 +460,6 @@ impl Gate {
         is_urgent: bool,
     ) -> Result<Pass<'a>, Withheld> {
         let Policy { rate, quota, .. } = &self.policy;
-        if rate.is_none() && quota.is_none() {
-            return Ok(pass);
-        }
         let intent = Intent {
             robot: self.robot.key,
             rate: *rate,
@@ -440,10 +469,15 @@ impl Gate {
             is_urgent,
         };
         let messages = pass.left;
-        let unclaimed = match ledger.claim(intent).await {
+        // A disk that hangs must not hold a call for longer than it may take.
+        let claimed = tokio::time::timeout(NOTED_WITHIN, ledger.claim(intent)).await;
+        let late = || Err(Unclaimed::Unavailable(format!("the outbox took more than {} s", NOTED_WITHIN.as_secs())));
+        let unclaimed = match claimed.unwrap_or_else(|_| late()) {
             Ok(Claimed { posts, used }) => {
                 if let (Some(quota), Some(used)) = (quota, used)
                     && let Some(share) = quota.reached(used, messages)
+                    // Where the count goes back and forth over it.
+                    && self.robots.0.quiet.count(&format!("{share} {}", quota.name())).is_some()
                 {
                     let (name, limit) = (quota.name(), quota.limit());
                     tracing::warn!(quota = name, used, limit, "{share} % of the month's messages are used");
@@ -476,7 +510,7 @@ impl Gate {
     }
 
     /// As [`Self::enter`], as far as this process knows.
-    async fn enter_here(&self, messages: u16, limit: Duration) -> Result<Pass<'_>, Withheld> {
+    async fn enter_here(&self, messages: u16, limit: Duration, waits: bool) -> Result<Pass<'_>, Withheld> {
         let Some(rate) = self.policy.rate else { return Ok(self.pass(messages, Probes::default())) };
         let now = self.robots.now();
         // Nobody overtakes those who wait.
@@ -487,7 +521,7 @@ impl Gate {
         };
         let until = now.saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         let others = ahead + usize::from(messages.saturating_sub(1));
-        if self.policy.overflow != Overflow::Wait || !self.is_worth_waiting(&stopped, rate, now, others, until) {
+        if !waits || !self.is_worth_waiting(&stopped, rate, now, others, until) {
             return Err(self.withheld(stopped, rate, now, others));
         }
         let queue = self.robot.queue(rate);

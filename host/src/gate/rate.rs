@@ -52,7 +52,7 @@ impl Rate {
     }
 
     /// How long it is, in milliseconds.
-    pub(super) fn window_ms(self) -> u32 {
+    pub(crate) fn window_ms(self) -> u32 {
         self.window
     }
 }

@@ -10,8 +10,8 @@ use super::policy::named;
 use super::{Inner, Leftovers};
 use crate::bindings::{CREATE, InvokeError};
 use crate::event::{BoxFuture, Event};
-use crate::queue::outbox::Consumer;
 use crate::queue::outbox::retry::{Kind, Setback};
+use crate::queue::outbox::{Consumer, DeadLetter, Told};
 use crate::spans::said;
 
 /// How long a binding is left alone that is not there: it comes back with its component file, which is noticed.
@@ -42,8 +42,13 @@ impl Consumer for Posts {
         Box::pin(async move { self.0.upgrade()?.bindings.unite(binding, bodies).await })
     }
 
-    fn give_up<'a>(&'a self, _: i64, _: &'a Event, _: &'a str) -> BoxFuture<'a, ()> {
-        Box::pin(async {})
+    fn tell<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Told> {
+        Box::pin(async move {
+            match self.0.upgrade() {
+                Some(inner) => inner.tell(letter).await,
+                None => Told::Later,
+            }
+        })
     }
 }
 
@@ -83,7 +88,9 @@ fn setback(error: &InvokeError) -> Setback {
         }
         ("not-found" | "unsupported-operation" | "configuration", _) => Kind::Held(MISSING),
         ("rejected", "content") | ("invalid-message", _) => Kind::Refused,
+        // Where a limit of the sandbox has stopped it before it was posted, it would do so again for ever.
         ("rejected", _) => Kind::Busy,
+        ("stopped", _) if !is_unknown => Kind::Busy,
         _ if is_unknown => unknown,
         // Something has answered that is not DingTalk, and may do so for long.
         (error, _) if error.starts_with("unexpected-answer.") => unknown,

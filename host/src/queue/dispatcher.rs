@@ -303,12 +303,12 @@ impl<L: Line> Shared<L> {
 }
 
 /// The queue is being stopped, or its last handle is gone.
-async fn ended(stopping: &mut watch::Receiver<bool>) {
+pub(super) async fn ended(stopping: &mut watch::Receiver<bool>) {
     // An error is the missing handle.
     let _ = stopping.wait_for(|&stopping| stopping).await;
 }
 
-fn has_ended(stopping: &watch::Receiver<bool>) -> bool {
+pub(super) fn has_ended(stopping: &watch::Receiver<bool>) -> bool {
     *stopping.borrow() || stopping.has_changed().is_err()
 }
 

@@ -74,18 +74,32 @@ impl fmt::Display for Side {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     side: Side,
-    path: PathBuf,
+    container: Container,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Container {
+    Path(PathBuf),
+    /// By its name for errors.
+    Database(String),
 }
 
 impl Place {
     pub(super) fn new(side: Side, path: &Path) -> Self {
-        Self { side, path: path.to_owned() }
+        Self { side, container: Container::Path(path.to_owned()) }
+    }
+
+    pub(super) fn in_database(side: Side, name: &str) -> Self {
+        Self { side, container: Container::Database(name.to_owned()) }
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.side, self.path.display())
+        match &self.container {
+            Container::Path(path) => write!(f, "{} {}", self.side, path.display()),
+            Container::Database(name) => write!(f, "{} in {name}", self.side),
+        }
     }
 }
 
@@ -204,6 +218,22 @@ pub enum QueueError {
         /// The store.
         place: Place,
         /// What is wrong; follows the path.
+        reason: String,
+    },
+    /// A database in which queues are cannot be used.
+    #[error("{name} {reason}")]
+    Unusable {
+        /// Which one: nothing of its user.
+        name: String,
+        /// What is wrong and what to do; follows the name.
+        reason: String,
+    },
+    /// The database of a queue that is in use cannot be used now.
+    #[error("the {place} {reason}; {}", place.side.until_then())]
+    Database {
+        /// Which one.
+        place: Place,
+        /// What is wrong; follows the name.
         reason: String,
     },
     /// The host is being stopped.

@@ -21,6 +21,7 @@ pub mod inbox;
 mod lock;
 mod operator;
 pub mod outbox;
+pub mod postgres;
 mod storage;
 mod store;
 mod writer;
@@ -171,3 +172,6 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,14 +6,21 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use super::postgres::{Address, Remote};
 use super::store::Store;
 use super::{QueueError, Side};
 use crate::clock::Clock;
 
 /// The store as the operator sees it, also while a host has it.
 pub struct Operator {
-    store: Store,
+    kept: Kept,
     clock: Clock,
+}
+
+/// Where the events are.
+enum Kept {
+    Files(Store),
+    Database(Remote),
 }
 
 impl fmt::Debug for Operator {
@@ -29,12 +36,24 @@ impl Operator {
     ///
     /// If there is none, or it cannot be used.
     pub fn open(side: Side, dir: &Path, clock: Clock) -> Result<Self, QueueError> {
-        Ok(Self { store: Store::open(side, dir)?, clock })
+        Ok(Self { kept: Kept::Files(Store::open(side, dir)?), clock })
+    }
+
+    /// Opens the one in a database, with the database's clock. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be reached, or has no tables of a host.
+    pub fn open_in(side: Side, address: &Address, clock: Clock) -> Result<Self, QueueError> {
+        Ok(Self { kept: Kept::Database(Remote::open(side, address)?), clock })
     }
 
     #[cfg(test)]
     pub(super) fn store_for_test(&self) -> &Store {
-        &self.store
+        match &self.kept {
+            Kept::Files(store) => store,
+            Kept::Database(_) => panic!("there are no files"),
+        }
     }
 
     /// Shows events to `each`, in order. An error of `each` ends that, and is the inner result.
@@ -47,7 +66,10 @@ impl Operator {
         listing: &Listing,
         each: impl FnMut(Entry) -> io::Result<()>,
     ) -> Result<io::Result<()>, QueueError> {
-        self.store.list(listing, each)
+        match &self.kept {
+            Kept::Files(store) => store.list(listing, each),
+            Kept::Database(remote) => remote.list(listing, each),
+        }
     }
 
     /// Puts dead events back to their places in their conversations, due at once. A running host notices within
@@ -57,8 +79,10 @@ impl Operator {
     ///
     /// If one is not there or not dead; then nothing is changed.
     pub fn retry(&self, selection: &Selection) -> Result<usize, QueueError> {
-        let now = (self.clock)();
-        self.store.retry(selection, now)
+        match &self.kept {
+            Kept::Files(store) => store.retry(selection, (self.clock)()),
+            Kept::Database(remote) => remote.retry(selection),
+        }
     }
 
     /// Gives up dead events, and pending ones that are named. A repetition of them is not accepted. A delivery under
@@ -68,8 +92,10 @@ impl Operator {
     ///
     /// If one is not there or delivered; then nothing is changed.
     pub fn drop_events(&self, selection: &Selection) -> Result<usize, QueueError> {
-        let now = (self.clock)();
-        self.store.drop_events(selection, now)
+        match &self.kept {
+            Kept::Files(store) => store.drop_events(selection, (self.clock)()),
+            Kept::Database(remote) => remote.drop_events(selection),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::Place;
+use super::outbox::DeadLetter;
 use super::storage::{End, Storage, Then, Tidied, Wake};
 use super::store::{Due, Item, Room, Store};
 use super::{Counts, QueueError, Side};
@@ -216,6 +217,14 @@ impl Storage for Writer {
             let expired = store.expire(now)?;
             Ok(Tidied { expired, more: store.purge(now)? || expired > 0 })
         }))
+    }
+
+    fn letters(&self, except: Vec<String>) -> BoxFuture<'_, Result<Vec<DeadLetter>, QueueError>> {
+        Box::pin(self.run(move |store| store.letters(&except)))
+    }
+
+    fn told(&self, seq: i64, died_at: u64) -> BoxFuture<'_, Result<(), QueueError>> {
+        Box::pin(self.run(move |store| store.told(seq, died_at)))
     }
 
     fn passed_over(&self) -> BoxFuture<'_, usize> {

@@ -21,6 +21,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::postgres::{Database, Events};
 use super::store::{Item, Stored};
 use super::{Counts, Limits, Queue, QueueError, Side};
 use crate::clock::Clock;
@@ -70,18 +71,29 @@ impl Inbox {
         let writer = Queue::writer(Side::Inbox, dir, limits)?;
         #[cfg(test)]
         let known = writer.clone();
-        let queue = Queue::over(Side::Inbox, Arc::new(writer), clock);
+        let inbox = Self::over(Queue::over(Side::Inbox, Arc::new(writer), clock));
+        #[cfg(test)]
+        inbox.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).replace(known);
+        Ok(inbox)
+    }
+
+    /// Opens the inbox in a database, which other hosts may have open too. Each delivers what any of them has accepted.
+    pub fn open_in(database: &Database, clock: Clock, limits: Limits) -> Self {
+        Self::over(Queue::over(Side::Inbox, Arc::new(Events::new(database.clone(), Side::Inbox, limits)), clock))
+    }
+
+    fn over(queue: Queue) -> Self {
         let (desk, late) = Desk::new();
         let late = Mutex::new(Some(late));
-        Ok(Self {
+        Self {
             inner: Arc::new(Inner {
                 queue,
                 desk,
                 late,
                 #[cfg(test)]
-                writer: Mutex::new(Some(known)),
+                writer: Mutex::default(),
             }),
-        })
+        }
     }
 
     /// Starts delivering to `consumer`, beginning with what an earlier process left. Only the first call counts.

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Consumer;
+use tokio::sync::Notify;
+
 use super::retry::{self, Next, Setback};
+use super::{Consumer, letters};
 use crate::event::Event;
 use crate::queue::backoff::Leave;
 use crate::queue::dispatcher::{Line, Shared};
@@ -40,18 +42,20 @@ impl Holds {
         self.lock().get(binding).map_or(0, |hold| hold.unsent)
     }
 
-    fn hold(&self, binding: &str, until: u64, is_unsent: bool) {
+    fn hold(&self, binding: &str, begun: u64, until: u64, is_unsent: bool) {
         let mut holds = self.lock();
         let hold = holds.entry(binding.to_owned()).or_default();
+        // Several that failed in the same moment are one failure.
+        let is_another = hold.until <= begun;
         hold.until = hold.until.max(until);
-        hold.unsent = if is_unsent { hold.unsent.saturating_add(1) } else { 0 };
+        hold.unsent = if is_unsent { hold.unsent.saturating_add(u32::from(is_another)) } else { 0 };
     }
 
     fn at(&self, now: u64) -> HashMap<String, Leave> {
         let mut holds = self.lock();
         // Names come and go with component files. A clock that was set back must not hold anything for longer than was meant.
         holds.retain(|_, hold| hold.until.abs_diff(now) < REMEMBERED_MS);
-        let held = holds.iter().filter(|(_, hold)| now < hold.until);
+        let held = holds.iter().filter(|(_, hold)| now < hold.until && hold.until - now <= retry::LONGEST_HOLD_MS);
         held.map(|(name, hold)| (name.clone(), Leave::NotBefore(hold.until))).collect()
     }
 }
@@ -87,17 +91,20 @@ impl Shared<ToRobots> {
 
 /// The way to the robots.
 pub(in crate::queue) struct ToRobots {
-    consumer: Arc<dyn Consumer>,
+    pub(super) consumer: Arc<dyn Consumer>,
     holds: Arc<Holds>,
+    /// A message was given up.
+    pub(super) died: Notify,
 }
 
 impl ToRobots {
     pub(super) fn new(consumer: Arc<dyn Consumer>, holds: Arc<Holds>) -> Self {
-        Self { consumer, holds }
+        Self { consumer, holds, died: Notify::new() }
     }
 }
 
 impl Line for ToRobots {
+    /// To tell of what was given up, from the beginning to the end.
     type Aside = ();
 
     fn leave_all(&self, _: u64) -> Leave {
@@ -114,8 +121,9 @@ impl Line for ToRobots {
 
     async fn deliver(shared: Arc<Shared<Self>>, head: Head) {
         let Head { seq, lane: (binding, _), attempts, expires_at, event } = head;
-        let Self { consumer, holds } = &shared.line;
+        let Self { consumer, holds, .. } = &shared.line;
         let event = shared.united(seq, attempts, event).await;
+        let begun = (shared.clock)();
         let is_late = expires_at.is_some_and(|time| time <= (shared.clock)());
         let setback = match is_late {
             true => Setback { kind: retry::Kind::Refused, reason: EXPIRED.to_owned() },
@@ -130,7 +138,7 @@ impl Line for ToRobots {
         let Setback { kind, reason } = setback;
         match retry::next(kind, attempts, holds.unsent(&binding), fastrand::f64()) {
             Next::Hold(pause) => {
-                holds.hold(&binding, (shared.clock)().saturating_add(pause), kind == retry::Kind::Unsent);
+                holds.hold(&binding, begun, (shared.clock)().saturating_add(pause), kind == retry::Kind::Unsent);
                 if let Some(more) = shared.quiet.count(&format!("held {binding}")) {
                     tracing::info!(binding, seq, pause, reason, more, "messages wait in the outbox");
                 }
@@ -147,13 +155,15 @@ impl Line for ToRobots {
                 if let Some(more) = shared.quiet.count(&format!("refused {binding}")) {
                     tracing::error!(binding, seq, reason, more, "a message is given up; see `outbox list`");
                 }
-                consumer.give_up(seq, &event, &reason).await;
                 shared.persist(seq, End::Refused(reason)).await;
+                shared.line.died.notify_one();
             }
         }
     }
 
     fn ended(&self, _: i64) {}
 
-    async fn aside(_: Arc<Shared<Self>>, (): ()) {}
+    async fn aside(shared: Arc<Shared<Self>>, (): ()) {
+        letters::run(shared).await;
+    }
 }

@@ -1,6 +1,7 @@
 //! A queue on disk. Nothing outside this directory knows SQL, and everything here blocks.
 
 mod ledger;
+mod letters;
 mod operate;
 mod queue;
 mod repair;
@@ -26,6 +27,7 @@ pub(super) use queue::{Due, EXPIRED, Head, Item, Lane, Room, Stored};
 #[cfg(test)]
 pub(super) const FIRST_SCHEMA: &str = schema::STEPS[0];
 pub(super) use space::LEAST_BYTES;
+pub(super) use unite::{MOST_BYTES, MOST_UNITED};
 
 /// How long to wait for another process that writes. The `inbox` command writes for less than a second at a time,
 /// even if it puts 100,000 events back.

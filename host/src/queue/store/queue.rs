@@ -12,7 +12,7 @@ use rusqlite::params;
 use rusqlite::types::ValueRef;
 
 use super::{Store, read, shown, state, stored};
-use crate::event::Event;
+use crate::event::{DEAD_LETTER, Event};
 use crate::queue::backoff::LONGEST_MS;
 use crate::queue::{QueueError, Side, State};
 
@@ -34,15 +34,19 @@ impl Item {
     /// What DingTalk has sent.
     pub(in crate::queue) fn received(event: Event) -> Self {
         let id = event.metadata("msgId").filter(|id| !id.is_empty()).map(str::to_owned);
-        let conversation = event.metadata("conversationId").unwrap_or_default().to_owned();
+        // Whoever cannot take one of them shall take what people say nevertheless, and the other way round.
+        let conversation = if event.is_dead_letter() { Some(DEAD_LETTER) } else { event.metadata("conversationId") };
+        let conversation = conversation.unwrap_or_default().to_owned();
         Self { event, id, conversation, rank: 0, expires_at: None }
     }
 
     /// Bytes for which there must be room.
     pub(in crate::queue) fn bytes(&self) -> usize {
+        // Twice: in the row, and in the index.
+        let id = 2 * self.id.as_ref().map_or(0, String::len);
         let pairs =
             |pairs: &[(String, String)]| pairs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        self.event.data.len() + pairs(&self.event.metadata)
+        self.event.data.len() + id + pairs(&self.event.metadata) + pairs(&self.event.trace)
     }
 }
 
@@ -116,7 +120,7 @@ pub(super) fn text(value: ValueRef<'_>) -> Option<String> {
     value.as_str().ok().map(str::to_owned)
 }
 
-fn pairs(value: ValueRef<'_>) -> Option<Vec<(String, String)>> {
+pub(super) fn pairs(value: ValueRef<'_>) -> Option<Vec<(String, String)>> {
     value.as_str().ok().and_then(|text| serde_json::from_str(text).ok())
 }
 
@@ -146,7 +150,8 @@ impl Store {
             }
         }
         let (metadata, trace) = (self.pairs_to_text(&event.metadata)?, self.pairs_to_text(&event.trace)?);
-        if !self.has_room((event.data.len() + metadata.len() + trace.len()) as u64)? {
+        let id_bytes = 2 * id.as_ref().map_or(0, String::len);
+        if !self.has_room((event.data.len() + id_bytes + metadata.len() + trace.len()) as u64)? {
             return Err(self.no_room());
         }
         if !self.leaves_room_for_others(&event.binding)? {
@@ -245,6 +250,10 @@ impl Store {
         bindings.rotate_left(room.turn % count);
         let mut due = Due::default();
         for binding in bindings.iter().flatten() {
+            // Whoever said so knows until when, or tells of an end.
+            if room.by_binding.get(binding) == Some(&0) {
+                continue;
+            }
             // A lane that waits for longer than any pause met a clock that was set back since.
             if self.hasten(binding, now.saturating_add(LONGEST_MS), now, ANY)? == HASTENED_AT_ONCE {
                 due.next = Some(now);
@@ -423,6 +432,11 @@ impl Store {
                 self.execute("UPDATE events SET reply = ?2 WHERE seq = ?1", params![seq, reply])?;
             }
             self.settle(&binding, &conversation, now, false)?;
+        } else if self.first("SELECT state FROM events WHERE seq = ?1", [seq], |row| state(row, 0))?
+            == Some(State::Dead)
+        {
+            // Its time ran out while it was being delivered.
+            self.clear(seq, now)?;
         }
         Ok(())
     }
@@ -462,6 +476,7 @@ impl Store {
 
     fn die(&self, seq: i64, error: &str, now: u64) -> Result<(), QueueError> {
         self.execute("UPDATE events SET state = 'dead', finished_at = ?2 WHERE seq = ?1", params![seq, stored(now)])?;
+        self.is_to_be_told(seq)?;
         self.note(seq, error)
     }
 

@@ -60,6 +60,9 @@ pub(super) const OUTBOX: &str = "
 CREATE INDEX events_ranked ON events (binding, conversation, rank DESC, seq) WHERE state = 'pending';
 CREATE INDEX events_expiring ON events (expires_at) WHERE state = 'pending' AND expires_at IS NOT NULL;
 CREATE INDEX lanes_ranked ON lanes (binding, rank DESC, due, id);
+-- Whether nobody has been told yet that it is dead.
+ALTER TABLE events ADD COLUMN untold INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX events_untold ON events (seq, binding) WHERE state = 'dead' AND untold = 1;
 -- Bytes of each binding's messages, and what stands around them; by what is stored, whoever changes it.
 CREATE TABLE loads (
     binding TEXT PRIMARY KEY,
@@ -83,6 +86,8 @@ CREATE TABLE posts (
     robot BLOB NOT NULL,
     -- NULL while it is under way, or if nobody has seen its end.
     ended_at INTEGER,
+    -- For how many milliseconds after its end it may count.
+    counts_for INTEGER NOT NULL,
     -- From then on it has no meaning.
     gone_at INTEGER NOT NULL
 );

@@ -1,0 +1,797 @@
+//! Events of one direction: stored, delivered, failed, refused, too old.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio_postgres::{Row, Statement};
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::lease::LaneKey;
+use super::pool::{Fault, Session};
+use super::{Database, NEAR_MS, moved, read, stored};
+use crate::event::{BoxFuture, digest};
+use crate::queue::error::Place;
+use crate::queue::storage::{End, Storage, Then, Tidied, Wake};
+use crate::queue::store::{Due, EXPIRED, Item, KEPT_MS, Room, Stored};
+use crate::queue::{Counts, Limits, QueueError, Side};
+
+/// Rows that one transaction makes dead, or removes.
+const TIDIED_AT_ONCE: i64 = 500;
+
+/// How often is looked how much there is.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What a row takes beside what is in it.
+const ROW_BYTES: u64 = 512;
+
+/// One direction's events in a database.
+#[derive(Clone)]
+pub(in crate::queue) struct Events(Arc<Inner>);
+
+struct Inner {
+    database: Database,
+    side: Side,
+    limits: Limits,
+    /// Events that are, or may be, in the database while their callbacks have not run.
+    inserting: Mutex<HashSet<i64>>,
+    usage: Mutex<Usage>,
+    /// Insertions under way, which end by themselves.
+    tasks: TaskTracker,
+}
+
+/// How much there is, of all hosts.
+#[derive(Default)]
+struct Usage {
+    /// When it was looked at.
+    at: Option<Instant>,
+    bytes: u64,
+    /// What this host has added since.
+    added: u64,
+}
+
+/// Metadata as they are stored.
+pub(super) fn parsed(pairs: &str) -> Option<Vec<(String, String)>> {
+    serde_json::from_str(pairs).ok()
+}
+
+/// An item as it is stored.
+struct Prepared {
+    item: Item,
+    metadata: String,
+    trace: String,
+    lane: LaneKey,
+    key: Option<Vec<u8>>,
+    digest: Vec<u8>,
+    size: i64,
+}
+
+/// What became of an insertion.
+enum Inserted {
+    Stored(Vec<Stored>),
+    /// The identifier is that of this other event.
+    Other(i64),
+}
+
+const KNOWN: &str =
+    "SELECT seq, state, reply, digest = $4 FROM events WHERE side = $1 AND binding = $2 AND msg_key = $3";
+
+/// A lane that is there is locked in any case. One that comes before what waits need not wait for what that waits for.
+const ADD_LANE: &str = "INSERT INTO lanes (side, binding, lane, conversation, due, rank, owner, leased_until)
+     VALUES ($1, $2, $3, $4, now_ms(), $5, $6, now_ms() + $7)
+     ON CONFLICT (side, binding, lane) DO UPDATE SET rank = excluded.rank, due = least(lanes.due, excluded.due)
+         WHERE excluded.rank > lanes.rank";
+
+const ADD_EVENT: &str =
+    "INSERT INTO events (side, binding, msg_id, msg_key, conversation, lane, rank, accepted_at, state, expires_at,
+         metadata, trace, data, digest, size)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, now_ms(), 'pending', now_ms() + $8, $9, $10, $11, $12, $13)
+     ON CONFLICT (side, binding, msg_key) WHERE msg_key IS NOT NULL DO NOTHING
+     RETURNING seq";
+
+const LOCK_LANE: &str = "SELECT FROM lanes WHERE side = $1 AND binding = $2 AND lane = $3 FOR UPDATE";
+
+/// The lane after a change of one of its events, which was $4, or after that of another one: when its first event is due, and
+/// by whom. The host that has just had it comes first, unless another one has it by now.
+const SETTLE_LANE: &str = "UPDATE lanes SET
+         rank = first.rank,
+         due = CASE WHEN owner <> $7 AND leased_until > now_ms() THEN due
+             WHEN first.seq = $4 THEN now_ms() + $5 ELSE now_ms() END,
+         suffers = coalesce(first.seq = $4 AND $6, false),
+         leased_until = CASE WHEN owner = $7 THEN now_ms() + $8 ELSE leased_until END
+     FROM (
+         SELECT seq, rank FROM events WHERE side = $1 AND binding = $2 AND lane = $3 AND state = 'pending'
+         ORDER BY rank DESC, seq LIMIT 1
+     ) AS first
+     WHERE lanes.side = $1 AND lanes.binding = $2 AND lanes.lane = $3";
+
+const END_LANE: &str = "DELETE FROM lanes WHERE side = $1 AND binding = $2 AND lane = $3 AND NOT EXISTS (
+         SELECT FROM events WHERE events.side = $1 AND events.binding = $2 AND events.lane = $3 AND state = 'pending')";
+
+/// Of a delivered event with an identifier, what a repetition needs is kept: nothing that people wrote. $2 is the reply.
+const CLEAR: &str =
+    "UPDATE events SET state = 'delivered', finished_at = now_ms(), reply = $2, conversation = '', lane = '',
+         last_error = NULL, metadata = '[]', trace = '[]', data = '', size = $3
+     WHERE seq = $1 AND msg_key IS NOT NULL AND state = ANY ($4)";
+
+const REMOVE: &str = "DELETE FROM events WHERE seq = $1 AND msg_key IS NULL AND state = ANY ($2)";
+
+const DIE: &str = "UPDATE events SET state = 'dead', finished_at = now_ms(), attempts = attempts + 1, last_error = $2
+     WHERE seq = $1 AND state = 'pending'";
+
+const FAIL: &str = "UPDATE events SET attempts = attempts + 1, last_error = $2 WHERE seq = $1 AND state = 'pending'";
+
+/// PostgreSQL's texts have no NUL.
+pub(super) fn text(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+impl Events {
+    pub(in crate::queue) fn new(database: Database, side: Side, limits: Limits) -> Self {
+        Self(Arc::new(Inner {
+            database,
+            side,
+            limits,
+            inserting: Mutex::default(),
+            usage: Mutex::default(),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.0.database
+    }
+
+    pub(super) fn side(&self) -> Side {
+        self.0.side
+    }
+
+    /// Of the side, in the tables.
+    pub(super) fn number(&self) -> i16 {
+        number(self.0.side)
+    }
+
+    pub(super) fn host(&self) -> Uuid {
+        self.0.database.0.host
+    }
+
+    pub(super) fn lane(&self, binding: &str, conversation: &str) -> LaneKey {
+        LaneKey { side: self.number(), binding: binding.to_owned(), lane: digest(conversation.as_bytes()) }
+    }
+
+    fn inserting(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.0.inserting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the event may have been read before its callback has run.
+    pub(super) fn is_inserting(&self, seq: i64) -> bool {
+        self.inserting().contains(&seq)
+    }
+
+    fn place(&self) -> Place {
+        Place::in_database(self.0.side, &self.0.database.0.name)
+    }
+
+    fn error(&self, fault: Fault) -> QueueError {
+        QueueError::Database { place: self.place(), reason: fault.into_reason() }
+    }
+
+    /// After [`Storage::close`], nothing is begun.
+    fn check(&self) -> Result<(), QueueError> {
+        if self.0.tasks.is_closed() { Err(QueueError::Stopped) } else { Ok(()) }
+    }
+
+    /// What goes wrong is an error that names the database.
+    async fn answer<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, QueueError> {
+        self.check()?;
+        work.await.map_err(|fault| self.error(fault))
+    }
+
+    fn prepare(&self, item: Item) -> Result<Prepared, QueueError> {
+        let json = |pairs: &[(String, String)]| {
+            serde_json::to_string(pairs)
+                .map_err(|error| self.error(Fault::Other(format!("cannot be written: {error}"))))
+        };
+        let (metadata, trace) = (json(&item.event.metadata)?, json(&item.event.trace)?);
+        let lane = self.lane(&item.event.binding, &item.conversation);
+        let key = item.id.as_ref().map(|id| digest(id.as_bytes()).to_vec());
+        let digest = item.event.digest().to_vec();
+        let size = ROW_BYTES + (item.event.data.len() + metadata.len() + trace.len()) as u64;
+        Ok(Prepared { item, metadata, trace, lane, key, digest, size: stored(size) })
+    }
+
+    fn usage(&self) -> MutexGuard<'_, Usage> {
+        self.0.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is room for so many bytes more. What other hosts add is seen some seconds later.
+    async fn make_room(&self, bytes: u64) -> Result<(), QueueError> {
+        let is_to_look = {
+            let mut usage = self.usage();
+            let is_old = usage.at.is_none_or(|at| at.elapsed() >= LOOK);
+            // The others need not wait for who looks.
+            usage.at = if is_old { Some(Instant::now()) } else { usage.at };
+            is_old
+        };
+        // If it cannot be looked at, nothing can be stored either.
+        if is_to_look && let Ok(bytes) = self.bytes().await {
+            let mut usage = self.usage();
+            (usage.bytes, usage.added) = (bytes, 0);
+        }
+        let mut usage = self.usage();
+        let max_size = self.0.limits.max_size;
+        if usage.bytes.saturating_add(usage.added).saturating_add(bytes) > max_size {
+            return Err(QueueError::Limit { place: self.place(), max_size });
+        }
+        usage.added = usage.added.saturating_add(bytes);
+        Ok(())
+    }
+
+    async fn bytes(&self) -> Result<u64, Fault> {
+        let sql = "SELECT coalesce(sum(size), 0)::int8 FROM events WHERE side = $1";
+        self.0
+            .database
+            .run(async |session| {
+                let sql = session.prepare_cached(sql).await?;
+                let bytes: i64 = session.query_one(&sql, &[&self.number()]).await?.try_get(0)?;
+                session.done();
+                Ok(read(bytes))
+            })
+            .await
+    }
+
+    /// In a task of its own: what is committed is known here, whoever has gone away.
+    async fn insert_all(self, items: Vec<Item>, now: u64, then: Then) -> Result<(), QueueError> {
+        let items: Vec<Prepared> = items.into_iter().map(|item| self.prepare(item)).collect::<Result<_, _>>()?;
+        self.make_room(items.iter().map(|item| read(item.size)).sum()).await?;
+        let mut marked = Marked { events: self.clone(), seqs: Vec::new() };
+        let mut attempt = 1;
+        let inserted = loop {
+            match self.0.database.run(|session| self.try_insert(session, &items, now, &mut marked)).await {
+                Err(Fault::Conflict(_)) if attempt < super::ATTEMPTS => attempt += 1,
+                inserted => break inserted.map_err(|fault| self.error(fault))?,
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
+        };
+        match inserted {
+            Inserted::Stored(stored) => {
+                then(stored);
+                drop(marked);
+                Ok(())
+            }
+            Inserted::Other(seq) => Err(QueueError::OtherBody { side: self.0.side, seq }),
+        }
+    }
+
+    async fn try_insert(
+        &self,
+        session: Session,
+        items: &[Prepared],
+        now: u64,
+        marked: &mut Marked,
+    ) -> Result<Inserted, Fault> {
+        marked.clear();
+        let (known, add_lane, add_event, end_lane) = tokio::try_join!(
+            session.prepare_cached(KNOWN),
+            session.prepare_cached(ADD_LANE),
+            session.prepare_cached(ADD_EVENT),
+            session.prepare_cached(END_LANE),
+        )?;
+        let (number, host) = (self.number(), self.host());
+        let (mut stored, mut needless) = (Vec::with_capacity(items.len()), Vec::new());
+        for (index, prepared) in items.iter().enumerate() {
+            let Prepared { item, metadata, trace, lane, key, digest, size } = prepared;
+            let (binding, data) = (item.event.binding.as_str(), &item.event.data[..]);
+            let expires = item.expires_at.map(|time| moved(time, now, 0));
+            let id = item.id.as_ref().map(String::as_bytes);
+            let conversation = item.conversation.as_bytes();
+            let look = || async {
+                match key {
+                    Some(key) => session.query_opt(&known, &[&number, &binding, key, digest]).await,
+                    None => Ok(None),
+                }
+            };
+            // All at once: one way to the database and back. In this order, so that the number comes after the lock.
+            let lane_key = lane.lane.as_slice();
+            let (_, before, _, seq) = tokio::try_join!(
+                biased;
+                async { if index == 0 { session.batch_execute("BEGIN").await } else { Ok(()) } },
+                look(),
+                async { session.execute(
+                    &add_lane,
+                    &[&number, &binding, &lane_key, &conversation, &item.rank, &host, &NEAR_MS],
+                ).await },
+                async { session.query_opt(
+                    &add_event,
+                    &[
+                        &number, &binding, &id, key, &conversation, &lane_key, &item.rank, &expires, metadata, trace,
+                        &data, digest, size,
+                    ],
+                ).await },
+            )?;
+            if let Some(row) = seq {
+                let seq = row.try_get(0)?;
+                marked.add(seq);
+                stored.push(Stored::New(seq));
+                continue;
+            }
+            // Committed by another transaction since, or removed.
+            let before = match before {
+                Some(before) => before,
+                None => look().await?.ok_or_else(|| Fault::Conflict("was changed by others at that moment".into()))?,
+            };
+            let (seq, is_same) = (before.try_get(0)?, before.try_get::<_, bool>(3)?);
+            if !is_same {
+                session.batch_execute("ROLLBACK").await?;
+                session.done();
+                return Ok(Inserted::Other(seq));
+            }
+            stored.push(known_event(&before)?);
+            needless.push(lane);
+        }
+        if marked.seqs.is_empty() {
+            if !items.is_empty() {
+                session.batch_execute("ROLLBACK").await?;
+            }
+        } else {
+            for lane in needless {
+                session.execute(&end_lane, &[&number, &lane.binding, &lane.lane.as_slice()]).await?;
+            }
+            session.batch_execute("COMMIT").await?;
+        }
+        session.done();
+        Ok(Inserted::Stored(stored))
+    }
+
+    /// The lane of an event that is under way here, or that is pending.
+    pub(super) async fn lane_of(&self, session: &Session, seq: i64) -> Result<Option<LaneKey>, Fault> {
+        let held = self.0.database.held().get(&seq).cloned();
+        if held.is_some() {
+            return Ok(held);
+        }
+        let sql =
+            session.prepare_cached("SELECT binding, lane FROM events WHERE seq = $1 AND state = 'pending'").await?;
+        let Some(row) = session.query_opt(&sql, &[&seq]).await? else { return Ok(None) };
+        let lane = row.try_get::<_, &[u8]>(1)?.try_into().unwrap_or_default();
+        Ok(Some(LaneKey { side: self.number(), binding: row.try_get(0)?, lane }))
+    }
+
+    async fn end_one(&self, seq: i64, end: &End, here: u64) -> Result<(), Fault> {
+        self.0
+            .database
+            .run_again(|session| async move {
+                let Some(lane) = self.lane_of(&session, seq).await? else {
+                    session.done();
+                    return Ok(());
+                };
+                let (pause, suffers) = match end {
+                    End::Failed { due, suffers, .. } => (moved(*due, here, 0).max(0), *suffers),
+                    End::Delivered(_) | End::Refused(_) => (0, false),
+                };
+                let change = Change::prepare(&session, end).await?;
+                let settle = Settle::prepare(&session).await?;
+                // All at once, each after the other: one way to the database and back. What fails undoes all.
+                tokio::try_join!(
+                    biased;
+                    async { Ok(session.batch_execute("BEGIN").await?) },
+                    settle.lock(&session, &lane),
+                    change.run(&session, seq, end),
+                    settle.run(&session, &lane, self.host(), Some(seq), pause, suffers),
+                    async { Ok(session.batch_execute("COMMIT").await?) },
+                )?;
+                session.done();
+                Ok(())
+            })
+            .await?;
+        self.0.database.held().remove(&seq);
+        Ok(())
+    }
+
+    pub(super) async fn refuse(&self, seq: i64, error: &str) -> Result<(), Fault> {
+        self.end_one(seq, &End::Refused(error.to_owned()), 0).await
+    }
+
+    /// In a transaction of its own.
+    pub(super) async fn settle_alone(&self, lane: &LaneKey) -> Result<(), Fault> {
+        self.0
+            .database
+            .run_again(|session| async move {
+                let settle = Settle::prepare(&session).await?;
+                session.batch_execute("BEGIN").await?;
+                settle.lock(&session, lane).await?;
+                settle.run(&session, lane, self.host(), None, 0, false).await?;
+                session.batch_execute("COMMIT").await?;
+                session.done();
+                Ok(())
+            })
+            .await
+    }
+
+    /// Makes some of what is too old dead. Returns how many.
+    async fn expire(&self, is_early: bool) -> Result<usize, Fault> {
+        let (condition, limit, reason) = if is_early {
+            ("expires_at IS NOT NULL AND expires_at <= (SELECT now_ms()) - $2", 0, EXPIRED)
+        } else {
+            let max_age = stored(self.0.limits.max_age_ms());
+            ("coalesce(retried_at, accepted_at) < (SELECT now_ms()) - $2", max_age, self.0.side.too_old())
+        };
+        let sql = format!(
+            "SELECT seq, binding, lane FROM events WHERE side = $1 AND state = 'pending' AND {condition} LIMIT {TIDIED_AT_ONCE}"
+        );
+        self.0
+            .database
+            .run_again(|session| {
+                let sql = &sql;
+                async move {
+                    let sql = session.prepare_cached(sql).await?;
+                    let rows = session.query(&sql, &[&self.number(), &limit]).await?;
+                    let mut seqs: Vec<i64> = Vec::new();
+                    let (mut bindings, mut lanes): (Vec<String>, Vec<Vec<u8>>) = (Vec::new(), Vec::new());
+                    for row in &rows {
+                        seqs.push(row.try_get(0)?);
+                        bindings.push(row.try_get(1)?);
+                        lanes.push(row.try_get(2)?);
+                    }
+                    if !seqs.is_empty() {
+                        session.batch_execute("BEGIN").await?;
+                        lock_all(&session, self.number(), &bindings, &lanes).await?;
+                        let die = "UPDATE events SET state = 'dead', finished_at = now_ms(), last_error = $2
+                             WHERE seq = ANY ($1) AND state = 'pending'";
+                        session.execute(die, &[&seqs, &reason]).await?;
+                        settle_all(&session, self.number(), &bindings, &lanes).await?;
+                        session.batch_execute("COMMIT").await?;
+                    }
+                    session.done();
+                    Ok(seqs.len())
+                }
+            })
+            .await
+    }
+
+    /// Removes some of what was kept for long enough. Returns how many.
+    async fn purge(&self) -> Result<u64, Fault> {
+        let sql = format!(
+            "DELETE FROM events WHERE seq IN (
+                 SELECT seq FROM events WHERE side = $1 AND state = 'delivered' AND finished_at < (SELECT now_ms()) - $2
+                 LIMIT {TIDIED_AT_ONCE} FOR UPDATE SKIP LOCKED
+             )"
+        );
+        self.0
+            .database
+            .run(async |session| {
+                let sql = session.prepare_cached(&sql).await?;
+                let removed = session.execute(&sql, &[&self.number(), &stored(KEPT_MS)]).await?;
+                session.done();
+                Ok(removed)
+            })
+            .await
+    }
+
+    async fn count(&self) -> Result<Counts, Fault> {
+        let sql = "SELECT (SELECT count(*) FROM events WHERE side = $1 AND state = 'pending'),
+                 (SELECT count(*) FROM events WHERE side = $1 AND state = 'dead')";
+        self.0
+            .database
+            .run(async |session| {
+                let sql = session.prepare_cached(sql).await?;
+                let row = session.query_one(&sql, &[&self.number()]).await?;
+                session.done();
+                Ok(Counts { pending: read(row.try_get(0)?), dead: read(row.try_get(1)?) })
+            })
+            .await
+    }
+
+    /// For how many milliseconds the oldest has waited.
+    async fn longest_wait(&self) -> Result<Option<u64>, Fault> {
+        let sql = "SELECT now_ms() - min(coalesce(retried_at, accepted_at)) FROM events WHERE side = $1 AND state = 'pending'";
+        self.0
+            .database
+            .run(async |session| {
+                let sql = session.prepare_cached(sql).await?;
+                let wait: Option<i64> = session.query_one(&sql, &[&self.number()]).await?.try_get(0)?;
+                session.done();
+                Ok(wait.map(read))
+            })
+            .await
+    }
+
+    /// What this host has is everybody's.
+    async fn release(&self) -> Result<(), Fault> {
+        let lanes: Vec<LaneKey> = {
+            let mut held = self.0.database.held();
+            let own = held.extract_if(|_, lane| lane.side == self.number()).map(|(_, lane)| lane).collect();
+            own
+        };
+        if lanes.is_empty() {
+            return Ok(());
+        }
+        let (bindings, keys): (Vec<&str>, Vec<&[u8]>) =
+            lanes.iter().map(|lane| (lane.binding.as_str(), lane.lane.as_slice())).unzip();
+        let sql = "UPDATE lanes SET owner = NULL, leased_until = 0 FROM unnest($3::text[], $4::bytea[]) AS held (binding, lane)
+             WHERE lanes.side = $1 AND owner = $2 AND lanes.binding = held.binding AND lanes.lane = held.lane";
+        self.0
+            .database
+            .run(async |session| {
+                session.execute(sql, &[&self.number(), &self.host(), &bindings, &keys]).await?;
+                session.done();
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// Of the side, in the tables.
+pub(super) fn number(side: Side) -> i16 {
+    match side {
+        Side::Inbox => 0,
+        Side::Outbox => 1,
+    }
+}
+
+/// Locks many lanes, each in the same order as everybody: none waits for one that waits for it.
+pub(super) async fn lock_all(
+    session: &Session,
+    side: i16,
+    bindings: &[String],
+    lanes: &[Vec<u8>],
+) -> Result<(), Fault> {
+    let sql = "SELECT lanes.id FROM lanes
+                 JOIN (SELECT DISTINCT binding, lane FROM unnest($2::text[], $3::bytea[]) AS given (binding, lane)) AS given
+                     ON lanes.binding = given.binding AND lanes.lane = given.lane
+             WHERE lanes.side = $1 ORDER BY lanes.id FOR UPDATE OF lanes";
+    let sql = session.prepare_cached(sql).await?;
+    session.query(&sql, &[&side, &bindings, &lanes]).await?;
+    Ok(())
+}
+
+/// As [`Settle`], of many lanes: what is first is due now, where that is another one than before.
+pub(super) async fn settle_all(
+    session: &Session,
+    side: i16,
+    bindings: &[String],
+    lanes: &[Vec<u8>],
+) -> Result<(), Fault> {
+    let given =
+        "(SELECT DISTINCT binding, lane FROM unnest($2::text[], $3::bytea[]) AS given (binding, lane)) AS given";
+    let settle = format!(
+        "UPDATE lanes SET rank = first.rank, due = now_ms(), suffers = false FROM {given} CROSS JOIN LATERAL (
+                 SELECT rank FROM events
+                 WHERE side = $1 AND events.binding = given.binding AND events.lane = given.lane AND state = 'pending'
+                 ORDER BY rank DESC, seq LIMIT 1
+             ) AS first
+             WHERE lanes.side = $1 AND lanes.binding = given.binding AND lanes.lane = given.lane"
+    );
+    let end = format!(
+        "DELETE FROM lanes USING {given}
+             WHERE lanes.side = $1 AND lanes.binding = given.binding AND lanes.lane = given.lane AND NOT EXISTS (
+                 SELECT FROM events WHERE events.side = $1 AND events.binding = given.binding
+                     AND events.lane = given.lane AND state = 'pending')"
+    );
+    for sql in [settle, end] {
+        let sql = session.prepare_cached(&sql).await?;
+        session.execute(&sql, &[&side, &bindings, &lanes]).await?;
+    }
+    Ok(())
+}
+
+/// Statements for a lane whose event changes.
+pub(super) struct Settle {
+    lock: Statement,
+    settle: Statement,
+    end: Statement,
+}
+
+impl Settle {
+    /// Before the first of them is sent: they are sent one behind the other, in their order.
+    pub(super) async fn prepare(session: &Session) -> Result<Self, Fault> {
+        let (lock, settle, end) = tokio::try_join!(
+            session.prepare_cached(LOCK_LANE),
+            session.prepare_cached(SETTLE_LANE),
+            session.prepare_cached(END_LANE)
+        )?;
+        Ok(Self { lock, settle, end })
+    }
+
+    pub(super) async fn lock(&self, session: &Session, lane: &LaneKey) -> Result<(), Fault> {
+        session.execute(&self.lock, &[&lane.side, &lane.binding, &lane.lane.as_slice()]).await?;
+        Ok(())
+    }
+
+    /// After a change of a lane that is locked: when its first event is due, if that is `seq`; otherwise, that is now.
+    pub(super) async fn run(
+        &self,
+        session: &Session,
+        lane: &LaneKey,
+        host: Uuid,
+        seq: Option<i64>,
+        pause: i64,
+        suffers: bool,
+    ) -> Result<(), Fault> {
+        let key = lane.lane.as_slice();
+        tokio::try_join!(
+            biased;
+            async { session.execute(
+                &self.settle,
+                &[&lane.side, &lane.binding, &key, &seq, &pause, &suffers, &host, &NEAR_MS],
+            ).await },
+            async { session.execute(&self.end, &[&lane.side, &lane.binding, &key]).await },
+        )?;
+        Ok(())
+    }
+}
+
+/// Statements for what came of a delivery.
+enum Change {
+    Clear(Clear),
+    Note(Statement),
+}
+
+impl Change {
+    async fn prepare(session: &Session, end: &End) -> Result<Self, Fault> {
+        Ok(match end {
+            End::Delivered(_) => Self::Clear(Clear::prepare(session).await?),
+            End::Refused(_) => Self::Note(session.prepare_cached(DIE).await?),
+            End::Failed { .. } => Self::Note(session.prepare_cached(FAIL).await?),
+        })
+    }
+
+    async fn run(&self, session: &Session, seq: i64, end: &End) -> Result<(), Fault> {
+        match (self, end) {
+            (Self::Clear(clear), End::Delivered(reply)) => {
+                clear.run(session, seq, reply.as_deref(), &["pending"]).await
+            }
+            (Self::Note(note), End::Refused(error) | End::Failed { error, .. }) => {
+                session.execute(note, &[&seq, &text(error)]).await?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Statements that leave of an event what a repetition needs: nothing, if it has no identifier.
+pub(super) struct Clear {
+    clear: Statement,
+    remove: Statement,
+}
+
+impl Clear {
+    pub(super) async fn prepare(session: &Session) -> Result<Self, Fault> {
+        let (clear, remove) = tokio::try_join!(session.prepare_cached(CLEAR), session.prepare_cached(REMOVE))?;
+        Ok(Self { clear, remove })
+    }
+
+    pub(super) async fn run(
+        &self,
+        session: &Session,
+        seq: i64,
+        reply: Option<&[u8]>,
+        states: &[&str],
+    ) -> Result<(), Fault> {
+        let size = stored(ROW_BYTES + reply.map_or(0, <[u8]>::len) as u64);
+        tokio::try_join!(
+            biased;
+            async { session.execute(&self.clear, &[&seq, &reply, &size, &states]).await },
+            async { session.execute(&self.remove, &[&seq, &states]).await },
+        )?;
+        Ok(())
+    }
+}
+
+fn known_event(row: &Row) -> Result<Stored, Fault> {
+    let (seq, state): (i64, &str) = (row.try_get(0)?, row.try_get(1)?);
+    Ok(match state {
+        "pending" => Stored::Pending(seq),
+        "dead" => Stored::Dead(seq),
+        _ => Stored::Delivered(seq, row.try_get::<_, Option<&[u8]>>(2)?.map(Bytes::copy_from_slice)),
+    })
+}
+
+/// Events whose callbacks have not run, until this is dropped.
+struct Marked {
+    events: Events,
+    seqs: Vec<i64>,
+}
+
+impl Marked {
+    fn add(&mut self, seq: i64) {
+        self.seqs.push(seq);
+        self.events.inserting().insert(seq);
+    }
+
+    fn clear(&mut self) {
+        let mut inserting = self.events.inserting();
+        for seq in std::mem::take(&mut self.seqs) {
+            inserting.remove(&seq);
+        }
+    }
+}
+
+impl Drop for Marked {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Storage for Events {
+    fn insert(&self, items: Vec<Item>, now: u64, then: Then) -> BoxFuture<'_, Result<(), QueueError>> {
+        Box::pin(async move {
+            self.check()?;
+            let task = self.0.tasks.spawn(self.clone().insert_all(items, now, then));
+            task.await.unwrap_or(Err(QueueError::Stopped))
+        })
+    }
+
+    fn due(&self, room: Room, now: u64) -> BoxFuture<'_, Result<Due, QueueError>> {
+        Box::pin(async move { self.answer(self.look(&room, now)).await })
+    }
+
+    fn pass_on(&self, _: u64) -> BoxFuture<'_, bool> {
+        Box::pin(async { false })
+    }
+
+    fn end(&self, seq: i64, end: End, now: u64) -> BoxFuture<'_, Result<(), QueueError>> {
+        Box::pin(async move { self.answer(self.end_one(seq, &end, now)).await })
+    }
+
+    fn front(&self, seq: i64, beyond: usize) -> BoxFuture<'_, Result<Vec<(i64, Bytes)>, QueueError>> {
+        Box::pin(async move { self.answer(self.front_of(seq, beyond)).await })
+    }
+
+    fn unite(&self, seqs: Vec<i64>, data: Bytes, _: u64) -> BoxFuture<'_, Result<bool, QueueError>> {
+        Box::pin(async move { self.answer(self.unite_all(&seqs, &data)).await })
+    }
+
+    fn forget_reply(&self, seq: i64) -> BoxFuture<'_, Result<(), QueueError>> {
+        Box::pin(self.answer(self.0.database.run(async move |session| {
+            let sql = session.prepare_cached("UPDATE events SET reply = NULL WHERE seq = $1").await?;
+            session.execute(&sql, &[&seq]).await?;
+            session.done();
+            Ok(())
+        })))
+    }
+
+    fn wake(&self, which: Wake, _: u64) -> BoxFuture<'_, Result<bool, QueueError>> {
+        Box::pin(async move { self.answer(self.wake_some(&which)).await })
+    }
+
+    fn tidy(&self, _: u64) -> BoxFuture<'_, Result<Tidied, QueueError>> {
+        Box::pin(self.answer(async {
+            let mut expired = self.expire(false).await?;
+            if self.0.side == Side::Outbox {
+                expired += self.expire(true).await?;
+            }
+            let removed = self.purge().await? + self.0.database.forget_posts().await?;
+            Ok(Tidied { expired, more: expired > 0 || removed > 0 })
+        }))
+    }
+
+    fn passed_over(&self) -> BoxFuture<'_, usize> {
+        Box::pin(async { 0 })
+    }
+
+    fn counts(&self) -> BoxFuture<'_, Result<Counts, QueueError>> {
+        Box::pin(self.answer(self.count()))
+    }
+
+    fn oldest(&self) -> BoxFuture<'_, Result<Option<u64>, QueueError>> {
+        Box::pin(async move {
+            let wait = self.answer(self.longest_wait()).await?;
+            Ok(wait.map(|wait| (self.0.database.0.clock)().saturating_sub(wait)))
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.0.tasks.close();
+            self.0.tasks.wait().await;
+            if let Err(fault) = self.release().await {
+                let (side, reason) = (self.0.side, fault.into_reason());
+                tracing::warn!(reason, "what the {side} was delivering goes to other hosts some seconds later");
+            }
+            self.0.database.flush().await;
+        })
+    }
+}

@@ -1,0 +1,220 @@
+//! Several hosts over one database.
+
+use super::*;
+use crate::queue::storage::Wake;
+
+#[tokio::test]
+async fn a_conversation_is_delivered_by_one_host_at_a_time() {
+    let Some(bench) = Bench::database().await else { return };
+    let (one, two) = (bench.events(Side::Inbox).await, bench.events(Side::Inbox).await);
+    let first = add(&bench, &one, "1", "c").await;
+    add(&bench, &two, "2", "c").await;
+    add(&bench, &two, "3", "d").await;
+    // Whoever accepted the first message of a conversation comes first, for a while.
+    assert_eq!((heads(&bench, &two).await, heads(&bench, &one).await), (vec!["3".into()], vec!["1".into()]));
+    bench.pass(9_999);
+    assert!(heads(&bench, &two).await == ["3"], "its own, of which it has just said that nothing is under way");
+    delivered(&bench, &one, first).await;
+    assert!(heads(&bench, &two).await == ["3"], "who has delivered comes first");
+    bench.pass(u64::try_from(NEAR_MS).unwrap());
+    assert_eq!(heads(&bench, &two).await, ["2", "3"]);
+    assert!(heads(&bench, &one).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_host_delivers_stays_its_own_while_it_says_so_and_goes_to_others_when_it_dies() {
+    let Some(bench) = Bench::database().await else { return };
+    let (one, two) = (bench.events(Side::Inbox).await, bench.events(Side::Inbox).await);
+    let seq = add(&bench, &one, "1", "c").await;
+    assert_eq!(heads(&bench, &one).await, ["1"]);
+    for _ in 0..5 {
+        bench.pass(9_000);
+        one.database().renew().await.unwrap();
+        assert!(heads(&bench, &two).await.is_empty());
+    }
+    drop(one);
+    bench.pass(9_999);
+    assert!(heads(&bench, &two).await.is_empty());
+    bench.pass(1);
+    let head = due(&bench, &two, room()).await.heads.pop().unwrap();
+    assert_eq!((head.seq, head.attempts), (seq, 0));
+}
+
+#[tokio::test]
+async fn a_host_that_was_cut_off_does_not_disturb_the_one_that_took_over() {
+    let Some(bench) = Bench::database().await else { return };
+    let (one, two, three) =
+        (bench.events(Side::Inbox).await, bench.events(Side::Inbox).await, bench.events(Side::Inbox).await);
+    let (first, second) = (add(&bench, &one, "1", "c").await, add(&bench, &one, "2", "c").await);
+    heads(&bench, &one).await;
+    bench.pass(10_000);
+    assert_eq!(heads(&bench, &two).await, ["1"]);
+    // It was delivered, whoever says so; but the lane is the other one's until that has ended, too.
+    delivered(&bench, &one, first).await;
+    assert!(heads(&bench, &three).await.is_empty() && heads(&bench, &one).await.is_empty());
+    failed(&bench, &two, first, 30_000, false).await;
+    let head = due(&bench, &two, room()).await.heads.pop().unwrap();
+    assert_eq!((head.seq, head.attempts), (second, 0), "the failure was that of one that is delivered");
+    // And the other way round: what failed there is under way here.
+    bench.pass(10_000);
+    assert_eq!(heads(&bench, &three).await, ["2"]);
+    failed(&bench, &two, second, 30_000, false).await;
+    bench.pass(9_000);
+    assert!(heads(&bench, &one).await.is_empty());
+    delivered(&bench, &three, second).await;
+    assert_eq!(three.counts().await.unwrap().pending, 0);
+}
+
+#[tokio::test]
+async fn a_host_that_ends_gives_back_what_it_has() {
+    let Some(bench) = Bench::database().await else { return };
+    let (one, two) = (bench.events(Side::Inbox).await, bench.events(Side::Inbox).await);
+    add(&bench, &one, "1", "c").await;
+    assert_eq!(heads(&bench, &one).await, ["1"]);
+    one.close().await;
+    assert_eq!(heads(&bench, &two).await, ["1"]);
+}
+
+#[tokio::test]
+async fn hosts_whose_clocks_differ_agree_on_every_time() {
+    let Some(bench) = Bench::database().await else { return };
+    let address = bench.address().unwrap();
+    let mut hosts = Vec::new();
+    for hours in [0_u64, 5] {
+        let clock = bench.clock();
+        let clock: Clock = Arc::new(move || clock() - hours * 3_600_000);
+        let database = Database::open(&address, Arc::clone(&clock)).await.unwrap();
+        hosts.push((Events::new(database, Side::Outbox, Limits::default()), clock));
+    }
+    let [(right, right_clock), (wrong, wrong_clock)] = &hosts[..] else { panic!("two") };
+    let expires_at = Some(wrong_clock() + 60_000);
+    let then = Box::new(drop::<Vec<Stored>>);
+    wrong.insert(vec![Item { expires_at, ..item("1", "c") }], wrong_clock(), then).await.unwrap();
+    assert_eq!((wrong.oldest().await, right.oldest().await), (Ok(Some(wrong_clock())), Ok(Some(right_clock()))));
+    let head = wrong.due(room(), wrong_clock()).await.unwrap().heads.pop().unwrap();
+    assert_eq!(head.expires_at, expires_at);
+    let due = wrong_clock() + 1_000;
+    wrong.end(head.seq, End::Failed { error: "no".into(), due, suffers: false }, wrong_clock()).await.unwrap();
+    assert_eq!(wrong.due(room(), wrong_clock()).await.unwrap().next, Some(due));
+    assert_eq!(right.due(room(), right_clock()).await.unwrap().next, Some(right_clock() + 1_000));
+    bench.pass(u64::try_from(NEAR_MS).unwrap());
+    let head = right.due(room(), right_clock()).await.unwrap().heads.pop().unwrap();
+    assert_eq!(head.expires_at, Some(right_clock() + 58_000));
+    bench.pass(57_999);
+    assert_eq!(right.tidy(right_clock()).await.unwrap().expired, 0);
+    bench.pass(1);
+    assert_eq!(wrong.tidy(wrong_clock()).await.unwrap().expired, 1);
+}
+
+#[tokio::test]
+async fn hosts_that_start_together_make_the_tables_once() {
+    let Some(bench) = Bench::database().await else { return };
+    bench.sql("DROP TABLE events, lanes, hosts, robots, posts, quotas, dingtalk_version; DROP FUNCTION now_ms");
+    let address = bench.address().unwrap();
+    let mut starts = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let address = address.clone();
+        starts.spawn(async move { Database::open(&address, clock::system()).await.map(drop) });
+    }
+    while let Some(started) = starts.join_next().await {
+        started.unwrap().unwrap();
+    }
+    assert_eq!(bench.sql("SELECT count(*), max(version) FROM dingtalk_version"), "1|1");
+}
+
+#[tokio::test]
+async fn a_newer_schema_and_a_server_that_may_lose_what_it_was_told_are_refused() {
+    let Some(bench) = Bench::database().await else { return };
+    let address = bench.address().unwrap();
+    let open = async |address: &Address| Database::open(address, clock::system()).await.unwrap_err().to_string();
+    bench.sql("UPDATE dingtalk_version SET version = 2");
+    let error = open(&address).await;
+    assert!(error.contains("has schema 2, and this host knows 1; use the host that wrote it"), "{error}");
+    let operator = crate::queue::Operator::open_in(Side::Inbox, &address, clock::system()).unwrap_err();
+    assert!(operator.to_string().contains("has schema 2"), "{operator}");
+    bench.sql("UPDATE dingtalk_version SET version = 1");
+    let url =
+        |options: &str| Address::new(&bench.url().replace("options=", &format!("options=-c%20{options}%20"))).unwrap();
+    let error = open(&url("synchronous_commit%3Doff")).await;
+    assert!(error.contains("synchronous_commit = off"), "{error}");
+    let nowhere = Address::new(&bench.url().replace("search_path%3D", "search_path%3Dno_such_")).unwrap();
+    let error = open(&nowhere).await;
+    assert!(error.contains("has no schema of the URL's search_path; create it"), "{error}");
+    bench.sql("DROP TABLE dingtalk_version");
+    let operator = crate::queue::Operator::open_in(Side::Inbox, &address, clock::system()).unwrap_err();
+    assert!(operator.to_string().contains("has no tables of this host"), "{operator}");
+}
+
+#[tokio::test]
+async fn a_user_needs_the_schema_and_no_more() {
+    let Some(bench) = Bench::database().await else { return };
+    let server = bench.server();
+    server.sql("CREATE ROLE least LOGIN; CREATE DATABASE least; REVOKE ALL ON DATABASE least FROM public; GRANT CONNECT ON DATABASE least TO least");
+    let url = |user: &str| {
+        let url = server.url("x");
+        let (before, _) = url.split_once("?").unwrap();
+        Address::new(&before.replace("postgres@", &format!("{user}@")).replace("/postgres", "/least")).unwrap()
+    };
+    let error = Database::open(&url("least"), clock::system()).await.unwrap_err().to_string();
+    assert!(error.contains("does not allow this user what is needed") && error.contains("grant it"), "{error}");
+    server.sql_in("least", "CREATE SCHEMA dingtalk AUTHORIZATION least");
+    let database = Database::open(&url("least"), clock::system()).await.unwrap();
+    let events = Events::new(database, Side::Inbox, Limits::default());
+    let bench_now = |stored: Vec<Stored>| assert!(matches!(stored[0], Stored::New(_)));
+    events.insert(vec![item("1", "c")], 0, Box::new(bench_now)).await.unwrap();
+    assert_eq!(events.due(room(), 0).await.unwrap().heads.len(), 1);
+    let error = Database::open(&url("nobody"), clock::system()).await.unwrap_err().to_string();
+    assert!(error.contains("does not let this user in (28000)") && !error.contains("nobody"), "{error}");
+}
+
+/// However often two hosts look and end at the same time, what one has ended no other one begins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_ended_is_never_begun_again_by_a_host_that_looks_at_that_moment() {
+    let Some(bench) = Bench::database().await else { return };
+    // Nobody comes first, so that they meet.
+    bench.sql("CREATE FUNCTION meet() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.due <= now_ms() AND NEW.leased_until < now_ms() + 9000 THEN NEW.owner = NULL; NEW.leased_until = 0; END IF; RETURN NEW; END'; CREATE TRIGGER meet BEFORE INSERT OR UPDATE ON lanes FOR EACH ROW EXECUTE FUNCTION meet()");
+    let bench = Arc::new(bench);
+    let first = bench.events(Side::Inbox).await;
+    let count = 150;
+    let items = (0..count).map(|number| item(&format!("{number:03}"), &(number % 3).to_string())).collect();
+    insert(&bench, &first, items).await.unwrap();
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let mut hosts = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (bench, taken) = (Arc::clone(&bench), Arc::clone(&taken));
+        hosts.spawn(async move {
+            let host = bench.events(Side::Inbox).await;
+            while host.counts().await.unwrap().pending > 0 {
+                for head in due(&bench, &host, room()).await.heads {
+                    taken.lock().unwrap().push(data(&head.event));
+                    delivered(&bench, &host, head.seq).await;
+                }
+            }
+        });
+    }
+    while let Some(done) = hosts.join_next().await {
+        done.unwrap();
+    }
+    let taken = taken.lock().unwrap().clone();
+    assert_eq!(taken.len(), count, "each once");
+    for conversation in 0..3 {
+        let of = |data: &&String| data.parse::<usize>().unwrap() % 3 == conversation;
+        assert!(taken.iter().filter(of).is_sorted());
+    }
+}
+
+#[tokio::test]
+async fn who_wakes_waits_for_nobody_who_has_a_lane_locked() {
+    let Some(bench) = Bench::database().await else { return };
+    let one = bench.events(Side::Inbox).await;
+    let (first, second) = (add(&bench, &one, "1", "c").await, add(&bench, &one, "2", "d").await);
+    heads(&bench, &one).await;
+    for seq in [first, second] {
+        failed(&bench, &one, seq, 30_000, false).await;
+    }
+    let session = Session::take(&one.database().0.pool).await.unwrap();
+    session.batch_execute("BEGIN; SELECT FROM lanes WHERE conversation = 'c' FOR UPDATE").await.unwrap();
+    assert!(!one.wake(Wake::All, bench.now()).await.unwrap());
+    assert_eq!(heads(&bench, &one).await, ["2"]);
+    drop(session);
+}
