@@ -1,5 +1,7 @@
 //! The outbox as a whole, against a consumer that follows a rule.
 
+mod scale;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
