@@ -9,9 +9,9 @@ use tempfile::TempDir;
 
 use crate::grpc::app as grpc;
 use crate::support::app::{Act, App};
-use crate::support::receiving::{GET, callback, signed, talkative, text, until};
+use crate::support::receiving::{GET, callback, post, signed, talkative, text, until};
 use crate::support::witness::Received;
-use crate::support::{Host, Reply, Resources, Robot, SECRET, finish, guest, stderr, stdout};
+use crate::support::{Host, Reply, Resources, Robot, SECRET, command, component, finish, guest, send, stderr, stdout};
 
 const ROUTE: &str = "/dead?key=1";
 
@@ -60,7 +60,7 @@ impl Place {
 
     fn dead(&self) -> Vec<Value> {
         let arguments = ["outbox", "list", "--outbox", self.directory(), "--state", "dead", "--output", "json"];
-        let listed = finish(crate::support::command(&arguments), b"");
+        let listed = finish(command(&arguments), b"");
         assert!(listed.status.success(), "{}", stderr(&listed));
         stdout(&listed).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -110,7 +110,7 @@ fn a_message_that_is_given_up_is_told_by_a_route_and_metadata_of_its_own() {
         json!({"msgtype": "text", "text": {"content": "x"}, "msgId": "1", "operation": "dead-letter", "id": 17});
     assert_eq!(callback(&host, &forged.to_string()).status, 200);
     let headers = [signed(SECRET), vec![("operation".into(), "dead-letter".into())]].concat();
-    crate::support::receiving::post(host.address(), "team", &headers, text("2").as_bytes());
+    post(host.address(), "team", &headers, text("2").as_bytes());
     let get = GET.replace("\"metadata\": {}", "\"metadata\": {\"Operation\": \"dead-letter\"}");
     assert_eq!(host.post("team", &get).status, 200);
     let others: Vec<_> = app.events().into_iter().filter(|event| event.target != ROUTE).collect();
@@ -142,7 +142,7 @@ fn without_the_property_nobody_hears_of_it() {
     let url = place.robot.url();
     let properties = [("id", "team"), ("url", url.as_str()), ("secret", SECRET), ("deadLetterRoute", ROUTE)];
     until("the first one is looked at", || !is_untold(&place));
-    place.resources.write("team.yaml", &crate::support::component("team", &properties));
+    place.resources.write("team.yaml", &component("team", &properties));
     host.hang_up();
     until("it is told of one", || {
         queue(&host, &format!("u{}", place.dead().len()));
@@ -180,8 +180,28 @@ fn an_application_that_is_away_gets_it_from_the_inbox_and_holds_nothing_up() {
     assert_eq!(letters(&app).len(), 1);
 }
 
+#[test]
+fn who_cannot_take_it_from_the_inbox_takes_what_people_say() {
+    let (place, app, inbox) = (Place::new(&[]), App::start(), tempfile::tempdir().unwrap());
+    app.answer_with(|event| if event.target == ROUTE { Act::Answer(500, String::new()) } else { Act::ok("") });
+    let host = place.serve(&["--app-port", &app.port(), "--inbox", inbox.path().to_str().unwrap()]);
+    refuse(&place.robot);
+    queue(&host, "u1");
+    letter(&app, 1);
+    // A message without a conversation, too.
+    assert_eq!(callback(&host, &text("1")).status, 200);
+    until("it is taken", || app.events().iter().any(|event| event.target == "/team"));
+    letter(&app, 3);
+    // Should the property go while one waits, it does not go where people's messages do.
+    let url = place.robot.url();
+    place.resources.write("team.yaml", &component("team", &[("id", "team"), ("url", &url), ("secret", SECRET)]));
+    host.hang_up();
+    host.wait_for_log("it has no deadLetterRoute; add one, or drop the event");
+    assert!(app.events().iter().all(|event| event.target == ROUTE || event.header("operation").is_empty()));
+}
+
 fn inbox_is_empty(host: &Host) -> bool {
-    let metadata = crate::support::send(host.address(), "GET", "/v1.0/metadata", &[], b"").json();
+    let metadata = send(host.address(), "GET", "/v1.0/metadata", &[], b"").json();
     metadata["extended"]["inboxPending"] == "0"
 }
 
@@ -285,13 +305,40 @@ fn a_file_that_cannot_be_meant_so_stops_the_start() {
     let path = place.resources.path().to_str().unwrap();
     let failed = |arguments: &[&str]| {
         let arguments = [&["serve", "--resources-path", path, "--dapr-http-port", "0"], arguments].concat();
-        stderr(&finish(crate::support::command(&arguments), b""))
+        stderr(&finish(command(&arguments), b""))
     };
     let error = failed(&["--outbox", place.directory()]);
     assert!(error.contains("property \"deadLetterRoute\" is the route of what people say, too"), "{error}");
     let url = place.robot.url();
     let properties = [("id", "team"), ("url", url.as_str()), ("secret", SECRET), ("deadLetterRoute", ROUTE)];
-    place.resources.write("team.yaml", &crate::support::component("team", &properties));
+    place.resources.write("team.yaml", &component("team", &properties));
     let error = failed(&[]);
     assert!(error.contains("property \"deadLetterRoute\" needs an outbox"), "{error}");
+}
+
+#[test]
+fn what_the_outbox_does_not_take_has_a_status_of_its_own() {
+    let place = Place::new(&[("deadLetterRoute", ""), ("errorStatus", "http"), ("quota", "1")]);
+    let host = place.serve(&["--outbox-max-size", "8Mi"]);
+    let create = |metadata: Value, data: &str| {
+        host.post("team", &json!({"operation": "create", "data": data, "metadata": metadata}).to_string())
+    };
+    let failed = |reply: &Reply| {
+        let item = |name| reply.metadata(name).unwrap_or_default().to_owned();
+        (reply.status, item("error"), item("class"), item("outcome"))
+    };
+    let expected =
+        |status, error: &str, class: &str| (status, error.to_owned(), class.to_owned(), "not-sent".to_owned());
+    assert_eq!(create(json!({}), "the month's only one").status, 200);
+    let spent = create(json!({}), "one too many");
+    assert_eq!(failed(&spent), expected(429, "withheld", "quota"));
+    let wait: u64 = spent.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=31 * 86_400).contains(&wait) && spent.body.contains("1 of the month's 1 messages"), "{spent:?}");
+    let queued = json!({"delivery": "queued", "msgUuid": "u1"});
+    assert_eq!(create(queued.clone(), "a").status, 200);
+    assert_eq!(failed(&create(queued, "b")), expected(409, "repeated", ""));
+    let long = "x".repeat(500_000);
+    let full = (0..20).map(|_| create(json!({"delivery": "queued"}), &long)).find(|reply| reply.status != 200).unwrap();
+    assert_eq!(failed(&full), expected(503, "outbox-unavailable", ""));
+    assert_eq!(full.header("retry-after"), Some("1"));
 }

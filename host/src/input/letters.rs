@@ -10,10 +10,6 @@ use super::Inner;
 use crate::event::Event;
 use crate::queue::outbox::{DeadLetter, Told};
 
-/// Bytes of a message that are handed over with it. DingTalk takes 20,000; a longer one is not to keep the application from
-/// hearing of it.
-const LONGEST: usize = 1 << 20;
-
 /// What the application gets.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -68,7 +64,7 @@ impl Inner {
 
 fn event(letter: &DeadLetter) -> Event {
     let DeadLetter { seq, binding, uuid, reason, attempts, body, trace, .. } = letter;
-    let message = body.as_ref().filter(|body| body.len() <= LONGEST).and_then(|body| {
+    let message = body.as_ref().and_then(|body| {
         let body = json::without_mark(body);
         // The host has made sure that it is JSON before it was stored; but disks fail.
         serde_json::from_slice(body).or_else(|_| to_raw_value(&String::from_utf8_lossy(body))).ok()

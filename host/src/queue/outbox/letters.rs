@@ -230,37 +230,37 @@ mod tests {
             Box::pin(async { Ok(()) })
         }
         fn insert(&self, _: Vec<Item>, _: u64, _: Then) -> Kept<()> {
-            unreachable!()
+            panic!("nobody asks for it")
         }
         fn due(&self, _: Room, _: u64) -> Kept<Due> {
-            unreachable!()
+            panic!("nobody asks for it")
         }
         fn pass_on(&self, _: u64) -> BoxFuture<'_, bool> {
-            unreachable!()
+            panic!("nobody asks for it")
         }
         fn end(&self, _: i64, _: End, _: u64) -> Kept<()> {
-            unreachable!()
+            panic!("nobody asks for it")
         }
         fn forget_reply(&self, _: i64) -> Kept<()> {
-            unreachable!()
+            panic!("nobody asks for it")
         }
         fn wake(&self, _: Wake, _: u64) -> Kept<bool> {
-            unreachable!()
+            panic!("nobody asks for it")
         }
         fn tidy(&self, _: u64) -> Kept<Tidied> {
-            unreachable!()
+            panic!("nobody asks for it")
         }
         fn passed_over(&self) -> BoxFuture<'_, usize> {
-            unreachable!()
+            panic!("nobody asks for it")
         }
         fn counts(&self) -> Kept<Counts> {
-            unreachable!()
+            panic!("nobody asks for it")
         }
         fn oldest(&self) -> Kept<Option<u64>> {
-            unreachable!()
+            panic!("nobody asks for it")
         }
         fn close(&self) -> BoxFuture<'_, ()> {
-            unreachable!()
+            panic!("nobody asks for it")
         }
     }
 
@@ -274,7 +274,7 @@ mod tests {
 
     impl Consumer for App {
         fn post<'a>(&'a self, _: &'a Event) -> BoxFuture<'a, Result<(), Setback>> {
-            unreachable!()
+            panic!("nobody asks for it")
         }
         fn tell<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Told> {
             Box::pin(async move {

@@ -133,7 +133,7 @@ pub struct DeadLetter {
     pub reason: String,
     /// How often it has failed.
     pub attempts: u32,
-    /// All of it, if it can be read.
+    /// All of it, if it can be read and has no more than 1 MiB.
     pub body: Option<Bytes>,
     /// What was stored beside it.
     pub(in crate::queue) metadata: Vec<(String, String)>,

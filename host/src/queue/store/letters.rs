@@ -8,8 +8,12 @@ use super::{Store, read, shown, stored};
 use crate::queue::outbox::DeadLetter;
 use crate::queue::{QueueError, Side};
 
-/// Messages that are read at once. Each may have megabytes.
+/// Messages that are read at once.
 const AT_ONCE: usize = 16;
+
+/// Bytes of a message that are handed on. DingTalk takes 20,000; a longer one is not to keep anybody from hearing of it, nor to
+/// fill the memory.
+const LONGEST: usize = 1 << 20;
 
 /// What is said of a message whose reason found no room in the store.
 const NO_REASON: &str = "the host's log says why: the store had no room for it";
@@ -58,8 +62,11 @@ impl Store {
 
     /// What is there of a dead message; it may be dead because it makes no sense. `None` if not even its binding does.
     fn letter(&self, seq: i64) -> Result<Option<DeadLetter>, QueueError> {
-        let sql = "SELECT binding, msg_id, last_error, attempts, data, metadata, trace, finished_at FROM events WHERE seq = ?1";
-        let letter = self.first(sql, [seq], |row| {
+        let sql = format!(
+            "SELECT binding, msg_id, last_error, attempts, CASE WHEN length(data) <= {LONGEST} THEN data END, metadata, trace,
+                 finished_at FROM events WHERE seq = ?1"
+        );
+        let letter = self.first(&sql, [seq], |row| {
             let Some(binding) = text(row.get_ref(0)?) else { return Ok(None) };
             let attempts = row.get_ref(3)?.as_i64().ok().and_then(|attempts| u32::try_from(attempts).ok());
             Ok(Some(DeadLetter {
@@ -157,6 +164,14 @@ mod tests {
         );
         assert!(letters.iter().all(|letter| letter.binding == "team" && letter.died_at == NOW));
         assert_eq!((letters[0].body.as_deref(), letters[0].trace.len()), (Some(&b"refused"[..]), 1));
+        let long = |uuid: &str, bytes| {
+            let mut item = item("team", uuid);
+            item.event.data = vec![b'x'; bytes].into();
+            let Ok(crate::queue::store::Stored::New(seq)) = store.insert(&item, NOW) else { panic!("not stored") };
+            store.refused(seq, "no", NOW).unwrap();
+            store.letters(&[]).unwrap().pop().unwrap().body.map(|body| body.len())
+        };
+        assert_eq!((long("long", LONGEST), long("longer", LONGEST + 1)), (Some(LONGEST), None));
         let plans = store.plans();
         let plan = plans.iter().find(|(sql, _)| sql.contains("json_each")).unwrap();
         assert!(plan.1.iter().any(|step| step.contains("COVERING INDEX events_untold (seq>?)")), "{plan:?}");
