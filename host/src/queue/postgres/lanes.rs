@@ -28,6 +28,8 @@ const NAMES: &str = "names (name) AS (
          SELECT (SELECT min(binding) FROM lanes WHERE side = $1 AND binding > names.name) FROM names WHERE name IS NOT NULL
      )";
 
+/// Rows that are chosen first and changed then are named by an array: a join would have the planner read all others, too.
+///
 /// Whether a lane is on lease to no other host. $2 is this one. A lease that is longer than any met a clock that was set back.
 const FREE: &str = "(owner IS NULL OR owner = $2 OR leased_until <= clock.now OR leased_until > clock.now + 60000)";
 
@@ -106,8 +108,8 @@ impl Events {
                  SELECT id FROM lanes CROSS JOIN clock WHERE id = ANY ($1) AND due <= clock.now AND {FREE}
                  ORDER BY id FOR UPDATE OF lanes SKIP LOCKED
              )
-             UPDATE lanes SET owner = $2, leased_until = (SELECT now FROM clock) + $3 FROM free WHERE lanes.id = free.id
-             RETURNING lanes.id"
+             UPDATE lanes SET owner = $2, leased_until = (SELECT now FROM clock) + $3 WHERE id = ANY (ARRAY(SELECT id FROM free))
+             RETURNING id"
         );
         let lease = session.prepare_cached(&sql).await?;
         let rows = session.query(&lease, &[&candidates, &self.host(), &LEASE_MS]).await?;
@@ -227,7 +229,7 @@ impl Events {
                          ORDER BY due LIMIT {HASTENED_AT_ONCE} FOR UPDATE SKIP LOCKED
                      ) AS lanes LIMIT {HASTENED_AT_ONCE}
                  )
-                 UPDATE lanes SET due = (SELECT now FROM clock), suffers = false FROM chosen WHERE lanes.id = chosen.id"
+                 UPDATE lanes SET due = (SELECT now FROM clock), suffers = false WHERE id = ANY (ARRAY(SELECT id FROM chosen))"
             )
         };
         let (number, ranks) = (self.number(), self.ranks());
@@ -246,7 +248,7 @@ impl Events {
                          SELECT id FROM lanes WHERE side = $1 AND suffers AND due > (SELECT now FROM clock)
                          ORDER BY due LIMIT {HASTENED_AT_ONCE} FOR UPDATE SKIP LOCKED
                      )
-                     UPDATE lanes SET due = (SELECT now FROM clock), suffers = false FROM chosen WHERE lanes.id = chosen.id"
+                     UPDATE lanes SET due = (SELECT now FROM clock), suffers = false WHERE id = ANY (ARRAY(SELECT id FROM chosen))"
                 );
                 let sql = session.prepare_cached(&sql).await?;
                 session.execute(&sql, &[&number]).await?

@@ -54,8 +54,8 @@ const ADD_POSTS: &str = "INSERT INTO posts (robot, host, begun_at, counts_for)
 const LOCK_QUOTA: &str = "INSERT INTO quotas (name, month, used) VALUES ($1, $2, 0)
      ON CONFLICT (name, month) DO UPDATE SET used = quotas.used RETURNING used";
 
-const REMOVE_POSTS: &str = "DELETE FROM posts WHERE id IN (
-         SELECT id FROM posts WHERE gone_at <= (SELECT now_ms()) ORDER BY gone_at LIMIT $1 FOR UPDATE SKIP LOCKED)";
+const REMOVE_POSTS: &str = "DELETE FROM posts WHERE id = ANY (ARRAY(
+         SELECT id FROM posts WHERE gone_at <= (SELECT now_ms()) ORDER BY gone_at LIMIT $1 FOR UPDATE SKIP LOCKED))";
 
 /// The ledger in a database.
 pub(in crate::queue) struct Posts(Database);
@@ -299,14 +299,14 @@ impl Database {
     /// Removes some of what has no meaning any more. Returns how much.
     pub(super) async fn forget_posts(&self) -> Result<u64, Fault> {
         // Of hosts that are gone: nobody will note their end.
-        let orphans = "DELETE FROM posts WHERE id IN (
+        let orphans = "DELETE FROM posts WHERE id = ANY (ARRAY(
                  SELECT posts.id FROM posts LEFT JOIN hosts ON hosts.id = posts.host
                  WHERE ended_at IS NULL
                      AND greatest(begun_at, coalesce(hosts.leased_until, 0)) + counts_for + $1 <= (SELECT now_ms())
-                 ORDER BY posts.id LIMIT 500 FOR UPDATE OF posts SKIP LOCKED)";
-        let robots = "DELETE FROM robots WHERE robot IN (
+                 ORDER BY posts.id LIMIT 500 FOR UPDATE OF posts SKIP LOCKED))";
+        let robots = "DELETE FROM robots WHERE robot = ANY (ARRAY(
                  SELECT robot FROM robots WHERE gone_at <= (SELECT now_ms()) AND shut_until <= (SELECT now_ms())
-                 ORDER BY gone_at LIMIT 500 FOR UPDATE SKIP LOCKED)";
+                 ORDER BY gone_at LIMIT 500 FOR UPDATE SKIP LOCKED))";
         // A year back is enough for whoever wants to know.
         let months = "DELETE FROM quotas WHERE month < to_char(to_timestamp(now_ms() / 1000.0) - interval '13 months', 'YYYY-MM')";
         self.run(async |session| {
