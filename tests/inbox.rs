@@ -887,7 +887,7 @@ fn the_size_of_the_inbox_is_limited_and_so_is_the_age_of_what_waits() {
     assert!(size <= 9 << 20, "{size}");
     host.end();
     for (flag, value, says) in
-        [("--inbox-max-size", "1Mi", "an inbox needs 8Mi for itself"), ("--inbox-max-age", "1s", "1s is less than 1m")]
+        [("--inbox-max-size", "1Mi", "it needs 8Mi for itself"), ("--inbox-max-age", "1s", "1s is less than 1m")]
     {
         let output = finish(bench.command(&[flag, value]), b"");
         assert_eq!(output.status.code(), Some(2));

@@ -23,6 +23,7 @@ mod inbox;
 mod limits;
 mod messages;
 mod metrics;
+mod outbox;
 #[cfg(unix)]
 mod pluggable;
 mod reload;

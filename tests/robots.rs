@@ -231,7 +231,9 @@ fn a_property_that_is_wrong_is_named_and_not_repeated() {
     let robot = Robot::start();
     for (property, says) in [
         ("rateLimit", "property \\\"rateLimit\\\" is not a number of messages in a time"),
-        ("overflow", "property \\\"overflow\\\" is neither"),
+        ("overflow", "property \\\"overflow\\\" is none of"),
+        ("merge", "property \\\"merge\\\" is neither"),
+        ("quota", "property \\\"quota\\\" is not a number"),
         ("tooLong", "property \\\"tooLong\\\" is none of"),
         ("errorStatus", "property \\\"errorStatus\\\" is neither"),
     ] {

@@ -301,9 +301,11 @@ impl Bindings {
             overflow: Overflow::parse(property("overflow"))
                 .map_err(|reason| format!("property \"overflow\" {reason}"))?,
             quota: Quota::parse(property("quota"), property("quotaReserve"), property("quotaName"), || {
-                let [a, b, c, d, ..] = digest(settings.endpoint.robot().as_bytes());
-                format!("robot {:08x}", u32::from_be_bytes([a, b, c, d]))
-            })?,
+                // Half of it: two robots that share a count would be a wonder.
+                let half = gate::key(&settings.endpoint).first_chunk().map_or(0, |half| u128::from_be_bytes(*half));
+                format!("robot {half:032x}")
+            })?
+            .map(Arc::new),
         };
         let is_queued = gate.overflow == Overflow::Queue;
         let merges = match property("merge").map(str::trim).unwrap_or_default() {
@@ -489,7 +491,7 @@ impl Bindings {
         let binding = self.get(name).filter(|binding| binding.direction().writes());
         let binding = binding.ok_or_else(|| InvokeError::NotFound(name.clone()))?;
         let posted = async {
-            let entered = binding.gate.enter(1, Duration::ZERO, is_urgent(message)).await;
+            let entered = binding.gate.enter_for_queue(is_urgent(message)).await;
             let mut pass = entered.map_err(InvokeFailure::Withheld)?;
             let request =
                 || Request { operation: CREATE.into(), data: message.data.to_vec(), metadata: message.trace.clone() };

@@ -17,6 +17,13 @@ use crate::sandbox::Request;
 /// Bytes of a conversation's name: one of DingTalk's has 64.
 const LONGEST_CONVERSATION: usize = 256;
 
+/// Bytes of a `msgUuid`, which is kept for a day, and of an item of a trace's context.
+const LONGEST_UUID: usize = 256;
+const LONGEST_TRACE: usize = 512;
+
+/// A body that is longer is not stored: DingTalk takes 20,000 bytes, and a message that waits takes room from others.
+const LONGEST_BODY: usize = 128 << 10;
+
 /// Below that a message could expire before it is looked at.
 const LEAST_EXPIRY: Duration = Duration::from_secs(1);
 
@@ -89,8 +96,20 @@ pub(super) fn with_uuid(mut request: Request, uuid: impl FnOnce() -> String) -> 
 pub(super) fn message(binding: &str, request: Request, wish: &Wish) -> Result<Message, String> {
     let options = Options::parse(contract::pairs(&request.metadata))?;
     let body = message::shape(&request.data, &options)?;
-    let uuid = uuid_of(&body).ok_or("its msgUuid is not a text; write one, for example \"msgUuid\": \"order-17\"")?;
-    let is_trace = |(name, _): &(String, String)| TRACE.contains(&name.as_str());
+    let uuid = uuid_of(&body).ok_or("its msgUuid is blank; write one, for example \"msgUuid\": \"order-17\"")?;
+    if uuid.len() > LONGEST_UUID {
+        return Err(format!(
+            "its msgUuid has {} bytes, and can have {LONGEST_UUID} where it waits; make it shorter",
+            uuid.len()
+        ));
+    }
+    if body.len() > LONGEST_BODY {
+        return Err(format!(
+            "it has {} bytes, and DingTalk takes 20,000; make it shorter, or write tooLong: split",
+            body.len()
+        ));
+    }
+    let is_trace = |(name, value): &(String, String)| TRACE.contains(&name.as_str()) && value.len() <= LONGEST_TRACE;
     Ok(Message {
         binding: binding.to_owned(),
         body: Bytes::from(body),
@@ -110,7 +129,10 @@ pub(super) fn united(merged: Merged, uuid: String) -> Result<(Bytes, usize), Str
 
 fn uuid_of(body: &[u8]) -> Option<String> {
     let [raw] = json::find(std::str::from_utf8(json::without_mark(body)).ok()?, ["msgUuid"]).ok()?;
-    serde_json::from_str(raw?).ok().filter(|uuid: &String| !uuid.trim().is_empty())
+    let raw = raw?;
+    // A number is what it is written as: DingTalk may take it for a text.
+    let uuid = serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned());
+    Some(uuid).filter(|uuid| !uuid.trim().is_empty())
 }
 
 #[cfg(test)]
@@ -156,7 +178,7 @@ mod tests {
         let kept = stored(own, &[]).unwrap();
         assert_eq!((kept.uuid.as_str(), body(&kept).as_str()), ("mine", own), "byte for byte");
         assert_eq!(stored("a", &[("MSGUUID", "theirs")]).unwrap().uuid, "theirs");
-        assert!(stored(r#"{"msgUuid":17}"#, &[]).unwrap_err().contains("not a text"));
+        assert_eq!(stored(r#"{"msgUuid":17000}"#, &[]).unwrap().uuid, "17000");
         assert!(stored("", &[]).is_err(), "what is no message is not stored");
     }
 }

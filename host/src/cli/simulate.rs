@@ -43,9 +43,12 @@ pub struct SimulateArgs {
     /// An IPv4 address or block (10.0.0.0/8) that may send; with any, nobody else may. Repeatable.
     #[arg(long = "allow-ip", value_name = "ADDRESS")]
     allowed_addresses: Vec<AddressRange>,
-    /// Messages per minute; 0 is unlimited.
+    /// Messages within --rate-window; 0 is unlimited.
     #[arg(long, value_name = "MESSAGES", default_value_t = 20)]
     rate_limit: u32,
+    /// Over which time the rate is counted: DingTalk's is a minute, and tests need not wait for that.
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = dingtalk_binding::duration::parse)]
+    rate_window: Duration,
     /// How long the robot stays limited after one message too many.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = dingtalk_binding::duration::parse)]
     penalty: Duration,
@@ -174,6 +177,7 @@ fn config(args: SimulateArgs, group: &'static Lines) -> Result<Config, Error> {
             keywords: args.keywords,
             allowed_addresses: args.allowed_addresses,
             rate_limit: args.rate_limit,
+            rate_window: args.rate_window,
             penalty: args.penalty,
             error_texts: args.error_texts,
             app_secret: args.app_secret,
@@ -246,7 +250,8 @@ mod tests {
         let config = config(args).unwrap();
         assert_eq!(config.address.to_string(), "127.0.0.1:8099");
         assert_eq!(config.robot.access_token.expose(), "simulated-access-token");
-        assert_eq!((config.robot.rate_limit, config.robot.penalty.as_secs()), (20, 600));
+        let RobotConfig { rate_limit, rate_window, penalty, .. } = config.robot;
+        assert_eq!((rate_limit, rate_window.as_secs(), penalty.as_secs()), (20, 60, 600));
         let CallbackConfig { url, timeout, retries, retry_interval } = config.callback;
         assert_eq!((url, timeout.as_millis(), retries, retry_interval.as_millis()), (None, 2_500, 3, 1_000));
         assert!(config.robot.secret.is_none() && config.robot.keywords.is_empty() && config.tls.is_none());
@@ -263,6 +268,7 @@ mod tests {
             "--keyword=b",
             "--allow-ip=10.0.0.0/8",
             "--rate-limit=0",
+            "--rate-window=3s",
             "--penalty=1m30s",
             "--error-texts=english",
             "--fault=status=503",
@@ -296,6 +302,7 @@ mod tests {
         assert_eq!(address.to_string(), "[::1]:0");
         assert_eq!((robot.access_token.expose(), robot.secret.unwrap().expose()), ("T", "SECRET1"));
         assert_eq!((robot.keywords, robot.rate_limit, robot.penalty.as_secs()), (vec!["a".into(), "b".into()], 0, 90));
+        assert_eq!(robot.rate_window.as_secs(), 3);
         assert_eq!((robot.allowed_addresses.len(), robot.error_texts), (1, ErrorTexts::English));
     }
 
@@ -313,6 +320,7 @@ mod tests {
     fn mistakes_name_the_flag_and_what_to_write() {
         for (args, flag, reason) in [
             (&["--penalty=10"][..], "--penalty", "is not a duration"),
+            (&["--rate-window=1"], "--rate-window", "is not a duration"),
             (&["--allow-ip=::1"], "--allow-ip", "write for example 192.168.1.7"),
             (&["--fault=flood"], "--fault", "there are delay=DURATION"),
             (&["--fault=html", "--fault-times=0"], "--fault-times", "a number from 1"),

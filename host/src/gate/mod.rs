@@ -13,8 +13,10 @@ pub mod quota;
 pub mod rate;
 mod window;
 
-use std::collections::HashMap;
+use std::borrow::Borrow;
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -24,6 +26,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::event::{Digest, digest};
+use crate::quiet::Quiet;
 use door::{Barred, Door, Probe};
 use ledger::{Claim, Claimed, Intent, Ledger, Unclaimed};
 use lesson::{Closing, Kind, Lesson, THROTTLED};
@@ -43,6 +46,12 @@ const WAITING: usize = 256;
 
 /// Where the milliseconds of this process begin: what an earlier one did was before that.
 const BEGINNING_MS: u64 = 2 * LONGEST_WINDOW_MS as u64;
+
+/// For how long a message that waits in an outbox stands among the calls that wait.
+const QUEUES_FOR: Duration = Duration::from_secs(60);
+
+/// Within which a post must be noted.
+const NOTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long one is told to wait while what remembers posts cannot be asked.
 const UNAVAILABLE_MS: u64 = 5_000;
@@ -91,7 +100,7 @@ pub struct Policy {
     /// What becomes of others.
     pub overflow: Overflow,
     /// The month's allowance of which its messages are a part.
-    pub quota: Option<Quota>,
+    pub quota: Option<Arc<Quota>>,
 }
 
 /// All robots that are posted to. Cheap to clone.
@@ -105,23 +114,51 @@ struct Inner {
     origin: Instant,
     /// What remembers beyond this process, if anything does.
     ledger: OnceLock<Arc<dyn Ledger>>,
+    /// Lines of which a call each could cause one.
+    quiet: Quiet,
 }
 
 #[derive(Default)]
 struct Known {
-    robots: HashMap<Digest, Arc<Robot>>,
+    robots: HashSet<ByKey>,
     /// When there are so many, those that nobody uses are looked for: each time would be a look at all for each of them.
     sweep_at: usize,
 }
 
-/// What all bindings of one robot share.
-#[derive(Default)]
-struct Robot {
-    state: Mutex<State>,
-    /// One for each rate: who has to wait for long must not stand before those who need not. Made when somebody has to wait:
-    /// most robots never see that, and there may be ten thousand.
-    queues: Mutex<Vec<(Rate, Arc<Queue>)>>,
+/// A robot that is found by its key, which it has itself: there may be ten thousand.
+struct ByKey(Arc<Robot>);
+
+impl Borrow<Digest> for ByKey {
+    fn borrow(&self) -> &Digest {
+        &self.0.key
+    }
 }
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for ByKey {}
+
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key.hash(state);
+    }
+}
+
+/// What all bindings of one robot share.
+struct Robot {
+    /// Of its address, which has its token in it.
+    key: Digest,
+    state: Mutex<State>,
+    /// Made when somebody has to wait: most robots never see that.
+    queues: Mutex<Option<Box<Queues>>>,
+}
+
+/// One for each rate: who has to wait for long must not stand before those who need not.
+type Queues = Vec<(Rate, Arc<Queue>)>;
 
 /// Those who wait for one robot at one rate.
 #[derive(Default)]
@@ -135,7 +172,8 @@ struct Queue {
 
 #[derive(Default)]
 struct State {
-    window: Window,
+    /// Of a robot that was posted to.
+    window: Option<Box<Window>>,
     door: Door,
     /// The most messages that any binding's rate allows, and the longest time that one looks back.
     keep: u16,
@@ -148,7 +186,6 @@ struct State {
 pub struct Gate {
     robots: Robots,
     robot: Arc<Robot>,
-    key: Digest,
     /// For what is wrong with this binding.
     door: Mutex<Door>,
     policy: Policy,
@@ -162,22 +199,20 @@ impl Robots {
             waiting: AtomicUsize::new(0),
             origin: Instant::now(),
             ledger: OnceLock::new(),
+            quiet: Quiet::default(),
         }))
     }
 
     /// The way to the robot behind `endpoint`.
     pub fn gate(&self, endpoint: &Endpoint, policy: Policy) -> Gate {
-        let origin = endpoint.origin();
-        // As a hash: it lives longer than the binding, and has the token in it.
-        let key = digest(format!("{}:{}\n{}", origin.host(), origin.port(), endpoint.robot()).as_bytes());
-        let robot = lock(&self.0.by_key).robot(key, self.now());
+        let robot = lock(&self.0.by_key).robot(key(endpoint), self.now());
         {
             let mut state = lock(&robot.state);
             // DingTalk's own limit at least: a binding with a wider rate may come, and must know what was sent before it.
             state.keep = state.keep.max(policy.rate.map_or(0, Rate::count)).max(LEAST_KEPT);
             state.longest_ms = state.longest_ms.max(policy.rate.map_or(0, Rate::window_ms)).max(LEAST_WINDOW_MS);
         }
-        Gate { robots: self.clone(), robot, key, door: Mutex::default(), policy }
+        Gate { robots: self.clone(), robot, door: Mutex::default(), policy }
     }
 
     /// From now on, posts are noted in `ledger`, and what an earlier process has left there counts. Once.
@@ -194,8 +229,9 @@ impl Robots {
             state.keep = state.keep.max(u16::try_from(posts.len()).unwrap_or(u16::MAX).min(rate::MOST));
             let keep = state.keep;
             for ago in posts {
-                state.window.pass(1);
-                state.window.leave(now.saturating_add_signed(-ago), true, keep);
+                let window = state.window();
+                window.pass(1);
+                window.leave(now.saturating_add_signed(-ago), true, keep);
             }
             if let Some((closing, left)) = shut {
                 let closing = Closing { pause: Duration::from_millis(left), ..closing };
@@ -226,10 +262,15 @@ impl Known {
     fn robot(&mut self, key: Digest, now: u64) -> Arc<Robot> {
         if self.robots.len() >= self.sweep_at {
             // A robot that was taken away and comes back within its window must find it as it was.
-            self.robots.retain(|_, robot| Arc::strong_count(robot) > 1 || !lock(&robot.state).is_idle(now));
+            self.robots.retain(|ByKey(robot)| Arc::strong_count(robot) > 1 || !lock(&robot.state).is_idle(now));
             self.sweep_at = 2 * self.robots.len() + SWEEP;
         }
-        Arc::clone(self.robots.entry(key).or_default())
+        if let Some(ByKey(robot)) = self.robots.get(&key) {
+            return Arc::clone(robot);
+        }
+        let robot = Arc::new(Robot { key, state: Mutex::default(), queues: Mutex::default() });
+        self.robots.insert(ByKey(Arc::clone(&robot)));
+        robot
     }
 }
 
@@ -243,11 +284,16 @@ impl Robot {
     /// How many wait at this rate.
     fn waiting(&self, rate: Rate) -> usize {
         let queues = lock(&self.queues);
-        queues.iter().find(|(known, _)| *known == rate).map_or(0, |(_, queue)| queue.waiting.load(Ordering::Acquire))
+        queues
+            .iter()
+            .flat_map(|queues| queues.iter())
+            .find(|(known, _)| *known == rate)
+            .map_or(0, |(_, queue)| queue.waiting.load(Ordering::Acquire))
     }
 
     fn queue(&self, rate: Rate) -> Arc<Queue> {
         let mut queues = lock(&self.queues);
+        let queues = queues.get_or_insert_default();
         // Rates come and go with files.
         queues.retain(|(known, queue)| *known == rate || Arc::strong_count(queue) > 1);
         match queues.iter().find(|(known, _)| *known == rate) {
@@ -262,8 +308,12 @@ impl Robot {
 }
 
 impl State {
+    fn window(&mut self) -> &mut Window {
+        self.window.get_or_insert_default()
+    }
+
     fn is_idle(&self, now: u64) -> bool {
-        self.window.is_idle(now, LONGEST_WINDOW_MS) && self.door.is_open(now)
+        self.window.as_ref().is_none_or(|window| window.is_idle(now, LONGEST_WINDOW_MS)) && self.door.is_open(now)
     }
 }
 
@@ -349,6 +399,12 @@ impl fmt::Display for Withheld {
     }
 }
 
+/// What a robot is known by: a hash, because it lives longer than the binding, and its address has the token in it.
+pub(crate) fn key(endpoint: &Endpoint) -> Digest {
+    let origin = endpoint.origin();
+    digest(format!("{}:{}\n{}", origin.host(), origin.port(), endpoint.robot()).as_bytes())
+}
+
 /// Why one may not begin now.
 struct Stopped {
     why: Why,
@@ -360,16 +416,35 @@ impl Gate {
     /// Leave to post so many messages, after waiting no longer than `limit`. All or none: part of a message would be worse
     /// than nothing. What is urgent may use what is reserved of the month's allowance.
     pub async fn enter(&self, messages: u16, limit: Duration, is_urgent: bool) -> Result<Pass<'_>, Withheld> {
-        let Some(ledger) = self.robots.0.ledger.get() else { return self.enter_here(messages, limit).await };
+        let waits = self.policy.overflow == Overflow::Wait;
+        self.enter_noted(messages, limit, waits, is_urgent).await
+    }
+
+    /// Leave to post one message that can wait elsewhere: now, or not. Only behind calls that wait it does so too, in the order in
+    /// which they came, because they would always come before it otherwise.
+    pub async fn enter_for_queue(&self, is_urgent: bool) -> Result<Pass<'_>, Withheld> {
+        let ahead = self.policy.rate.is_some_and(|rate| self.robot.waiting(rate) > 0);
+        let limit = if ahead { QUEUES_FOR } else { Duration::ZERO };
+        self.enter_noted(1, limit, ahead, is_urgent).await
+    }
+
+    async fn enter_noted(
+        &self,
+        messages: u16,
+        limit: Duration,
+        waits: bool,
+        is_urgent: bool,
+    ) -> Result<Pass<'_>, Withheld> {
+        let Some(ledger) = self.robots.0.ledger.get() else { return self.enter_here(messages, limit, waits).await };
         let begun = Instant::now();
         loop {
-            let pass = self.enter_here(messages, limit.saturating_sub(begun.elapsed())).await?;
+            let pass = self.enter_here(messages, limit.saturating_sub(begun.elapsed()), waits).await?;
             match self.note(ledger, pass, is_urgent).await {
                 Ok(pass) => return Ok(pass),
                 Err(withheld) => {
                     let rest = limit.saturating_sub(begun.elapsed());
                     let is_over_soon = matches!(withheld.why, Why::Rate(_)) && withheld.wait <= rest;
-                    if self.policy.overflow != Overflow::Wait || !is_over_soon {
+                    if !waits || !is_over_soon {
                         return Err(withheld);
                     }
                 }
@@ -385,22 +460,24 @@ impl Gate {
         is_urgent: bool,
     ) -> Result<Pass<'a>, Withheld> {
         let Policy { rate, quota, .. } = &self.policy;
-        if rate.is_none() && quota.is_none() {
-            return Ok(pass);
-        }
         let intent = Intent {
-            robot: self.key,
+            robot: self.robot.key,
             rate: *rate,
             messages: pass.left,
             counts_for: lock(&self.robot.state).longest_ms,
-            quota: quota.clone(),
+            quota: quota.as_deref().cloned(),
             is_urgent,
         };
         let messages = pass.left;
-        let unclaimed = match ledger.claim(intent).await {
+        // A disk that hangs must not hold a call for longer than it may take.
+        let claimed = tokio::time::timeout(NOTED_WITHIN, ledger.claim(intent)).await;
+        let late = || Err(Unclaimed::Unavailable(format!("the outbox took more than {} s", NOTED_WITHIN.as_secs())));
+        let unclaimed = match claimed.unwrap_or_else(|_| late()) {
             Ok(Claimed { posts, used }) => {
                 if let (Some(quota), Some(used)) = (quota, used)
                     && let Some(share) = quota.reached(used, messages)
+                    // Where the count goes back and forth over it.
+                    && self.robots.0.quiet.count(&format!("{share} {}", quota.name())).is_some()
                 {
                     let (name, limit) = (quota.name(), quota.limit());
                     tracing::warn!(quota = name, used, limit, "{share} % of the month's messages are used");
@@ -425,7 +502,7 @@ impl Gate {
                 (Why::Shut(closing), wait)
             }
             (Unclaimed::Spent(used, wait), _) => {
-                (Why::Spent { used, limit: quota.as_ref().map_or(0, Quota::limit) }, wait)
+                (Why::Spent { used, limit: quota.as_ref().map_or(0, |quota| quota.limit()) }, wait)
             }
             (Unclaimed::Unavailable(reason), _) => (Why::Unavailable(reason), UNAVAILABLE_MS),
         };
@@ -433,7 +510,7 @@ impl Gate {
     }
 
     /// As [`Self::enter`], as far as this process knows.
-    async fn enter_here(&self, messages: u16, limit: Duration) -> Result<Pass<'_>, Withheld> {
+    async fn enter_here(&self, messages: u16, limit: Duration, waits: bool) -> Result<Pass<'_>, Withheld> {
         let Some(rate) = self.policy.rate else { return Ok(self.pass(messages, Probes::default())) };
         let now = self.robots.now();
         // Nobody overtakes those who wait.
@@ -444,7 +521,7 @@ impl Gate {
         };
         let until = now.saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         let others = ahead + usize::from(messages.saturating_sub(1));
-        if self.policy.overflow != Overflow::Wait || !self.is_worth_waiting(&stopped, rate, now, others, until) {
+        if !waits || !self.is_worth_waiting(&stopped, rate, now, others, until) {
             return Err(self.withheld(stopped, rate, now, others));
         }
         let queue = self.robot.queue(rate);
@@ -506,7 +583,7 @@ impl Gate {
 
     /// When a call with so many `others` before it can begin at the earliest.
     fn earliest(&self, stopped: &Stopped, rate: Rate, now: u64, others: usize) -> u64 {
-        let window = lock(&self.robot.state).window.earliest(now, rate, others);
+        let window = lock(&self.robot.state).window().earliest(now, rate, others);
         let stopped = match (&stopped.why, stopped.until) {
             (_, Some(until)) => until,
             (Why::Shut(_), None) => now + FINDING_OUT_MS,
@@ -529,11 +606,11 @@ impl Gate {
         if now < state.used_up_until {
             return Err(Stopped { why: Why::Rate(rate), until: Some(state.used_up_until) });
         }
-        if !state.window.enter(now, rate, messages) {
+        if !state.window().enter(now, rate, messages) {
             // Where all of them are under way, nobody knows when one ends.
             let others = usize::from(messages.saturating_sub(1));
-            let until = Some(state.window.earliest(now, rate, others));
-            let until = until.filter(|_| !state.window.is_under_way(rate, messages));
+            let until = Some(state.window().earliest(now, rate, others));
+            let until = until.filter(|_| !state.window().is_under_way(rate, messages));
             return Err(Stopped { why: Why::Rate(rate), until });
         }
         let probes = Probes { own: own.pass(), robot: state.door.pass() };
@@ -542,7 +619,7 @@ impl Gate {
 
     /// Begins whatever the rate; others count it.
     fn pass(&self, messages: u16, probes: Probes) -> Pass<'_> {
-        lock(&self.robot.state).window.pass(messages);
+        lock(&self.robot.state).window().pass(messages);
         Pass { gate: self, probes, left: messages, is_running: false, claims: None }
     }
 
@@ -554,10 +631,10 @@ impl Gate {
             let mut state = lock(&self.robot.state);
             let keep = state.keep;
             let ended = if *lesson == Lesson::Unknown { now + LATE_MS } else { now };
-            state.window.leave(ended, *lesson != Lesson::Unsent, keep);
+            state.window().leave(ended, *lesson != Lesson::Unsent, keep);
             state.door.leave(now, probes.robot, lesson, |kind| !is_own(kind));
         }
-        for (_, queue) in lock(&self.robot.queues).iter() {
+        for (_, queue) in lock(&self.robot.queues).iter().flat_map(|queues| queues.iter()) {
             queue.ended.notify_one();
         }
     }

@@ -19,7 +19,8 @@ const LONGEST: Duration = Duration::from_secs(60 * 60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     count: NonZeroU16,
-    window: Duration,
+    /// In milliseconds: it stands in every gate.
+    window: u32,
 }
 
 impl Rate {
@@ -28,7 +29,7 @@ impl Rate {
     pub fn parse(text: Option<&str>) -> Result<Option<Self>, String> {
         let text = text.map(str::trim).unwrap_or_default();
         let (count, window) = match text {
-            "" => return Ok(NonZeroU16::new(DEFAULT.0).map(|count| Self { count, window: DEFAULT.1 })),
+            "" => return Ok(NonZeroU16::new(DEFAULT.0).map(|count| Self { count, window: millis(DEFAULT.1) })),
             "0" => return Ok(None),
             _ => text.split_once('/').ok_or(WRONG)?,
         };
@@ -42,7 +43,7 @@ impl Rate {
         if window < Duration::from_secs(1) || window > LONGEST {
             return Err("has a time that is not between 1s and 1h".into());
         }
-        Ok(Some(Self { count, window }))
+        Ok(Some(Self { count, window: millis(window) }))
     }
 
     /// Messages within one window.
@@ -52,15 +53,19 @@ impl Rate {
 
     /// How long it is, in milliseconds.
     pub(crate) fn window_ms(self) -> u32 {
-        u32::try_from(self.window.as_millis()).unwrap_or(u32::MAX)
+        self.window
     }
+}
+
+fn millis(window: Duration) -> u32 {
+    u32::try_from(window.as_millis()).unwrap_or(u32::MAX)
 }
 
 const WRONG: &str = "is not a number of messages in a time; write for example \"20/1m\", or \"0\" for no limit";
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.window.as_millis() {
+        match self.window {
             60_000 => write!(f, "{} messages a minute", self.count),
             millis if millis % 1_000 == 0 => write!(f, "{} messages in {} s", self.count, millis / 1_000),
             millis => write!(f, "{} messages in {millis} ms", self.count),

@@ -331,3 +331,38 @@ async fn ten_thousand_gates_that_come_and_go_leave_nothing_behind() {
     let kept = lock(&robots.0.by_key).robots.len();
     assert!(kept <= 2 * 360 + SWEEP, "{kept}");
 }
+
+/// Bytes of this process in memory.
+#[cfg(target_os = "linux")]
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4_096
+}
+
+/// What many robots cost: `cargo test -p dingtalk-host --lib -- --ignored --nocapture what_10_000_gates_cost`.
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+#[ignore = "it measures the memory of a process that does nothing else"]
+async fn what_10_000_gates_cost() {
+    // So many that the noise does not count.
+    const GATES: usize = 200_000;
+    let robots = Robots::new();
+    let urls: Vec<_> =
+        (0..GATES).map(|n| Endpoint::parse(&format!("https://h/robot/send?access_token={n}")).unwrap()).collect();
+    let rate = Rate::parse(None).unwrap();
+    let before = resident();
+    let gates: Vec<_> =
+        urls.iter().map(|url| robots.gate(url, Policy { rate, overflow: Overflow::Wait, quota: None })).collect();
+    let idle = (resident() - before) / (GATES / 10_000);
+    for gate in &gates {
+        for _ in 0..20 {
+            post(gate, &Lesson::Counted).await.unwrap();
+        }
+    }
+    let used = (resident() - before) / (GATES / 10_000);
+    println!(
+        "10,000 gates: {idle} bytes, after 20 messages each {used} bytes; of that in bindings {}",
+        10_000 * size_of::<Gate>()
+    );
+    assert!(idle < 2 << 20, "{idle}");
+}

@@ -46,16 +46,22 @@ impl Window {
             self.base = now;
         }
         self.rebase(now);
+        if let Some(earlier @ 1..) = self.base.checked_sub(now) {
+            let earlier = u32::try_from(earlier).unwrap_or(u32::MAX);
+            self.ended.iter_mut().for_each(|offset| *offset = offset.saturating_add(earlier));
+            self.base = now;
+        }
         while self.ended.len() >= usize::from(keep) {
             self.ended.pop_front();
         }
         if self.ended.capacity() == 0 {
             self.ended.reserve_exact(usize::from(keep));
         }
-        // Calls that end at the same time may take the lock in another order.
-        let last = self.ended.back().copied().unwrap_or_default();
+        // In its place: of a call whose end nobody has seen, it is later than that of calls which end meanwhile, and those must
+        // not count for as long as it does.
         let offset = u32::try_from(now.saturating_sub(self.base)).unwrap_or(u32::MAX);
-        self.ended.push_back(offset.max(last));
+        let place = self.ended.partition_point(|ended| *ended <= offset);
+        self.ended.insert(place, offset);
     }
 
     /// When the caller that has `ahead` others before it can begin at the earliest; `now`, if it need not wait.
@@ -138,6 +144,27 @@ mod tests {
     }
 
     #[test]
+    fn one_whose_end_is_not_known_does_not_hold_up_those_after_it() {
+        let (late, rate) = (15_000, rate("3/1s"));
+        for before in [0, 1] {
+            let mut window = Window::default();
+            for _ in 0..before {
+                window.pass(1);
+                window.leave(0, true, 3);
+            }
+            window.pass(1);
+            window.leave(2_000 + late, true, 3);
+            // Two of three are free, each second.
+            for now in (2_000..2_000 + late).step_by(1_000) {
+                assert!(window.enter(now, rate, 2) && !window.enter(now, rate, 1), "{before}: {now}");
+                window.leave(now, true, 3);
+                window.leave(now, true, 3);
+            }
+            assert!(!window.enter(2_999 + late, rate, 3) && window.enter(3_000 + late, rate, 3));
+        }
+    }
+
+    #[test]
     fn who_has_no_limit_counts_for_who_has() {
         let (mut window, rate) = (Window::default(), rate("1/1m"));
         window.pass(1);
@@ -173,11 +200,12 @@ mod tests {
     enum Step {
         Enter,
         /// Ends the call that has been under way for as long as that is long, having reached DingTalk or not, at a moment
-        /// between.
+        /// between, or so much later, where nobody has seen that.
         Leave {
             which: usize,
             counts: bool,
             at: u64,
+            late: u64,
         },
         Wait(u64),
     }
@@ -185,8 +213,8 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             4 => Just(Step::Enter),
-            4 => (0..8_usize, prop::bool::weighted(0.8), 0..=100_u64)
-                .prop_map(|(which, counts, at)| Step::Leave { which, counts, at }),
+            4 => (0..8_usize, prop::bool::weighted(0.8), 0..=100_u64, prop_oneof![4 => Just(0), 1 => 0..2_000_u64])
+                .prop_map(|(which, counts, at, late)| Step::Leave { which, counts, at, late }),
             3 => prop_oneof![0..50_u64, 0..3_000_u64].prop_map(Step::Wait),
         ]
     }
@@ -210,13 +238,13 @@ mod tests {
                             calls.push(now);
                         }
                     }
-                    Step::Leave { which, counts, at } => {
+                    Step::Leave { which, counts, at, late } => {
                         if calls.is_empty() { continue; }
                         let begun = calls.remove(which % calls.len());
                         if counts {
-                            arrived.push(begun + (now - begun) * at / 100);
+                            arrived.push(begun + (now + late - begun) * at / 100);
                         }
-                        window.leave(now, counts, count);
+                        window.leave(now + late, counts, count);
                     }
                 }
             }

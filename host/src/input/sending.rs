@@ -17,8 +17,9 @@ use crate::spans::said;
 /// How long a binding is left alone that is not there: it comes back with its component file, which is noticed.
 const MISSING: Duration = Duration::from_secs(600);
 
-/// What the gate has just learnt, it says itself: it is asked at once.
-const ASK_THE_GATE: Duration = Duration::from_millis(1);
+/// After DingTalk has refused whatever the binding sends. Then the gate says for how much longer; that of a binding without a rate
+/// is open, and must not be asked at once: each time would be a post.
+const ASK_THE_GATE: Duration = Duration::from_secs(60);
 
 /// By what the outbox posts. Does not keep the bindings: the outbox is part of what holds them.
 pub(super) struct Posts(pub(super) Weak<Inner>);
@@ -82,7 +83,9 @@ fn setback(error: &InvokeError) -> Setback {
         }
         ("not-found" | "unsupported-operation" | "configuration", _) => Kind::Held(MISSING),
         ("rejected", "content") | ("invalid-message", _) => Kind::Refused,
+        // Where a limit of the sandbox has stopped it before it was posted, it would do so again for ever.
         ("rejected", _) => Kind::Busy,
+        ("stopped", _) if !is_unknown => Kind::Busy,
         _ if is_unknown => unknown,
         // Something has answered that is not DingTalk, and may do so for long.
         (error, _) if error.starts_with("unexpected-answer.") => unknown,

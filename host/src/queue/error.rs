@@ -167,6 +167,18 @@ pub enum QueueError {
         /// Bytes on disk.
         max_size: u64,
     },
+    /// One binding has as much in it as is left for all others.
+    #[error(
+        "binding {binding} has as many messages in the {place} as it may: as much as is left for all others; wait until some are \
+         sent, or allow more (--{}-max-size)",
+        place.side
+    )]
+    Share {
+        /// The store.
+        place: Place,
+        /// The binding.
+        binding: String,
+    },
     /// A message that has the identifier of another one.
     #[error(
         "the message has the {} of another one, which is event {seq} of the {side}",

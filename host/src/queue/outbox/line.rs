@@ -40,18 +40,20 @@ impl Holds {
         self.lock().get(binding).map_or(0, |hold| hold.unsent)
     }
 
-    fn hold(&self, binding: &str, until: u64, is_unsent: bool) {
+    fn hold(&self, binding: &str, begun: u64, until: u64, is_unsent: bool) {
         let mut holds = self.lock();
         let hold = holds.entry(binding.to_owned()).or_default();
+        // Several that failed in the same moment are one failure.
+        let is_another = hold.until <= begun;
         hold.until = hold.until.max(until);
-        hold.unsent = if is_unsent { hold.unsent.saturating_add(1) } else { 0 };
+        hold.unsent = if is_unsent { hold.unsent.saturating_add(u32::from(is_another)) } else { 0 };
     }
 
     fn at(&self, now: u64) -> HashMap<String, Leave> {
         let mut holds = self.lock();
         // Names come and go with component files. A clock that was set back must not hold anything for longer than was meant.
         holds.retain(|_, hold| hold.until.abs_diff(now) < REMEMBERED_MS);
-        let held = holds.iter().filter(|(_, hold)| now < hold.until);
+        let held = holds.iter().filter(|(_, hold)| now < hold.until && hold.until - now <= retry::LONGEST_HOLD_MS);
         held.map(|(name, hold)| (name.clone(), Leave::NotBefore(hold.until))).collect()
     }
 }
@@ -116,6 +118,7 @@ impl Line for ToRobots {
         let Head { seq, lane: (binding, _), attempts, expires_at, event } = head;
         let Self { consumer, holds } = &shared.line;
         let event = shared.united(seq, attempts, event).await;
+        let begun = (shared.clock)();
         let is_late = expires_at.is_some_and(|time| time <= (shared.clock)());
         let setback = match is_late {
             true => Setback { kind: retry::Kind::Refused, reason: EXPIRED.to_owned() },
@@ -130,7 +133,7 @@ impl Line for ToRobots {
         let Setback { kind, reason } = setback;
         match retry::next(kind, attempts, holds.unsent(&binding), fastrand::f64()) {
             Next::Hold(pause) => {
-                holds.hold(&binding, (shared.clock)().saturating_add(pause), kind == retry::Kind::Unsent);
+                holds.hold(&binding, begun, (shared.clock)().saturating_add(pause), kind == retry::Kind::Unsent);
                 if let Some(more) = shared.quiet.count(&format!("held {binding}")) {
                     tracing::info!(binding, seq, pause, reason, more, "messages wait in the outbox");
                 }

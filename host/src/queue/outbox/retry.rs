@@ -46,7 +46,7 @@ pub(super) enum Next {
 const BUSY: u32 = 3;
 
 /// No binding is held for longer without a look: the gate is asked again, which costs nothing.
-const LONGEST_HOLD_MS: u64 = 600_000;
+pub(super) const LONGEST_HOLD_MS: u64 = 600_000;
 
 /// What comes after a setback. `attempts` were made before, in which DingTalk may have had the message; `unsent` is how often
 /// in a row nothing of its binding could be posted. `random` is in `0.0..1.0`.

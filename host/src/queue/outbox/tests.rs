@@ -221,3 +221,33 @@ async fn a_message_that_has_expired_is_given_up_and_not_posted() {
     assert_eq!(robot.taken(), ["on time"]);
     assert_eq!(outbox.counts().await.unwrap().dead, 1);
 }
+
+#[tokio::test]
+async fn a_binding_that_floods_the_outbox_leaves_room_for_others() {
+    let dir = TempDir::new().unwrap();
+    let limits = Limits { max_size: Limits::LEAST_SIZE + (8 << 20), ..Limits::default() };
+    let outbox = Outbox::open(dir.path(), clock::system(), limits).unwrap();
+    let of = |binding: &str, number: usize| {
+        let (binding, body) = (binding.to_owned(), Bytes::from(vec![b'x'; 100_000]));
+        Message { binding, body, uuid: number.to_string(), ..message("") }
+    };
+    let mut taken = Vec::new();
+    for binding in ["flood", "second", "third"] {
+        let mut count = 0;
+        loop {
+            match outbox.accept(vec![of(binding, count)]).await {
+                Ok(_) => count += 1,
+                Err(error) => {
+                    break assert!(matches!(error, QueueError::Share { .. } | QueueError::Limit { .. }), "{error}");
+                }
+            }
+        }
+        taken.push(count);
+    }
+    let [first, second, third] = taken[..] else { panic!("{taken:?}") };
+    assert!(third > 5 && second > third && first > second, "each gets half of what is left: {taken:?}");
+    let robot = Arc::new(Robot::new(|_, _| Ok(())));
+    outbox.start(Arc::clone(&robot) as Arc<dyn Consumer>);
+    until_empty(&outbox).await;
+    assert!(outbox.accept(vec![of("flood", 999)]).await.is_ok(), "what is sent makes room");
+}

@@ -73,7 +73,8 @@ impl Events {
                      SELECT (SELECT min(due) FROM lanes WHERE side = $1 AND binding = names.name AND rank = ranks.rank
                                 AND due > (SELECT now FROM clock)),
                             (SELECT max(due) FROM lanes WHERE side = $1 AND binding = names.name AND rank = ranks.rank)
-                 ) AS times (soonest, latest)"
+                 ) AS times (soonest, latest)
+             WHERE name <> ALL ($3::text[])"
         );
         let (lanes, next) = tokio::try_join!(session.prepare_cached(&lanes), session.prepare_cached(&next))?;
         let (bindings, free): (Vec<&str>, Vec<i64>) =
@@ -83,6 +84,9 @@ impl Events {
             .iter()
             .map(|(binding, conversation)| (binding.as_str(), digest(conversation.as_bytes()).to_vec()))
             .unzip();
+        // Whoever has said so of a binding knows until when, or tells of an end.
+        let closed: Vec<&str> =
+            bindings.iter().zip(&free).filter(|(_, free)| **free == 0).map(|(name, _)| *name).collect();
         let (number, ranks) = (self.number(), self.ranks());
         let (a_binding, in_all, turn) = (size(room.a_binding), size(room.in_all), size(room.turn));
         let (lanes, next) = tokio::try_join!(
@@ -94,7 +98,7 @@ impl Events {
                     )
                     .await
             },
-            async { session.query_one(&next, &[&number, &ranks]).await },
+            async { session.query_one(&next, &[&number, &ranks, &closed]).await },
         )?;
         let ids = lanes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
         Ok((ids, Next { now: next.try_get(0)?, soonest: next.try_get(1)?, latest: next.try_get(2)? }))

@@ -12,8 +12,14 @@ use crate::gate::lesson::{Closing, Kind, Lesson};
 use crate::gate::quota;
 use crate::queue::QueueError;
 
-/// For how long a post is kept beyond its time: no call takes longer.
-const SLACK_MS: u64 = 15 * 60 * 1_000;
+/// For how long a post is kept whose end nobody has told: no call takes longer.
+const SLACK_MS: u64 = 11 * 60 * 1_000;
+
+/// What lies further ahead than that was written by a clock that went wrong: no window is longer, and no closing.
+const FAR_MS: u64 = 2 * 60 * 60 * 1_000;
+
+/// Months that are kept of an allowance, for whoever wants to know.
+const MONTHS: usize = 12;
 
 /// Posts without a meaning that are removed with each that is added: more than one, so that they become fewer.
 const REMOVED_AT_ONCE: usize = 4;
@@ -25,6 +31,16 @@ impl Store {
         let mut used = None;
         if let Some(quota) = &intent.quota {
             let before = self.used(quota.name(), &month)?;
+            if before == 0 {
+                // The newest, whatever a clock that was wrong has made of them.
+                self.execute(
+                    &format!(
+                        "DELETE FROM quotas WHERE name = ?1 AND month NOT IN
+                             (SELECT month FROM quotas WHERE name = ?1 ORDER BY month DESC LIMIT {MONTHS})"
+                    ),
+                    [quota.name()],
+                )?;
+            }
             if !quota.allows(before, intent.messages, intent.is_urgent) {
                 return Ok(Err(Unclaimed::Spent(before, quota::rest_of_month(now))));
             }
@@ -42,8 +58,8 @@ impl Store {
         let mut posts = Vec::with_capacity(usize::from(intent.messages));
         for _ in 0..intent.messages {
             self.execute(
-                "INSERT INTO posts (robot, gone_at) VALUES (?1, ?2)",
-                params![intent.robot.as_slice(), stored(gone_at)],
+                "INSERT INTO posts (robot, counts_for, gone_at) VALUES (?1, ?2, ?3)",
+                params![intent.robot.as_slice(), intent.counts_for, stored(gone_at)],
             )?;
             let counted = intent.quota.as_ref().map(|quota| (quota.name().to_owned(), month.clone()));
             posts.push(Claim { id: self.connection.last_insert_rowid(), robot: intent.robot, counted });
@@ -62,7 +78,10 @@ impl Store {
             Lesson::Counted | Lesson::Shut(_) => Some(now),
         };
         if let Some(ended) = ended {
-            self.execute("UPDATE posts SET ended_at = ?2 WHERE id = ?1", params![claim.id, stored(ended)])?;
+            self.execute(
+                "UPDATE posts SET ended_at = ?2, gone_at = ?2 + counts_for WHERE id = ?1",
+                params![claim.id, stored(ended)],
+            )?;
         }
         // DingTalk counts no message that it refuses for another reason than its content.
         if let (Lesson::Unsent | Lesson::Shut(_), Some((name, month))) = (lesson, &claim.counted) {
@@ -74,10 +93,15 @@ impl Store {
             let pause = u64::try_from(closing.pause.as_millis()).unwrap_or(u64::MAX);
             self.execute(
                 "INSERT INTO closings (robot, until, closing) VALUES (?1, ?2, ?3)
-                 ON CONFLICT DO UPDATE SET until = excluded.until, closing = excluded.closing WHERE excluded.until > until",
-                params![claim.robot.as_slice(), stored(now.saturating_add(pause)), closing.to_text()],
+                 ON CONFLICT DO UPDATE SET until = excluded.until, closing = excluded.closing
+                     WHERE excluded.until > until OR until > ?4",
+                params![
+                    claim.robot.as_slice(),
+                    stored(now.saturating_add(pause)),
+                    closing.to_text(),
+                    stored(now.saturating_add(FAR_MS))
+                ],
             )?;
-            self.execute("DELETE FROM closings WHERE until <= ?1", [stored(now)])?;
         }
         Ok(())
     }
@@ -94,31 +118,38 @@ impl Store {
              ON CONFLICT DO UPDATE SET used = max(used + ?3, 0)",
             params![name, month, messages],
         )?;
-        // A year back is enough for whoever wants to know.
-        self.execute("DELETE FROM quotas WHERE name = ?1 AND month < ?2", params![name, a_year_before(month)])?;
         Ok(())
     }
 
-    /// What an earlier process has left.
+    /// What an earlier process has left. That one is gone: what it had under way ends now, and not again each time a process
+    /// begins. Otherwise a host that is killed every few seconds would post ever less.
     pub(in crate::queue) fn known_robots(&self, now: u64) -> Result<Vec<Known>, QueueError> {
+        // Once in a process: there is one row for each robot that was ever shut.
+        self.execute(
+            "DELETE FROM closings WHERE until <= ?1 OR until >= ?2",
+            [stored(now), stored(now.saturating_add(FAR_MS))],
+        )?;
+        // Nor must a clock that was set back make anything count for ever.
+        let latest = stored(now.saturating_add(LATE_MS));
+        self.execute(
+            "UPDATE posts SET ended_at = ?1, gone_at = ?1 + counts_for WHERE ended_at IS NULL OR ended_at > ?1",
+            [latest],
+        )?;
+        self.execute("DELETE FROM posts WHERE gone_at <= ?1", [stored(now)])?;
         let robot = |bytes: Vec<u8>| Digest::try_from(bytes).ok();
         let mut known: BTreeMap<Digest, Known> = BTreeMap::new();
-        let posts: Vec<(Vec<u8>, Option<i64>)> =
-            self.all("SELECT robot, ended_at FROM posts ORDER BY ended_at IS NULL, ended_at", [], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })?;
+        let posts: Vec<(Vec<u8>, i64)> =
+            self.all("SELECT robot, ended_at FROM posts ORDER BY ended_at", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let entry = |robot| Known { robot, posts: Vec::new(), shut: None };
         for (robot, ended) in posts.into_iter().filter_map(|(bytes, ended)| Some((robot(bytes)?, ended))) {
-            // A clock that was set back must not make it older than it is, nor count for ever.
-            let latest = now.saturating_add(LATE_MS);
-            let ended = ended.map_or(latest, |ended| read(ended).min(latest));
-            let ago = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(i64::try_from(ended).unwrap_or(i64::MAX));
+            let ago = stored(now).saturating_sub(ended);
             known.entry(robot).or_insert_with(|| entry(robot)).posts.push(ago);
         }
-        let closings: Vec<(Vec<u8>, i64, String)> =
-            self.all("SELECT robot, until, closing FROM closings WHERE until > ?1", [stored(now)], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?;
+        let closings: Vec<(Vec<u8>, i64, String)> = self.all(
+            "SELECT robot, until, closing FROM closings WHERE until > ?1 AND until < ?2",
+            [stored(now), stored(now.saturating_add(FAR_MS))],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )?;
         for (bytes, until, text) in closings {
             if let (Some(robot), Some(closing)) = (robot(bytes), Closing::from_text(&text)) {
                 let left = read(until).saturating_sub(now);
@@ -127,10 +158,4 @@ impl Store {
         }
         Ok(known.into_values().collect())
     }
-}
-
-/// `2025-11` of `2026-11`.
-fn a_year_before(month: &str) -> String {
-    let (year, rest) = month.split_once('-').unwrap_or((month, ""));
-    format!("{:04}-{rest}", year.parse::<u32>().unwrap_or(0).saturating_sub(1))
 }

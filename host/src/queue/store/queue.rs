@@ -40,9 +40,11 @@ impl Item {
 
     /// Bytes for which there must be room.
     pub(in crate::queue) fn bytes(&self) -> usize {
+        // Twice: in the row, and in the index.
+        let id = 2 * self.id.as_ref().map_or(0, String::len);
         let pairs =
             |pairs: &[(String, String)]| pairs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        self.event.data.len() + pairs(&self.event.metadata)
+        self.event.data.len() + id + pairs(&self.event.metadata) + pairs(&self.event.trace)
     }
 }
 
@@ -146,8 +148,12 @@ impl Store {
             }
         }
         let (metadata, trace) = (self.pairs_to_text(&event.metadata)?, self.pairs_to_text(&event.trace)?);
-        if !self.has_room((event.data.len() + metadata.len() + trace.len()) as u64)? {
+        let id_bytes = 2 * id.as_ref().map_or(0, String::len);
+        if !self.has_room((event.data.len() + id_bytes + metadata.len() + trace.len()) as u64)? {
             return Err(self.no_room());
+        }
+        if !self.leaves_room_for_others(&event.binding)? {
+            return Err(QueueError::Share { place: self.place(), binding: event.binding.clone() });
         }
         self.execute(
             "INSERT INTO events (binding, msg_id, conversation, accepted_at, state, metadata, trace, data, digest, rank,
@@ -169,6 +175,17 @@ impl Store {
         let seq = self.connection.last_insert_rowid();
         self.add_lane(&event.binding, conversation, now, *rank)?;
         Ok(Stored::New(seq))
+    }
+
+    /// Whether a binding has less than what is left for others. So one that floods the outbox gets the half of it, and two a
+    /// third each. Of an inbox, what comes in is signed by DingTalk.
+    fn leaves_room_for_others(&self, binding: &str) -> Result<bool, QueueError> {
+        if self.side == Side::Inbox {
+            return Ok(true);
+        }
+        let own =
+            self.first("SELECT bytes FROM loads WHERE binding = ?1", [binding], |row| row.get(0))?.map_or(0, read);
+        Ok(own <= self.left()?)
     }
 
     fn pairs_to_text(&self, pairs: &[(String, String)]) -> Result<String, QueueError> {
@@ -231,6 +248,10 @@ impl Store {
         bindings.rotate_left(room.turn % count);
         let mut due = Due::default();
         for binding in bindings.iter().flatten() {
+            // Whoever said so knows until when, or tells of an end.
+            if room.by_binding.get(binding) == Some(&0) {
+                continue;
+            }
             // A lane that waits for longer than any pause met a clock that was set back since.
             if self.hasten(binding, now.saturating_add(LONGEST_MS), now, ANY)? == HASTENED_AT_ONCE {
                 due.next = Some(now);
@@ -409,6 +430,11 @@ impl Store {
                 self.execute("UPDATE events SET reply = ?2 WHERE seq = ?1", params![seq, reply])?;
             }
             self.settle(&binding, &conversation, now, false)?;
+        } else if self.first("SELECT state FROM events WHERE seq = ?1", [seq], |row| state(row, 0))?
+            == Some(State::Dead)
+        {
+            // Its time ran out while it was being delivered.
+            self.clear(seq, now)?;
         }
         Ok(())
     }

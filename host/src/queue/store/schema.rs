@@ -60,6 +60,22 @@ pub(super) const OUTBOX: &str = "
 CREATE INDEX events_ranked ON events (binding, conversation, rank DESC, seq) WHERE state = 'pending';
 CREATE INDEX events_expiring ON events (expires_at) WHERE state = 'pending' AND expires_at IS NOT NULL;
 CREATE INDEX lanes_ranked ON lanes (binding, rank DESC, due, id);
+-- Bytes of each binding's messages, and what stands around them; by what is stored, whoever changes it.
+CREATE TABLE loads (
+    binding TEXT PRIMARY KEY,
+    bytes INTEGER NOT NULL
+);
+CREATE TRIGGER events_stored AFTER INSERT ON events BEGIN
+    INSERT INTO loads (binding, bytes) VALUES (new.binding, length(new.data) + 512)
+        ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER events_changed AFTER UPDATE OF data ON events BEGIN
+    UPDATE loads SET bytes = bytes + length(new.data) - length(old.data) WHERE binding = new.binding;
+END;
+CREATE TRIGGER events_removed AFTER DELETE ON events BEGIN
+    UPDATE loads SET bytes = bytes - length(old.data) - 512 WHERE binding = old.binding;
+    DELETE FROM loads WHERE binding = old.binding AND bytes <= 0;
+END;
 -- Each message that may count towards a robot's rate: what the next process must know of the last minute.
 CREATE TABLE posts (
     id INTEGER PRIMARY KEY,
@@ -67,6 +83,8 @@ CREATE TABLE posts (
     robot BLOB NOT NULL,
     -- NULL while it is under way, or if nobody has seen its end.
     ended_at INTEGER,
+    -- For how many milliseconds after its end it may count.
+    counts_for INTEGER NOT NULL,
     -- From then on it has no meaning.
     gone_at INTEGER NOT NULL
 );

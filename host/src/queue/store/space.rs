@@ -63,6 +63,13 @@ impl Store {
         Ok(self.count_of("freelist_count")? >= RESERVE + pages_for(bytes))
     }
 
+    /// Bytes of events that it could still take if the volume has room for them.
+    pub(super) fn left(&self) -> Result<u64, QueueError> {
+        let most = self.limits.max_size.saturating_sub(JOURNAL_BYTES) / PAGE;
+        let used = self.count_of("page_count")?.saturating_sub(self.count_of("freelist_count")?);
+        Ok(most.saturating_sub(used + RESERVE + STEP).saturating_mul(PAGE))
+    }
+
     /// Lets the file grow until so many bytes of events fit. Not in a transaction.
     pub(super) fn make_room(&self, bytes: u64) -> Result<(), QueueError> {
         if self.has_room(bytes)? {

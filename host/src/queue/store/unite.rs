@@ -22,8 +22,8 @@ impl Store {
         if waiting.is_none_or(|waiting| usize::try_from(waiting).is_ok_and(|waiting| waiting <= beyond)) {
             return Ok(Vec::new());
         }
-        let rows: Vec<(i64, bool, Vec<u8>)> = self.all(
-            "SELECT others.seq, others.attempts = 0 AND others.expires_at IS NULL, others.data
+        let rows: Vec<(i64, bool, i64)> = self.all(
+            "SELECT others.seq, others.attempts = 0 AND others.expires_at IS NULL, length(others.data)
                  FROM events AS this JOIN events AS others
                      ON others.binding = this.binding AND others.conversation = this.conversation
                  WHERE this.seq = ?1 AND this.state = 'pending' AND others.state = 'pending'
@@ -32,12 +32,17 @@ impl Store {
             params![seq, i64::try_from(MOST_UNITED).unwrap_or(i64::MAX)],
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )?;
-        let mut bytes = 0;
-        let fitting = rows.into_iter().take_while(|(_, is_fit, data)| {
-            bytes += data.len();
+        let mut bytes = 0_usize;
+        let fitting = rows.into_iter().take_while(|(_, is_fit, length)| {
+            bytes = bytes.saturating_add(usize::try_from(*length).unwrap_or(usize::MAX));
             *is_fit && bytes <= MOST_BYTES
         });
-        Ok(fitting.map(|(seq, _, data)| (seq, Bytes::from(data))).collect())
+        let mut front = Vec::new();
+        for (seq, ..) in fitting {
+            let data = self.first("SELECT data FROM events WHERE seq = ?1", [seq], |row| row.get::<_, Vec<u8>>(0))?;
+            front.extend(data.map(|data| (seq, Bytes::from(data))));
+        }
+        Ok(front)
     }
 
     /// Has the first of these stand for all. By its identifier and its hash each is known again as before.

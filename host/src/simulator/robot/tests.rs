@@ -291,6 +291,14 @@ fn twenty_a_minute_then_ten_minutes_nothing() {
 }
 
 #[test]
+fn a_shorter_window_is_a_faster_clock() {
+    let mut robot = robot(|c| (c.rate_limit, c.rate_window, c.penalty) = (2, Duration::from_secs(3), Duration::ZERO));
+    let mut send = |now: u64| outcome(&mut robot, &request(TOKEN, TEXT), NOW + now);
+    let sent = [0, 1_000, 2_999, 3_000, 3_999, 4_000].map(|now| send(now) == "ok");
+    assert_eq!(sent, [true, true, false, true, false, true]);
+}
+
+#[test]
 fn during_the_penalty_everything_is_too_fast() {
     let mut robot = robot(|c| c.rate_limit = 1);
     let once = r#"{"msgtype":"text","text":{"content":"x"},"msgUuid":"u"}"#;
@@ -415,6 +423,7 @@ fn impossible_robots() {
     assert!(check(|c| c.secret = Some(Secret::new(""))).contains("secret is empty"));
     assert!(check(|c| c.keywords = vec!["k".into(); 11]).contains("11 keywords"));
     assert!(check(|c| c.keywords = vec![String::new()]).contains("keyword is empty"));
+    assert!(check(|c| c.rate_window = Duration::ZERO).contains("window has no length"));
     assert!(check(|c| c.app_secret = Some(Secret::new(""))).contains("app secret is empty"));
     assert!(check(|c| c.outgoing_token = Some(Secret::new("a b"))).contains("visible ASCII"));
 }
