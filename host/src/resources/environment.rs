@@ -11,10 +11,10 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// The list of the variables that may be referred to, if it is set.
 const ALLOW_LIST: &str = "DAPR_ENV_KEYS";
 
-/// Whether `name` belongs to Dapr itself: `APP_API_TOKEN` or `DAPR_*`, in any case.
+/// Whether `name` belongs to Dapr itself, `APP_API_TOKEN` or `DAPR_*`, or to this host, in any case.
 fn is_daprs_own(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    name == "APP_API_TOKEN" || name.starts_with("DAPR_")
+    ["APP_API_TOKEN", "DINGTALK_STORE"].contains(&name.as_str()) || name.starts_with("DAPR_")
 }
 
 /// The value of `name` for an `envRef`. The error is meant to follow the variable's name.
@@ -36,8 +36,8 @@ pub(super) fn env_ref(name: &str, environment: Environment<'_>) -> Result<Secret
 /// error is meant to follow the variable's name.
 pub(super) fn read(name: &str, environment: Environment<'_>) -> Result<Secret, String> {
     if is_daprs_own(name) {
-        return Err("is one of Dapr's own (APP_API_TOKEN, DAPR_*), which components may not read; use another \
-                    variable"
+        return Err("is one of Dapr's own or this host's (APP_API_TOKEN, DAPR_*, DINGTALK_STORE), which components may not \
+                    read; use another variable"
             .into());
     }
     // What the operating system cannot have as a name is not set; asking for it may panic.
@@ -74,6 +74,7 @@ mod tests {
             ("APP_API_TOKEN", "is one of Dapr's own"),
             ("app_api_token", "is one of Dapr's own"),
             ("dapr_x", "is one of Dapr's own"),
+            ("DINGTALK_STORE", "is one of Dapr's own or this host's"),
         ] {
             let error = env_ref(name, &environment).unwrap_err();
             assert!(error.starts_with(reason), "{name}: {error}");

@@ -1,6 +1,6 @@
 //! Events of one direction: stored, delivered, failed, refused, too old.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,14 +43,21 @@ struct Inner {
     tasks: TaskTracker,
 }
 
-/// How much there is, of all hosts.
+/// How much there is, of all hosts as they were looked at, and of this one as it has added since.
 #[derive(Default)]
 struct Usage {
     /// When it was looked at.
     at: Option<Instant>,
-    bytes: u64,
-    /// What this host has added since.
-    added: u64,
+    all: u64,
+    by_binding: HashMap<String, u64>,
+}
+
+impl Usage {
+    fn add(&mut self, binding: &str, bytes: u64) {
+        self.all = self.all.saturating_add(bytes);
+        let own = self.by_binding.entry(binding.to_owned()).or_default();
+        *own = own.saturating_add(bytes);
+    }
 }
 
 /// Metadata as they are stored.
@@ -200,7 +207,9 @@ impl Events {
         let lane = self.lane(&item.event.binding, &item.conversation);
         let key = item.id.as_ref().map(|id| digest(id.as_bytes()).to_vec());
         let digest = item.event.digest().to_vec();
-        let size = ROW_BYTES + (item.event.data.len() + metadata.len() + trace.len()) as u64;
+        let id = item.id.as_ref().map_or(0, String::len);
+        let texts = item.event.data.len() + metadata.len() + trace.len() + id + 2 * item.conversation.len();
+        let size = ROW_BYTES + texts as u64;
         Ok(Prepared { item, metadata, trace, lane, key, digest, size: stored(size) })
     }
 
@@ -208,8 +217,8 @@ impl Events {
         self.0.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is room for so many bytes more. What other hosts add is seen some seconds later.
-    async fn make_room(&self, bytes: u64) -> Result<(), QueueError> {
+    /// Whether there is room for these. What other hosts add is seen some seconds later.
+    async fn make_room(&self, items: &[Prepared]) -> Result<(), QueueError> {
         let is_to_look = {
             let mut usage = self.usage();
             let is_old = usage.at.is_none_or(|at| at.elapsed() >= LOOK);
@@ -218,28 +227,40 @@ impl Events {
             is_old
         };
         // If it cannot be looked at, nothing can be stored either.
-        if is_to_look && let Ok(bytes) = self.bytes().await {
-            let mut usage = self.usage();
-            (usage.bytes, usage.added) = (bytes, 0);
+        if is_to_look && let Ok(looked) = self.look_at_usage().await {
+            *self.usage() = looked;
         }
         let mut usage = self.usage();
         let max_size = self.0.limits.max_size;
-        if usage.bytes.saturating_add(usage.added).saturating_add(bytes) > max_size {
+        let bytes = items.iter().map(|item| read(item.size)).sum();
+        let Some(left) = max_size.checked_sub(usage.all).and_then(|left| left.checked_sub(bytes)) else {
             return Err(QueueError::Limit { place: self.place(), max_size });
+        };
+        for Prepared { item, .. } in items.iter().filter(|_| self.0.side == Side::Outbox) {
+            let binding = &item.event.binding;
+            // So one that floods the outbox gets the half of it, and two a third each.
+            if usage.by_binding.get(binding).is_some_and(|own| *own > left) {
+                return Err(QueueError::Share { place: self.place(), binding: binding.clone() });
+            }
         }
-        usage.added = usage.added.saturating_add(bytes);
+        for Prepared { item, size, .. } in items {
+            usage.add(&item.event.binding, read(*size));
+        }
         Ok(())
     }
 
-    async fn bytes(&self) -> Result<u64, Fault> {
-        let sql = "SELECT coalesce(sum(size), 0)::int8 FROM events WHERE side = $1";
+    async fn look_at_usage(&self) -> Result<Usage, Fault> {
+        let sql = "SELECT binding, sum(size)::int8 FROM events WHERE side = $1 GROUP BY binding";
         self.0
             .database
             .run(async |session| {
                 let sql = session.prepare_cached(sql).await?;
-                let bytes: i64 = session.query_one(&sql, &[&self.number()]).await?.try_get(0)?;
+                let mut usage = Usage { at: Some(Instant::now()), ..Usage::default() };
+                for row in session.query(&sql, &[&self.number()]).await? {
+                    usage.add(row.try_get(0)?, read(row.try_get(1)?));
+                }
                 session.done();
-                Ok(read(bytes))
+                Ok(usage)
             })
             .await
     }
@@ -247,7 +268,7 @@ impl Events {
     /// In a task of its own: what is committed is known here, whoever has gone away.
     async fn insert_all(self, items: Vec<Item>, now: u64, then: Then) -> Result<(), QueueError> {
         let items: Vec<Prepared> = items.into_iter().map(|item| self.prepare(item)).collect::<Result<_, _>>()?;
-        self.make_room(items.iter().map(|item| read(item.size)).sum()).await?;
+        self.make_room(&items).await?;
         let mut marked = Marked { events: self.clone(), seqs: Vec::new() };
         let mut attempt = 1;
         let inserted = loop {
@@ -353,8 +374,9 @@ impl Events {
         if held.is_some() {
             return Ok(held);
         }
-        let sql =
-            session.prepare_cached("SELECT binding, lane FROM events WHERE seq = $1 AND state = 'pending'").await?;
+        let sql = session
+            .prepare_cached("SELECT binding, lane FROM events WHERE seq = $1 AND state IN ('pending', 'dead')")
+            .await?;
         let Some(row) = session.query_opt(&sql, &[&seq]).await? else { return Ok(None) };
         let lane = row.try_get::<_, &[u8]>(1)?.try_into().unwrap_or_default();
         Ok(Some(LaneKey { side: self.number(), binding: row.try_get(0)?, lane }))
@@ -413,11 +435,16 @@ impl Events {
 
     /// Makes some of what is too old dead. Returns how many.
     async fn expire(&self, is_early: bool) -> Result<usize, Fault> {
+        // In order, so that the planner takes the index and does not look for some among all.
         let (condition, limit, reason) = if is_early {
-            ("expires_at IS NOT NULL AND expires_at <= (SELECT now_ms()) - $2", 0, EXPIRED)
+            ("expires_at IS NOT NULL AND expires_at <= (SELECT now_ms()) - $2 ORDER BY expires_at", 0, EXPIRED)
         } else {
             let max_age = stored(self.0.limits.max_age_ms());
-            ("coalesce(retried_at, accepted_at) < (SELECT now_ms()) - $2", max_age, self.0.side.too_old())
+            (
+                "coalesce(retried_at, accepted_at) < (SELECT now_ms()) - $2 ORDER BY coalesce(retried_at, accepted_at)",
+                max_age,
+                self.0.side.too_old(),
+            )
         };
         let sql = format!(
             "SELECT seq, binding, lane FROM events WHERE side = $1 AND state = 'pending' AND {condition} LIMIT {TIDIED_AT_ONCE}"
@@ -456,10 +483,10 @@ impl Events {
     /// Removes some of what was kept for long enough. Returns how many.
     async fn purge(&self) -> Result<u64, Fault> {
         let sql = format!(
-            "DELETE FROM events WHERE seq IN (
+            "DELETE FROM events WHERE seq = ANY (ARRAY(
                  SELECT seq FROM events WHERE side = $1 AND state = 'delivered' AND finished_at < (SELECT now_ms()) - $2
-                 LIMIT {TIDIED_AT_ONCE} FOR UPDATE SKIP LOCKED
-             )"
+                 ORDER BY finished_at LIMIT {TIDIED_AT_ONCE} FOR UPDATE SKIP LOCKED
+             ))"
         );
         self.0
             .database
@@ -643,7 +670,10 @@ impl Change {
     async fn run(&self, session: &Session, seq: i64, end: &End) -> Result<(), Fault> {
         match (self, end) {
             (Self::Clear(clear), End::Delivered(reply)) => {
-                clear.run(session, seq, reply.as_deref(), &["pending"]).await
+                {
+                    // Or dead, because its time ran out while it was being delivered.
+                    clear.run(session, seq, reply.as_deref(), &["pending", "dead"]).await
+                }
             }
             (Self::Note(note), End::Refused(error) | End::Failed { error, .. }) => {
                 session.execute(note, &[&seq, &text(error)]).await?;

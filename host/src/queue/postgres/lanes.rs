@@ -28,6 +28,8 @@ const NAMES: &str = "names (name) AS (
          SELECT (SELECT min(binding) FROM lanes WHERE side = $1 AND binding > names.name) FROM names WHERE name IS NOT NULL
      )";
 
+/// Rows that are chosen first and changed then are named by an array: a join would have the planner read all others, too.
+///
 /// Whether a lane is on lease to no other host. $2 is this one. A lease that is longer than any met a clock that was set back.
 const FREE: &str = "(owner IS NULL OR owner = $2 OR leased_until <= clock.now OR leased_until > clock.now + 60000)";
 
@@ -71,7 +73,8 @@ impl Events {
                      SELECT (SELECT min(due) FROM lanes WHERE side = $1 AND binding = names.name AND rank = ranks.rank
                                 AND due > (SELECT now FROM clock)),
                             (SELECT max(due) FROM lanes WHERE side = $1 AND binding = names.name AND rank = ranks.rank)
-                 ) AS times (soonest, latest)"
+                 ) AS times (soonest, latest)
+             WHERE name <> ALL ($3::text[])"
         );
         let (lanes, next) = tokio::try_join!(session.prepare_cached(&lanes), session.prepare_cached(&next))?;
         let (bindings, free): (Vec<&str>, Vec<i64>) =
@@ -81,6 +84,9 @@ impl Events {
             .iter()
             .map(|(binding, conversation)| (binding.as_str(), digest(conversation.as_bytes()).to_vec()))
             .unzip();
+        // Whoever has said so of a binding knows until when, or tells of an end.
+        let closed: Vec<&str> =
+            bindings.iter().zip(&free).filter(|(_, free)| **free == 0).map(|(name, _)| *name).collect();
         let (number, ranks) = (self.number(), self.ranks());
         let (a_binding, in_all, turn) = (size(room.a_binding), size(room.in_all), size(room.turn));
         let (lanes, next) = tokio::try_join!(
@@ -92,7 +98,7 @@ impl Events {
                     )
                     .await
             },
-            async { session.query_one(&next, &[&number, &ranks]).await },
+            async { session.query_one(&next, &[&number, &ranks, &closed]).await },
         )?;
         let ids = lanes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
         Ok((ids, Next { now: next.try_get(0)?, soonest: next.try_get(1)?, latest: next.try_get(2)? }))
@@ -106,8 +112,8 @@ impl Events {
                  SELECT id FROM lanes CROSS JOIN clock WHERE id = ANY ($1) AND due <= clock.now AND {FREE}
                  ORDER BY id FOR UPDATE OF lanes SKIP LOCKED
              )
-             UPDATE lanes SET owner = $2, leased_until = (SELECT now FROM clock) + $3 FROM free WHERE lanes.id = free.id
-             RETURNING lanes.id"
+             UPDATE lanes SET owner = $2, leased_until = (SELECT now FROM clock) + $3 WHERE id = ANY (ARRAY(SELECT id FROM free))
+             RETURNING id"
         );
         let lease = session.prepare_cached(&sql).await?;
         let rows = session.query(&lease, &[&candidates, &self.host(), &LEASE_MS]).await?;
@@ -227,7 +233,7 @@ impl Events {
                          ORDER BY due LIMIT {HASTENED_AT_ONCE} FOR UPDATE SKIP LOCKED
                      ) AS lanes LIMIT {HASTENED_AT_ONCE}
                  )
-                 UPDATE lanes SET due = (SELECT now FROM clock), suffers = false FROM chosen WHERE lanes.id = chosen.id"
+                 UPDATE lanes SET due = (SELECT now FROM clock), suffers = false WHERE id = ANY (ARRAY(SELECT id FROM chosen))"
             )
         };
         let (number, ranks) = (self.number(), self.ranks());
@@ -246,7 +252,7 @@ impl Events {
                          SELECT id FROM lanes WHERE side = $1 AND suffers AND due > (SELECT now FROM clock)
                          ORDER BY due LIMIT {HASTENED_AT_ONCE} FOR UPDATE SKIP LOCKED
                      )
-                     UPDATE lanes SET due = (SELECT now FROM clock), suffers = false FROM chosen WHERE lanes.id = chosen.id"
+                     UPDATE lanes SET due = (SELECT now FROM clock), suffers = false WHERE id = ANY (ARRAY(SELECT id FROM chosen))"
                 );
                 let sql = session.prepare_cached(&sql).await?;
                 session.execute(&sql, &[&number]).await?

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::pool::{Fault, Session};
-use super::{Database, Inner, read, stored};
+use super::{Database, Inner, LEASE_MS, read, stored};
 use crate::event::BoxFuture;
 use crate::gate::LATE_MS;
 use crate::gate::ledger::{Claim, Claimed, Intent, Known, Ledger, Unclaimed};
@@ -21,6 +21,9 @@ use crate::quiet::Quiet;
 
 /// For how long a robot's row is kept that nobody posts to: longer than anything counts.
 const FORGOTTEN_MS: i64 = 4 * 60 * 60 * 1_000;
+
+/// What lies further ahead than that was written by a clock that went wrong: no closing is longer.
+const FAR_MS: i64 = 2 * 60 * 60 * 1_000;
 
 /// Posts without a meaning that are removed with each that is added: more than one, so that they become fewer.
 const REMOVED_AT_ONCE: i64 = 8;
@@ -41,10 +44,11 @@ const LOCK_ROBOT: &str = "INSERT INTO robots (robot, gone_at, counts_for) VALUES
      RETURNING now_ms(), shut_until, closing, counts_for";
 
 /// Of the posts that count, from the one that counts for longest: when number $5 of them does not any more. $2 is the window,
-/// $3 how late a message may be, $4 the present. When one ends that is under way is not known: now, at the earliest.
+/// $3 how late a message may be, $4 the present, $6 how long a lease is. When one ends that is under way is not known: now, at
+/// the earliest. A clock that was set back lets nothing count for ever.
 const FULL_UNTIL: &str = "SELECT least(until, $4 + $2) FROM (
-         SELECT CASE WHEN ended_at IS NOT NULL THEN ended_at + $2
-             ELSE greatest(begun_at, coalesce(hosts.leased_until, 0)) + $3 + $2 END AS until
+         SELECT CASE WHEN ended_at IS NOT NULL THEN least(ended_at, $4 + $3) + $2
+             ELSE least(greatest(begun_at, coalesce(hosts.leased_until, 0)), $4 + $6) + $3 + $2 END AS until
          FROM posts LEFT JOIN hosts ON hosts.id = posts.host WHERE posts.robot = $1
      ) AS counting WHERE until > $4 ORDER BY until DESC OFFSET $5 LIMIT 1";
 
@@ -54,8 +58,8 @@ const ADD_POSTS: &str = "INSERT INTO posts (robot, host, begun_at, counts_for)
 const LOCK_QUOTA: &str = "INSERT INTO quotas (name, month, used) VALUES ($1, $2, 0)
      ON CONFLICT (name, month) DO UPDATE SET used = quotas.used RETURNING used";
 
-const REMOVE_POSTS: &str = "DELETE FROM posts WHERE id IN (
-         SELECT id FROM posts WHERE gone_at <= (SELECT now_ms()) ORDER BY gone_at LIMIT $1 FOR UPDATE SKIP LOCKED)";
+const REMOVE_POSTS: &str = "DELETE FROM posts WHERE id = ANY (ARRAY(
+         SELECT id FROM posts WHERE gone_at <= (SELECT now_ms()) ORDER BY gone_at LIMIT $1 FOR UPDATE SKIP LOCKED))";
 
 /// The ledger in a database.
 pub(in crate::queue) struct Posts(Database);
@@ -172,6 +176,7 @@ impl Database {
         let mut refused = None;
         if let Some(rate) = intent.rate {
             if shut_until > now
+                && shut_until < now.saturating_add(FAR_MS)
                 && let Some(closing) = closing.and_then(Closing::from_text)
             {
                 refused = Some(Unclaimed::Shut(closing, read(shut_until.saturating_sub(now))));
@@ -181,7 +186,8 @@ impl Database {
             if refused.is_none() && others < 0 {
                 refused = Some(Unclaimed::Full(read(window)));
             } else if refused.is_none() {
-                let until = session.query_opt(&full, &[&robot, &window, &stored(LATE_MS), &now, &others]).await?;
+                let until =
+                    session.query_opt(&full, &[&robot, &window, &stored(LATE_MS), &now, &others, &LEASE_MS]).await?;
                 if let Some(until) = until {
                     refused = Some(Unclaimed::Full(read(until.try_get::<_, i64>(0)?.saturating_sub(now))));
                 }
@@ -235,11 +241,14 @@ impl Database {
                 "INSERT INTO robots (robot, gone_at, shut_until, closing) VALUES ($1, now_ms() + $2, now_ms() + $3, $4)
                  ON CONFLICT (robot) DO UPDATE SET gone_at = greatest(robots.gone_at, excluded.gone_at),
                      shut_until = excluded.shut_until, closing = excluded.closing
-                     WHERE excluded.shut_until > robots.shut_until";
+                     WHERE excluded.shut_until > robots.shut_until OR robots.shut_until > now_ms() + $5";
             let sql = session.prepare_cached(sql).await?;
             let pause = i64::try_from(closing.pause.as_millis()).unwrap_or(i64::MAX).saturating_sub(ago(ended));
             session
-                .execute(&sql, &[&ended.claim.robot.as_slice(), &FORGOTTEN_MS, &pause.max(0), &closing.to_text()])
+                .execute(
+                    &sql,
+                    &[&ended.claim.robot.as_slice(), &FORGOTTEN_MS, &pause.max(0), &closing.to_text(), &FAR_MS],
+                )
                 .await?;
         }
         let is_unsent = |ended: &&Ended| ended.lesson == Lesson::Unsent;
@@ -299,14 +308,14 @@ impl Database {
     /// Removes some of what has no meaning any more. Returns how much.
     pub(super) async fn forget_posts(&self) -> Result<u64, Fault> {
         // Of hosts that are gone: nobody will note their end.
-        let orphans = "DELETE FROM posts WHERE id IN (
+        let orphans = "DELETE FROM posts WHERE id = ANY (ARRAY(
                  SELECT posts.id FROM posts LEFT JOIN hosts ON hosts.id = posts.host
                  WHERE ended_at IS NULL
                      AND greatest(begun_at, coalesce(hosts.leased_until, 0)) + counts_for + $1 <= (SELECT now_ms())
-                 ORDER BY posts.id LIMIT 500 FOR UPDATE OF posts SKIP LOCKED)";
-        let robots = "DELETE FROM robots WHERE robot IN (
+                 ORDER BY posts.id LIMIT 500 FOR UPDATE OF posts SKIP LOCKED))";
+        let robots = "DELETE FROM robots WHERE robot = ANY (ARRAY(
                  SELECT robot FROM robots WHERE gone_at <= (SELECT now_ms()) AND shut_until <= (SELECT now_ms())
-                 ORDER BY gone_at LIMIT 500 FOR UPDATE SKIP LOCKED)";
+                 ORDER BY gone_at LIMIT 500 FOR UPDATE SKIP LOCKED))";
         // A year back is enough for whoever wants to know.
         let months = "DELETE FROM quotas WHERE month < to_char(to_timestamp(now_ms() / 1000.0) - interval '13 months', 'YYYY-MM')";
         self.run(async |session| {

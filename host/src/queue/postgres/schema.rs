@@ -54,7 +54,7 @@ CREATE INDEX events_dead ON events (side, seq) WHERE state = 'dead';
 CREATE INDEX events_delivered ON events (side, finished_at) WHERE state = 'delivered';
 CREATE INDEX events_waiting ON events (side, (coalesce(retried_at, accepted_at))) WHERE state = 'pending';
 CREATE INDEX events_expiring ON events (side, expires_at) WHERE state = 'pending' AND expires_at IS NOT NULL;
-CREATE INDEX events_size ON events (side) INCLUDE (size);
+CREATE INDEX events_size ON events (side, binding) INCLUDE (size);
 
 -- Conversations with pending events. Whoever adds an event, or changes a pending one, has the lane's lock.
 CREATE INDEX events_untold ON events (side, seq) WHERE state = 'dead' AND untold;

@@ -11,12 +11,15 @@ impl Events {
     pub(super) async fn front_of(&self, seq: i64, beyond: usize) -> Result<Vec<(i64, Bytes)>, Fault> {
         let waiting = "SELECT count(*) FROM (SELECT FROM events WHERE side = $1 AND state = 'pending'
                  AND binding = (SELECT binding FROM events WHERE seq = $2) LIMIT $3) AS waiting";
-        let front = "SELECT others.seq, others.attempts = 0 AND others.expires_at IS NULL, others.data
-             FROM events AS this JOIN events AS others
-                 ON others.side = this.side AND others.binding = this.binding AND others.lane = this.lane
-                     AND others.rank = this.rank
-             WHERE this.seq = $1 AND this.state = 'pending' AND others.state = 'pending' AND others.seq >= this.seq
-             ORDER BY others.seq LIMIT $2";
+        let front = "SELECT seq, is_fit AND bytes <= $3, CASE WHEN is_fit AND bytes <= $3 THEN data END FROM (
+                 SELECT others.seq, others.attempts = 0 AND others.expires_at IS NULL AS is_fit, others.data,
+                     sum(length(others.data)) OVER (ORDER BY others.seq) AS bytes
+                 FROM events AS this JOIN events AS others
+                     ON others.side = this.side AND others.binding = this.binding AND others.lane = this.lane
+                         AND others.rank = this.rank
+                 WHERE this.seq = $1 AND this.state = 'pending' AND others.state = 'pending' AND others.seq >= this.seq
+                 ORDER BY others.seq LIMIT $2
+             ) AS front ORDER BY seq";
         self.database()
             .run(async |session| {
                 let waiting = session.prepare_cached(waiting).await?;
@@ -29,14 +32,12 @@ impl Events {
                 if count > beyond {
                     let front = session.prepare_cached(front).await?;
                     let most = i64::try_from(MOST_UNITED).unwrap_or(i64::MAX);
-                    let mut bytes = 0;
-                    for row in session.query(&front, &[&seq, &most]).await? {
-                        let data: &[u8] = row.try_get(2)?;
-                        bytes += data.len();
-                        if !row.try_get::<_, bool>(1)? || bytes > MOST_BYTES {
+                    let bytes = i64::try_from(MOST_BYTES).unwrap_or(i64::MAX);
+                    for row in session.query(&front, &[&seq, &most, &bytes]).await? {
+                        if !row.try_get::<_, bool>(1)? {
                             break;
                         }
-                        fitting.push((row.try_get(0)?, Bytes::copy_from_slice(data)));
+                        fitting.push((row.try_get(0)?, Bytes::copy_from_slice(row.try_get(2)?)));
                     }
                 }
                 session.done();

@@ -29,6 +29,9 @@ over_both! {
     names_and_identifiers_of_any_length_and_kind_are_kept_apart,
     a_callback_comes_before_its_events_delivery,
     what_does_not_fit_is_not_stored,
+    a_binding_that_floods_the_outbox_leaves_room_for_others,
+    what_was_delivered_after_all_is_not_dead,
+    messages_that_wait_become_one_and_each_is_known_again,
     nothing_that_people_wrote_is_left_after_delivery,
     after_the_end_nothing_is_taken,
 }
@@ -528,6 +531,73 @@ async fn what_does_not_fit_is_not_stored(bench: Bench) {
     assert!(matches!(error, QueueError::Limit { .. }), "{error}");
     assert!(error.to_string().contains("--inbox-max-size"), "{error}");
     assert!(stored > 1 && storage.counts().await.unwrap().pending == stored);
+}
+
+async fn a_binding_that_floods_the_outbox_leaves_room_for_others(bench: Bench) {
+    let bench = bench.with_limits(Limits { max_size: 2 * Limits::LEAST_SIZE, ..Limits::default() });
+    let storage = bench.open(Side::Outbox).await;
+    let large = |binding: &str, number: usize| {
+        let event = Event { binding: binding.into(), ..event(&format!("{number}{}", "x".repeat(300_000)), "c") };
+        Item { id: Some(format!("{binding}{number}")), ..Item::received(event) }
+    };
+    let flood = async |binding: &str| {
+        for number in 0..200 {
+            if let Err(error) = insert(&bench, &*storage, vec![large(binding, number)]).await {
+                return (number, error);
+            }
+        }
+        panic!("no end");
+    };
+    let (first, error) = flood("floods").await;
+    assert!(matches!(&error, QueueError::Share { binding, .. } if binding == "floods"), "{error}");
+    let (second, error) = flood("another").await;
+    assert!(matches!(error, QueueError::Share { .. }), "{error}");
+    assert!(first > 2 && second > 0 && second < first, "{first} {second}");
+    insert_one(&bench, &*storage, large("third", 0)).await;
+}
+
+async fn what_was_delivered_after_all_is_not_dead(bench: Bench) {
+    let storage = bench.open(Side::Outbox).await;
+    let seq = add(&bench, &*storage, "1", "c").await;
+    heads(&bench, &*storage).await;
+    bench.pass(Limits::default().max_age_ms() + 1);
+    storage.tidy(bench.now()).await.unwrap();
+    assert_eq!(storage.counts().await, Ok(Counts { pending: 0, dead: 1 }));
+    delivered(&bench, &*storage, seq).await;
+    assert_eq!(storage.counts().await, Ok(Counts { pending: 0, dead: 0 }));
+    assert_eq!(insert_one(&bench, &*storage, item("1", "c")).await, Stored::Delivered(seq, None));
+}
+
+async fn messages_that_wait_become_one_and_each_is_known_again(bench: Bench) {
+    let storage = bench.open(Side::Outbox).await;
+    let mut seqs = Vec::new();
+    for data in ["1", "2", "3", "4"] {
+        seqs.push(add(&bench, &*storage, data, "c").await);
+    }
+    let expires_at = Some(bench.now() + 60_000);
+    insert(&bench, &*storage, vec![Item { expires_at, ..item("5", "c") }, item("6", "c"), item("7", "d")]).await.unwrap();
+    assert_eq!(heads(&bench, &*storage).await, ["1", "7"]);
+    assert_eq!(storage.front(seqs[0], 7).await, Ok(Vec::new()), "seven are no more than seven");
+    let front = storage.front(seqs[0], 6).await.unwrap();
+    let wanted: Vec<(i64, Bytes)> = seqs.iter().zip(1..5).map(|(seq, data)| (*seq, data.to_string().into())).collect();
+    assert_eq!(front, wanted, "what expires stays alone, and what is behind it");
+    bench.operator(Side::Outbox).drop_events(&Selection::Seqs(vec![seqs[3]])).unwrap();
+    assert_eq!(storage.unite(seqs.clone(), "all".into(), bench.now()).await, Ok(false), "one is gone");
+    assert_eq!(storage.unite(seqs[..3].to_vec(), "1+2+3".into(), bench.now()).await, Ok(true));
+    assert_eq!(storage.counts().await.unwrap().pending, 4);
+    let mut first = heads(&bench, &*storage).await;
+    assert_eq!(first.remove(0), "1+2+3");
+    delivered(&bench, &*storage, seqs[0]).await;
+    for (data, seq) in [("1", seqs[0]), ("2", seqs[1]), ("3", seqs[2])] {
+        assert_eq!(insert_one(&bench, &*storage, item(data, "c")).await, Stored::Delivered(seq, None));
+    }
+    assert_eq!(heads(&bench, &*storage).await, ["5", "7"]);
+    // What was tried is not among those that become one.
+    let five = listed(&bench.operator(Side::Outbox), &[State::Pending])[0].seq;
+    delivered(&bench, &*storage, five).await;
+    let head = due(&bench, &*storage, room()).await.heads.into_iter().find(|head| head.lane.1 == "c").unwrap();
+    failed(&bench, &*storage, head.seq, 0, false).await;
+    assert_eq!(storage.front(head.seq, 1).await, Ok(Vec::new()));
 }
 
 async fn nothing_that_people_wrote_is_left_after_delivery(bench: Bench) {

@@ -149,7 +149,14 @@ async fn a_newer_schema_and_a_server_that_may_lose_what_it_was_told_are_refused(
 async fn a_user_needs_the_schema_and_no_more() {
     let Some(bench) = Bench::database().await else { return };
     let server = bench.server();
-    server.sql("CREATE ROLE least LOGIN; CREATE DATABASE least; REVOKE ALL ON DATABASE least FROM public; GRANT CONNECT ON DATABASE least TO least");
+    for sql in [
+        "CREATE ROLE least LOGIN",
+        "CREATE DATABASE least",
+        "REVOKE ALL ON DATABASE least FROM public",
+        "GRANT CONNECT ON DATABASE least TO least",
+    ] {
+        server.sql(sql);
+    }
     let url = |user: &str| {
         let url = server.url("x");
         let (before, _) = url.split_once("?").unwrap();

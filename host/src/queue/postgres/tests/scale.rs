@@ -82,7 +82,7 @@ async fn what_sixteen_at_once_get_done() {
 #[ignore = "prints figures: some minutes"]
 async fn what_400_000_events_cost() {
     let Some(bench) = Bench::database().await else { return };
-    bench.sql(&plans::fill(400_000));
+    plans::fill(&bench, 400_000);
     let events = bench.events(Side::Outbox).await;
     let busy =
         || crate::queue::store::Room { running: (0..32).map(|n| ("b1".to_owned(), n.to_string())).collect(), ..room() };
