@@ -538,12 +538,12 @@ impl Bindings {
     }
 
     /// Posts what has waited in the outbox, if the robot takes it now.
-    pub(crate) async fn post_queued(&self, message: &Event) -> Result<Response, InvokeError> {
+    pub(crate) async fn post_queued(&self, seq: i64, message: &Event) -> Result<Response, InvokeError> {
         let name = &message.binding;
         let binding = self.get(name).filter(|binding| binding.direction().writes());
         let binding = binding.ok_or_else(|| InvokeError::NotFound(name.clone()))?;
         let posted = async {
-            let entered = binding.gate.enter_for_queue(is_urgent(message)).await;
+            let entered = binding.gate.enter_for_queue(seq, is_urgent(message)).await;
             let mut pass = entered.map_err(InvokeFailure::Withheld)?;
             let request =
                 || Request { operation: CREATE.into(), data: message.data.to_vec(), metadata: message.trace.clone() };

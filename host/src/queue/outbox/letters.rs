@@ -273,7 +273,7 @@ mod tests {
     }
 
     impl Consumer for App {
-        fn post<'a>(&'a self, _: &'a Event) -> BoxFuture<'a, Result<(), Setback>> {
+        fn post<'a>(&'a self, _: i64, _: &'a Event) -> BoxFuture<'a, Result<(), Setback>> {
             panic!("nobody asks for it")
         }
         fn tell<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Told> {

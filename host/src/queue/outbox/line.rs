@@ -23,6 +23,8 @@ pub(in crate::queue) struct Holds(Mutex<HashMap<String, Hold>>);
 #[derive(Clone, Copy, Default)]
 struct Hold {
     until: u64,
+    /// The same for what is not urgent.
+    usual_until: u64,
     /// How often in a row nothing could be posted.
     unsent: u32,
 }
@@ -51,12 +53,34 @@ impl Holds {
         hold.unsent = if is_unsent { hold.unsent.saturating_add(u32::from(is_another)) } else { 0 };
     }
 
+    fn hold_usual(&self, binding: &str, until: u64) {
+        let mut holds = self.lock();
+        let hold = holds.entry(binding.to_owned()).or_default();
+        hold.usual_until = hold.usual_until.max(until);
+    }
+
+    /// Something of it was posted.
+    fn posted(&self, binding: &str) {
+        let mut holds = self.lock();
+        if let Some(hold) = holds.get_mut(binding) {
+            (hold.until, hold.unsent) = (0, 0);
+            if hold.usual_until == 0 {
+                holds.remove(binding);
+            }
+        }
+    }
+
     fn at(&self, now: u64) -> HashMap<String, Leave> {
         let mut holds = self.lock();
         // Names come and go with component files. A clock that was set back must not hold anything for longer than was meant.
-        holds.retain(|_, hold| hold.until.abs_diff(now) < REMEMBERED_MS);
-        let held = holds.iter().filter(|(_, hold)| now < hold.until && hold.until - now <= retry::LONGEST_HOLD_MS);
-        held.map(|(name, hold)| (name.clone(), Leave::NotBefore(hold.until))).collect()
+        holds.retain(|_, hold| hold.until.max(hold.usual_until).abs_diff(now) < REMEMBERED_MS);
+        let is_held = |until: u64| now < until && until - now <= retry::LONGEST_HOLD_MS;
+        let leave = |hold: &Hold| match (is_held(hold.until), is_held(hold.usual_until)) {
+            (true, _) => Some(Leave::NotBefore(hold.until)),
+            (false, true) => Some(Leave::Urgent),
+            (false, false) => None,
+        };
+        holds.iter().filter_map(|(name, hold)| Some((name.clone(), leave(hold)?))).collect()
     }
 }
 
@@ -127,9 +151,9 @@ impl Line for ToRobots {
         let is_late = expires_at.is_some_and(|time| time <= (shared.clock)());
         let setback = match is_late {
             true => Setback { kind: retry::Kind::Refused, reason: EXPIRED.to_owned() },
-            false => match consumer.post(&event).await {
+            false => match consumer.post(seq, &event).await {
                 Ok(()) => {
-                    holds.release(&binding);
+                    holds.posted(&binding);
                     return shared.persist(seq, End::Delivered(None)).await;
                 }
                 Err(setback) => setback,
@@ -141,6 +165,12 @@ impl Line for ToRobots {
                 holds.hold(&binding, begun, (shared.clock)().saturating_add(pause), kind == retry::Kind::Unsent);
                 if let Some(more) = shared.quiet.count(&format!("held {binding}")) {
                     tracing::info!(binding, seq, pause, reason, more, "messages wait in the outbox");
+                }
+            }
+            Next::HoldUsual(pause) => {
+                holds.hold_usual(&binding, (shared.clock)().saturating_add(pause));
+                if let Some(more) = shared.quiet.count(&format!("reserved {binding}")) {
+                    tracing::warn!(binding, seq, pause, reason, more, "only urgent messages leave the outbox");
                 }
             }
             Next::Again(pause) => {

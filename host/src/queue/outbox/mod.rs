@@ -170,7 +170,7 @@ pub enum Told {
 /// Whoever posts what is in the outbox. All futures must end by themselves: a time limit is theirs to set.
 pub trait Consumer: Send + Sync + 'static {
     /// Posts a message once, if its robot takes it now.
-    fn post<'a>(&'a self, message: &'a Event) -> BoxFuture<'a, Result<(), Setback>>;
+    fn post<'a>(&'a self, seq: i64, message: &'a Event) -> BoxFuture<'a, Result<(), Setback>>;
 
     /// Above how many messages that wait for a binding they become one, if they do.
     fn unites_above(&self, binding: &str) -> Option<usize> {

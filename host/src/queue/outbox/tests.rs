@@ -41,7 +41,7 @@ impl Robot {
 }
 
 impl Consumer for Robot {
-    fn post<'a>(&'a self, message: &'a Event) -> BoxFuture<'a, Result<(), Setback>> {
+    fn post<'a>(&'a self, _: i64, message: &'a Event) -> BoxFuture<'a, Result<(), Setback>> {
         Box::pin(async move {
             let text = String::from_utf8(message.data.to_vec()).unwrap();
             let times = {

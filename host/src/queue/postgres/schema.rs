@@ -40,6 +40,8 @@ CREATE TABLE events (
     metadata text NOT NULL,
     trace text NOT NULL,
     data bytea NOT NULL,
+    -- Whether somebody may have seen it; the operator's putting it back does not change that.
+    tried bool NOT NULL DEFAULT false,
     -- Of a message of the outbox that is dead: nobody has been told, and until when a host has it to tell.
     untold bool NOT NULL DEFAULT false,
     telling_until int8 NOT NULL DEFAULT 0,

@@ -54,6 +54,9 @@ impl Store {
             ),
             [stored(now)],
         )?;
+        if let Some(seq) = intent.queued {
+            self.execute("UPDATE events SET tried = 1 WHERE seq = ?1 AND tried = 0", [seq])?;
+        }
         let gone_at = now.saturating_add(u64::from(intent.counts_for)).saturating_add(SLACK_MS);
         let mut posts = Vec::with_capacity(usize::from(intent.messages));
         for _ in 0..intent.messages {

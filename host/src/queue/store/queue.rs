@@ -4,7 +4,7 @@
 //! the lane's time. Lanes are stored beside the events so that finding what is due costs as little with 100,000
 //! pending events as with one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -91,11 +91,16 @@ pub(in crate::queue) struct Room {
     /// For a binding that is not in `by_binding`.
     pub(in crate::queue) a_binding: usize,
     pub(in crate::queue) by_binding: HashMap<String, usize>,
+    /// Of these bindings, only what has the highest rank.
+    pub(in crate::queue) urgent: HashSet<String>,
     /// Under way already.
     pub(in crate::queue) running: Vec<Lane>,
     /// At which binding to begin, so that the last ones are not always the ones for which there is no room.
     pub(in crate::queue) turn: usize,
 }
+
+/// The rank of what comes first.
+pub(in crate::queue) const URGENT: i64 = 1;
 
 /// Lanes that are changed in one transaction: each has a page in the table and two in indexes.
 const HASTENED_AT_ONCE: usize = 200;
@@ -310,7 +315,8 @@ impl Store {
         let most = i64::try_from(free + running).unwrap_or(i64::MAX);
         let mut conversations: Vec<Option<String>> = Vec::new();
         // A look-up for each rank: one for all of them would sort all that is due.
-        for rank in self.ranks() {
+        let is_urgent = room.urgent.contains(binding);
+        for rank in self.ranks().iter().filter(|rank| !is_urgent || **rank == URGENT) {
             conversations.extend(self.all(
                 "SELECT conversation FROM lanes WHERE binding = ?1 AND due <= ?2 AND rank = ?4 ORDER BY due, id LIMIT ?3",
                 params![binding, stored(now), most, rank],
@@ -351,7 +357,7 @@ impl Store {
     fn ranks(&self) -> &'static [i64] {
         match self.side {
             Side::Inbox => &[0],
-            Side::Outbox => &[1, 0, -1],
+            Side::Outbox => &[URGENT, 0, -1],
         }
     }
 

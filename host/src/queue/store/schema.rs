@@ -51,6 +51,8 @@ ALTER TABLE events ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE lanes ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
 -- After that it is not delivered any more; NULL if its age alone decides.
 ALTER TABLE events ADD COLUMN expires_at INTEGER;
+-- Whether somebody may have seen it; the operator's putting it back does not change that.
+ALTER TABLE events ADD COLUMN tried INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 
