@@ -36,9 +36,11 @@ pub(super) fn env_ref(name: &str, environment: Environment<'_>) -> Result<Secret
 /// error is meant to follow the variable's name.
 pub(super) fn read(name: &str, environment: Environment<'_>) -> Result<Secret, String> {
     if is_daprs_own(name) {
-        return Err("is one of Dapr's own or this host's (APP_API_TOKEN, DAPR_*, DINGTALK_STORE), which components may not \
+        return Err(
+            "is one of Dapr's own or this host's (APP_API_TOKEN, DAPR_*, DINGTALK_STORE), which components may not \
                     read; use another variable"
-            .into());
+                .into(),
+        );
     }
     // What the operating system cannot have as a name is not set; asking for it may panic.
     let value = if name.is_empty() || name.contains(['=', '\0']) { None } else { environment(name) };

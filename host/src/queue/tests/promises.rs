@@ -575,7 +575,9 @@ async fn messages_that_wait_become_one_and_each_is_known_again(bench: Bench) {
         seqs.push(add(&bench, &*storage, data, "c").await);
     }
     let expires_at = Some(bench.now() + 60_000);
-    insert(&bench, &*storage, vec![Item { expires_at, ..item("5", "c") }, item("6", "c"), item("7", "d")]).await.unwrap();
+    insert(&bench, &*storage, vec![Item { expires_at, ..item("5", "c") }, item("6", "c"), item("7", "d")])
+        .await
+        .unwrap();
     assert_eq!(heads(&bench, &*storage).await, ["1", "7"]);
     assert_eq!(storage.front(seqs[0], 7).await, Ok(Vec::new()), "seven are no more than seven");
     let front = storage.front(seqs[0], 6).await.unwrap();
