@@ -46,11 +46,12 @@ const LOCK_ROBOT: &str = "INSERT INTO robots (robot, gone_at, counts_for) VALUES
 /// Of the posts that count, from the one that counts for longest: when number $5 of them does not any more. $2 is the window,
 /// $3 how late a message may be, $4 the present, $6 how long a lease is. When one ends that is under way is not known: now, at
 /// the earliest. A clock that was set back lets nothing count for ever.
-const FULL_UNTIL: &str = "SELECT least(until, $4 + $2) FROM (
-         SELECT CASE WHEN ended_at IS NOT NULL THEN least(ended_at, $4 + $3) + $2
-             ELSE least(greatest(begun_at, coalesce(hosts.leased_until, 0)), $4 + $6) + $3 + $2 END AS until
+const FULL_UNTIL: &str = "SELECT least(until, $4::int8 + $2::int8) FROM (
+         SELECT CASE WHEN ended_at IS NOT NULL THEN least(ended_at, $4::int8 + $3::int8) + $2::int8
+             ELSE least(greatest(begun_at, coalesce(hosts.leased_until, 0)), $4::int8 + $6::int8) + $3::int8 + $2::int8
+             END AS until
          FROM posts LEFT JOIN hosts ON hosts.id = posts.host WHERE posts.robot = $1
-     ) AS counting WHERE until > $4 ORDER BY until DESC OFFSET $5 LIMIT 1";
+     ) AS counting WHERE until > $4::int8 ORDER BY until DESC OFFSET $5 LIMIT 1";
 
 const ADD_POSTS: &str = "INSERT INTO posts (robot, host, begun_at, counts_for)
      SELECT $1, $2, now_ms(), $3 FROM generate_series(1, $4::int4) RETURNING id";

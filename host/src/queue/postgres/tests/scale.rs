@@ -82,6 +82,7 @@ async fn what_sixteen_at_once_get_done() {
 #[ignore = "prints figures: some minutes"]
 async fn what_400_000_events_cost() {
     let Some(bench) = Bench::database().await else { return };
+    let bench = bench.with_limits(Limits { max_size: 4 << 30, ..Limits::default() });
     plans::fill(&bench, 400_000);
     let events = bench.events(Side::Outbox).await;
     let busy =
