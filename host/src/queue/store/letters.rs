@@ -168,6 +168,7 @@ mod tests {
         let long = |uuid: &str, bytes| {
             let mut item = item("team", uuid);
             item.event.data = vec![b'x'; bytes].into();
+            store.prepare(bytes as u64);
             let Ok(crate::queue::store::Stored::New(seq)) = store.insert(&item, NOW) else { panic!("not stored") };
             store.refused(seq, "no", NOW).unwrap();
             store.letters(&[]).unwrap().pop().unwrap().body.map(|body| body.len())
