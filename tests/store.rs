@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::inbox_app::{APP_SECRET, App, message, post};
-use crate::support::{Host, PATIENCE, Resources, Robot, command, finish, run, send, stderr, stdout};
+use crate::support::{Host, PATIENCE, Resources, Robot, SECRET, command, finish, run, send, stderr, stdout};
 
 // What this file does not need, the host's own tests do.
 #[allow(dead_code)]
@@ -70,7 +70,8 @@ fn two_hosts_together_post_no_more_than_their_robot_takes() {
     server.sql("CREATE SCHEMA s");
     let robot = Robot::start();
     let resources = Resources::new();
-    let properties = [("id", "team"), ("url", &*robot.url()), ("rateLimit", "5/1h"), ("overflow", "refuse")];
+    let properties =
+        [("id", "team"), ("url", &*robot.url()), ("secret", SECRET), ("rateLimit", "5/1h"), ("overflow", "refuse")];
     resources.write("team.yaml", &crate::support::component("team", &properties));
     let file = resources.path().join("password");
     fs::write(&file, "not needed\n").unwrap();
