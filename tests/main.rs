@@ -34,5 +34,7 @@ mod robots;
 mod serve;
 mod signature;
 mod spans;
+#[cfg(unix)]
+mod store;
 mod strangers;
 mod support;

@@ -159,6 +159,7 @@ pub fn command(arguments: &[&str]) -> Command {
     for variable in [
         "APP_API_TOKEN",
         "APP_ID",
+        "DINGTALK_STORE",
         "CLICOLOR_FORCE",
         "DAPR_API_TOKEN",
         "DAPR_COMPONENTS_SOCKETS_FOLDER",

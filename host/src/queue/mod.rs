@@ -173,5 +173,5 @@ impl Queue {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;

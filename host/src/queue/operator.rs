@@ -19,7 +19,7 @@ pub struct Operator {
 
 /// Where the events are.
 enum Kept {
-    Files(Store),
+    Files(Box<Store>),
     Database(Remote),
 }
 
@@ -36,7 +36,7 @@ impl Operator {
     ///
     /// If there is none, or it cannot be used.
     pub fn open(side: Side, dir: &Path, clock: Clock) -> Result<Self, QueueError> {
-        Ok(Self { kept: Kept::Files(Store::open(side, dir)?), clock })
+        Ok(Self { kept: Kept::Files(Box::new(Store::open(side, dir)?)), clock })
     }
 
     /// Opens the one in a database, with the database's clock. Blocks.

@@ -529,11 +529,8 @@ impl Events {
 
     /// What this host has is everybody's.
     async fn release(&self) -> Result<(), Fault> {
-        let lanes: Vec<LaneKey> = {
-            let mut held = self.0.database.held();
-            let own = held.extract_if(|_, lane| lane.side == self.number()).map(|(_, lane)| lane).collect();
-            own
-        };
+        let own = |_: &i64, lane: &mut LaneKey| lane.side == self.number();
+        let lanes: Vec<LaneKey> = self.0.database.held().extract_if(own).map(|(_, lane)| lane).collect();
         if lanes.is_empty() {
             return Ok(());
         }

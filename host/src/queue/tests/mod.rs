@@ -2,7 +2,6 @@
 
 pub(super) mod ledger;
 mod promises;
-#[cfg(unix)]
 pub(crate) mod server;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
