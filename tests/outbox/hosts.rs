@@ -3,11 +3,6 @@
 //!
 //! `make outbox-kills` runs the large one, and prints its figures.
 
-// The same server as in the host's own tests, too.
-#[allow(dead_code, reason = "they use more of it")]
-#[path = "../../host/src/queue/tests/server.rs"]
-mod server;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::kills::{Port, body, number, try_post};
 use super::{kill, strict, tail, team, texts};
+use crate::support::server::Server;
 use crate::support::{Host, PATIENCE, Resources, Robot, command};
-use server::Server;
 
 const HOSTS: usize = 3;
 
