@@ -245,4 +245,6 @@ impl Outbox {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
