@@ -113,7 +113,12 @@ pub(super) async fn queue(world: Arc<World>, bindings: Arc<Bindings>, index: usi
                 (None, Some(last)) if one_in(30) => last,
                 _ => write(&world, &client),
             };
-            world.state().clients[index].unsettled = Some(number);
+            {
+                // Without a msgUuid, what is sent again would be another message.
+                let mut state = world.state();
+                let may_be_repeated = state.books.letters[number].uuid.is_some();
+                state.clients[index].unsettled = may_be_repeated.then_some(number);
+            }
             queue_one(&world, &bindings, index, number).await;
         }
     }
@@ -140,16 +145,17 @@ async fn queue_one(world: &Arc<World>, bindings: &Bindings, index: usize, number
         Some(Err(error)) => {
             note!(state, "letter {number} is not queued: {}", named(&error, "error"));
             assert_eq!(named(&error, "outcome"), "not-sent", "{error}");
-            // Given up before, or the binding is not there.
+            // Given up before, or the binding is not there: the application leaves it at that.
             is_known |= named(&error, "error") != "outbox-unavailable";
             let letter = &mut state.books.letters[number];
-            letter.is_withdrawn = is_known && letter.id.is_none() && named(&error, "error") != "repeated" && !has_uuid;
+            letter.is_withdrawn = is_known && letter.id.is_none() && named(&error, "error") != "repeated";
         }
         None => note!(state, "nobody waits for letter {number}"),
     }
+    let is_stored = state.books.letters[number].id.is_some();
     if is_known {
         let client = &mut state.clients[index];
-        (client.unsettled, client.last) = (None, has_uuid.then_some(number).or(client.last));
+        (client.unsettled, client.last) = (None, (has_uuid && is_stored).then_some(number).or(client.last));
     }
     drop(state);
     world.check(checked);

@@ -45,6 +45,8 @@ pub(super) struct Letter {
     pub(super) posts: u32,
     pub(super) under_way: u32,
     pub(super) busy: u32,
+    /// Posts that DingTalk may have had, and that have not settled it.
+    pub(super) failures: u32,
     pub(super) is_shown: bool,
     /// The host knows that it has arrived, or has given it up.
     pub(super) is_settled: bool,
@@ -306,6 +308,7 @@ impl Books {
         }
         let letter = &mut self.letters[number];
         letter.under_way -= 1;
+        letter.failures += u32::from(matches!(told, Told::Busy | Told::Unknown));
         match told {
             Told::Accepted => {
                 require(letter.is_shown, || format!("letter {number} is said to be shown, and is not"))?;
@@ -363,7 +366,7 @@ impl Books {
         self.counts.given_up += 1;
         let is_expired = letter.is_expired(wall);
         self.counts.expired += u64::from(is_expired);
-        let is_busy = letter.busy >= BUSY;
+        let is_busy = letter.busy > 0 && letter.failures >= BUSY;
         require(letter.refused || is_expired || is_busy, || {
             format!("letter {number} is given up after {} busy answers: {reason}", letter.busy)
         })?;
@@ -380,6 +383,11 @@ impl Books {
         self.unsure += u64::try_from(self.lately.iter().filter(|entry| is_lost(entry)).count()).unwrap();
         self.lately.retain(|entry| !is_lost(entry));
         self.shuts.iter_mut().filter(|shut| shut.at + KEPT_MS > now).for_each(|shut| shut.is_noted = false);
+    }
+
+    /// A process has begun. Of what is over, it does not know that one message is to find out whether it is.
+    pub(super) fn begun(&mut self, now: u64) {
+        self.shuts.retain(|shut| now < shut.until);
     }
 
     /// A call that may have claimed a part of the month's messages has gone without a trace.
@@ -404,9 +412,6 @@ impl Books {
                     letter.is_settled = false;
                     letter.given_up = None;
                     self.counts.again_after_a_kill += 1;
-                    if letter.is_queued && letter.accepted.is_some() {
-                        self.wait(number);
-                    }
                 }
                 Lately::Busy(number) => self.letters[number].busy -= 1,
             }

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::application::{self, Underway};
 use super::disk::SimulatedDisk;
 use super::network::{self, Component, secret, token};
+use super::sparing::Sparing;
 use super::weather;
 use super::world::{World, ms, note};
 use crate::bindings::Bindings;
@@ -103,7 +104,7 @@ fn resource(index: usize) -> BindingResource {
     let mut properties = vec![("id", BINDINGS[index].to_owned()), ("url", url), ("secret", secret(robot))];
     properties.push(("timeout", "10s".to_owned()));
     match index {
-        1 => properties.push(("rateLimit", "12/30s".to_owned())),
+        1 => properties.push(("rateLimit", "10/1m".to_owned())),
         QUOTA_OF => properties.extend([("quota", QUOTA.to_string()), ("quotaReserve", "100".to_owned())]),
         _ => {}
     }
@@ -164,7 +165,7 @@ impl Process {
         store.batch_for_test("PRAGMA synchronous = OFF")?;
         let writer = Writer::over(store, lock, SimulatedDisk(Arc::clone(world)));
         let ledger = Posts::new(writer.clone(), Arc::clone(&clock));
-        let outbox = Outbox::over(Arc::new(writer.clone()), Arc::new(ledger), Arc::clone(&clock));
+        let outbox = Outbox::over(Arc::new(Sparing::new(writer.clone())), Arc::new(ledger), Arc::clone(&clock));
         let component: Arc<dyn StandIn> = Arc::new(Component(Arc::clone(world)));
         let bindings = Arc::new(Bindings::new(sandbox().played_by(component, clock)));
         Ok(Self { world: Arc::clone(world), bindings, outbox, writer })

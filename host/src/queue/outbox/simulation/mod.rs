@@ -5,6 +5,7 @@ mod books;
 mod disk;
 mod host;
 mod network;
+mod sparing;
 mod weather;
 mod world;
 

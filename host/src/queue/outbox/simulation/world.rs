@@ -169,6 +169,8 @@ impl World {
         state.life += 1;
         (state.is_dead, state.is_to_stop, state.fuse) = (false, false, None);
         note!(state, "a process begins");
+        let now = state.now();
+        state.books.begun(now);
     }
 
     /// It has ended, and nothing runs for so long.
