@@ -137,8 +137,9 @@ impl Writer {
             while let Some(first) = messages.recv().await {
                 let broken = disk.begin().await;
                 let batch = batch(first, &mut messages);
-                let (fails, works): (Vec<_>, Vec<_>) =
-                    batch.into_iter().partition(|job| broken.as_ref().is_some_and(|(all, _)| *all || job.bytes().is_some()));
+                let (fails, works): (Vec<_>, Vec<_>) = batch
+                    .into_iter()
+                    .partition(|job| broken.as_ref().is_some_and(|(all, _)| *all || job.bytes().is_some()));
                 let done = done(&store, works);
                 disk.committed().await;
                 done.into_iter().for_each(|(job, result)| job.finish(result));

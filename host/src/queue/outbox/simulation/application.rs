@@ -206,6 +206,9 @@ async fn post_one(world: Arc<World>, bindings: Arc<Bindings>, binding: usize) {
         None => "nobody waits".to_owned(),
     };
     note!(state, "letter {number}: {said}");
+    if said == "withheld quota" {
+        state.books.count("withheld for the quota");
+    }
     let checked = state.books.posted(number, is_posted, may_be);
     drop(state);
     world.check(checked);

@@ -45,8 +45,6 @@ pub(super) struct Letter {
     pub(super) posts: u32,
     pub(super) under_way: u32,
     pub(super) busy: u32,
-    /// Posts that DingTalk may have had, and that have not settled it.
-    pub(super) failures: u32,
     pub(super) is_shown: bool,
     /// The host knows that it has arrived, or has given it up.
     pub(super) is_settled: bool,
@@ -83,6 +81,21 @@ pub(super) enum Told {
     Shut(Kind, Duration),
 }
 
+impl Told {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Content => "content",
+            Self::Busy => "busy",
+            Self::Unknown => "unknown",
+            Self::Unsent => "unsent",
+            Self::Shut(Kind::Rate, _) => "shut for its rate",
+            Self::Shut(Kind::Quota, _) => "shut for its quota",
+            Self::Shut(Kind::Configuration, _) => "shut for its settings",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Rate,
@@ -117,7 +130,6 @@ struct Shut {
 #[derive(Debug, Clone, Copy)]
 enum Lately {
     Settled(usize),
-    Busy(usize),
     /// A message of the quota was not counted.
     GivenBack,
 }
@@ -145,24 +157,18 @@ pub(super) struct Books {
     pub(super) counts: Counts,
 }
 
-/// What was seen, so that a simulation in which nothing happens is no success.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) posts: u64,
-    pub(super) shown: u64,
-    pub(super) unknown: u64,
-    pub(super) shut: u64,
-    pub(super) busy: u64,
-    pub(super) given_up: u64,
-    pub(super) expired: u64,
-    pub(super) again_after_a_kill: u64,
-}
+/// How often something was seen, so that a simulation in which nothing happens is no success.
+pub(super) type Counts = BTreeMap<&'static str, u64>;
 
 fn require(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what()) }
 }
 
 impl Books {
+    pub(super) fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
     /// The application has a message to send.
     pub(super) fn write(&mut self, letter: Letter) -> usize {
         self.letters.push(letter);
@@ -228,7 +234,7 @@ impl Books {
     ) -> Result<Departure, String> {
         self.may_begin(number, binding, uuid, now, (wall, latest))?;
         self.is_open(binding, number, now)?;
-        self.counts.posts += 1;
+        self.count("posts");
         self.last += 1;
         let generation = self.generations[binding];
         let departure = Departure { letter: number, number: self.last, binding, generation, at: now };
@@ -251,9 +257,13 @@ impl Books {
         let letter = &mut self.letters[number];
         require(letter.binding == binding, || format!("letter {number} is posted by {}", BINDINGS[binding]))?;
         require(letter.under_way == 0, || format!("letter {number} is posted while it is under way"))?;
-        require(!letter.is_withdrawn, || format!("letter {number} is posted, of which it was said that it is not stored"))?;
+        require(!letter.is_withdrawn, || {
+            format!("letter {number} is posted, of which it was said that it is not stored")
+        })?;
         require(!letter.is_settled, || format!("letter {number} is posted again, though the host knows its end"))?;
-        require(letter.is_queued || letter.posts == 0, || format!("letter {number} is posted again, though it is not queued"))?;
+        require(letter.is_queued || letter.posts == 0, || {
+            format!("letter {number} is posted again, though it is not queued")
+        })?;
         if letter.is_queued {
             let uuid = uuid.ok_or_else(|| format!("letter {number} is posted without a msgUuid"))?;
             let own = letter.uuid.as_deref().unwrap_or(uuid);
@@ -269,7 +279,8 @@ impl Books {
                 break;
             }
             let before = &self.letters[other];
-            let is_waiting = before.accepted.is_some_and(|time| time + ON_ITS_WAY_MS <= now) && !before.is_expired(latest);
+            let is_waiting =
+                before.accepted.is_some_and(|time| time + ON_ITS_WAY_MS <= now) && !before.is_expired(latest);
             let is_first = letter.is_queued && (-before.rank, other) < (-letter.rank, number);
             require(!is_waiting || !is_first, || format!("letter {number} is posted before letter {other}"))?;
         }
@@ -295,7 +306,9 @@ impl Books {
                 None => ROBOT_OF[other.binding] == robot,
             };
             let other = self.under_way.values().filter(others).find(|other| other.at >= shut.until);
-            require(other.is_none(), || format!("letter {number} is posted beside another one that finds out: {shut:?}"))?;
+            require(other.is_none(), || {
+                format!("letter {number} is posted beside another one that finds out: {shut:?}")
+            })?;
         }
         Ok(())
     }
@@ -306,9 +319,9 @@ impl Books {
         if self.under_way.remove(&id).is_none() {
             return Ok(());
         }
+        self.count(told.name());
         let letter = &mut self.letters[number];
         letter.under_way -= 1;
-        letter.failures += u32::from(matches!(told, Told::Busy | Told::Unknown));
         match told {
             Told::Accepted => {
                 require(letter.is_shown, || format!("letter {number} is said to be shown, and is not"))?;
@@ -317,10 +330,8 @@ impl Books {
             Told::Content => letter.refused = true,
             Told::Busy => {
                 letter.busy += 1;
-                self.counts.busy += 1;
-                self.lately.push_back((now, Lately::Busy(number)));
             }
-            Told::Unknown => self.counts.unknown += 1,
+            Told::Unknown => {}
             Told::Unsent | Told::Shut(..) => {
                 if binding == QUOTA_OF {
                     self.used -= 1;
@@ -335,7 +346,6 @@ impl Books {
                 at < shut.until || !(is_own || shut.binding.is_none() && shut.robot == robot)
             }),
             Told::Shut(kind, pause) => {
-                self.counts.shut += 1;
                 let binding = (*kind == Kind::Configuration).then_some((binding, generation));
                 let until = now + u64::try_from(pause.as_millis()).unwrap();
                 self.shuts.push(Shut { kind: *kind, robot, binding, at: now, until, is_noted: true });
@@ -347,7 +357,7 @@ impl Books {
 
     /// A group sees a message.
     pub(super) fn shown(&mut self, number: usize) -> Result<(), String> {
-        self.counts.shown += 1;
+        self.count("shown");
         let letter = &mut self.letters[number];
         require(!letter.is_shown, || format!("letter {number} is shown twice"))?;
         letter.is_shown = true;
@@ -363,14 +373,13 @@ impl Books {
     /// The host posts it no more, and says why.
     pub(super) fn given_up(&mut self, number: usize, reason: &str, now: u64, wall: u64) -> Result<(), String> {
         let letter = &mut self.letters[number];
-        self.counts.given_up += 1;
         let is_expired = letter.is_expired(wall);
-        self.counts.expired += u64::from(is_expired);
-        let is_busy = letter.busy > 0 && letter.failures >= BUSY;
+        let is_busy = letter.busy >= BUSY;
         require(letter.refused || is_expired || is_busy, || {
             format!("letter {number} is given up after {} busy answers: {reason}", letter.busy)
         })?;
         letter.given_up = Some(reason.to_owned());
+        self.count(if is_expired { "expired" } else { "given up" });
         self.settle(number, now);
         Ok(())
     }
@@ -409,14 +418,15 @@ impl Books {
                 _ if self.is_kept(at, now) => {}
                 Lately::Settled(number) => {
                     let letter = &mut self.letters[number];
+                    // Should it have been given up, that may be noted or not.
                     letter.is_settled = false;
-                    letter.given_up = None;
-                    self.counts.again_after_a_kill += 1;
+                    self.count("unsettled by a kill");
                 }
-                Lately::Busy(number) => self.letters[number].busy -= 1,
             }
         }
         self.shuts.retain(|shut| shut.kind != Kind::Configuration && shut.is_noted && now >= shut.at + KEPT_MS);
+        // How often DingTalk was busy is kept in memory.
+        self.letters.iter_mut().for_each(|letter| letter.busy = 0);
         for letter in self.under_way.values().map(|departure| departure.letter) {
             self.letters[letter].under_way = 0;
         }

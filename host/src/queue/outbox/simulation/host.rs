@@ -177,6 +177,16 @@ impl Process {
         note!(self.world.state(), "{} is loaded", BINDINGS[index]);
     }
 
+    /// A file of a binding has changed, or was written again.
+    pub(super) async fn reload(&self, index: usize) {
+        self.load(index).await;
+        let _ = self.outbox.hasten(BINDINGS[index]).await;
+    }
+
+    pub(super) fn remove(&self, index: usize) {
+        self.bindings.remove(BINDINGS[index]);
+    }
+
     /// Compares what the outbox has counted of the month's messages.
     async fn check_quota(&self) {
         let count = |sql: &'static str| self.writer.run(move |store| store.number_for_test(sql));
@@ -194,8 +204,8 @@ async fn run(world: &Arc<World>, dir: &Path, until: u64) -> End {
     let Process { bindings, outbox, .. } = &*process;
     tokio::spawn(network::run(Arc::clone(world)));
     // The disk may fail.
-    while let Err(error) = bindings.with_outbox(outbox.clone()).await {
-        note!(world.state(), "cannot begin: {}", error.len() > 0);
+    while bindings.with_outbox(outbox.clone()).await.is_err() {
+        note!(world.state(), "the host cannot begin yet");
         sleep(ms(1_000)).await;
     }
     for index in 0..BINDINGS.len() {
@@ -266,16 +276,4 @@ async fn finish(process: &Process) -> End {
     world.check(closed);
     note!(world.state(), "the end");
     End::Finished
-}
-
-impl Process {
-    /// A file of a binding has changed, or was written again.
-    pub(super) async fn reload(&self, index: usize) {
-        self.load(index).await;
-        let _ = self.outbox.hasten(BINDINGS[index]).await;
-    }
-
-    pub(super) fn remove(&self, index: usize) {
-        self.bindings.remove(BINDINGS[index]);
-    }
 }

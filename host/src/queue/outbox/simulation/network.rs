@@ -240,7 +240,11 @@ fn arrive(world: &World, packet: Packet, at: u64) {
         }
     };
     let said: String = text.chars().filter(char::is_ascii).take(40).collect();
-    note!(state, "robot {robot} has letter {letter} at {at}: {arrived}, {status} {said}{}", if is_shown { ", shown" } else { "" });
+    note!(
+        state,
+        "robot {robot} has letter {letter} at {at}: {arrived}, {status} {said}{}",
+        if is_shown { ", shown" } else { "" }
+    );
     if is_answered {
         let answer = Answer { status, body: text.into_bytes(), complete: true };
         state.network.add(at + fastrand::u64(1..60), Item::Answer(reply, answer));

@@ -36,7 +36,8 @@ impl Nothing {
 
     /// Whether it is still so.
     fn holds(&self, asked: &Self) -> bool {
-        let is_same = self.commits == asked.commits && self.in_all == asked.in_all && self.by_binding == asked.by_binding;
+        let is_same =
+            self.commits == asked.commits && self.in_all == asked.in_all && self.by_binding == asked.by_binding;
         // If the clock was set back, what waits for long is due.
         let is_early = self.now <= asked.now && self.next.is_none_or(|next| asked.now < next);
         is_same && is_early && self.running == asked.running

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::application::Client;
-use super::books::{Books, Departure};
+use super::books::{Books, Counts, Departure};
 use super::network::Network;
 use crate::clock::Clock;
 use crate::gate::quota;
@@ -107,6 +107,7 @@ impl State {
     fn die(&mut self, why: &str) {
         if !self.is_dead {
             self.note(format_args!("killed {why}"));
+            self.books.count("processes");
             self.is_dead = true;
         }
     }
@@ -241,10 +242,15 @@ impl World {
         self.death.notify_one();
     }
 
-    /// All that has happened, or what is to be shown of it.
-    pub(super) fn result(&self) -> Result<String, String> {
+    /// All that has happened.
+    pub(super) fn trace(&self) -> String {
+        self.state().trace.clone()
+    }
+
+    /// All that has happened and how often, or what is to be shown of it.
+    pub(super) fn result(&self) -> Result<(String, Counts), String> {
         let state = self.state();
-        let Some(broken) = &state.broken else { return Ok(state.trace.clone()) };
+        let Some(broken) = &state.broken else { return Ok((state.trace.clone(), state.books.counts.clone())) };
         let lines: Vec<&str> = state.trace.lines().collect();
         let last = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
         let (seed, hours) = (state.seed, state.now() / HOUR_MS);
