@@ -33,7 +33,7 @@ impl Disk for SimulatedDisk {
                 note!(state, "the disk fails");
                 return Some((true, QueueError::Io { place, reason: "cannot be written: simulated".into() }));
             }
-            (now < state.disk.full_until).then(|| (false, QueueError::Full { place }))
+            (now < state.disk.full_until).then_some((false, QueueError::Full { place }))
         })
     }
 

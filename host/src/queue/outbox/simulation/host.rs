@@ -247,10 +247,9 @@ async fn finish(process: &Process) -> End {
         state.disk = super::disk::Health::default();
         state.fuse = None;
     }
-    for index in 0..BINDINGS.len() {
-        if process.bindings.get(BINDINGS[index]).is_none() {
-            process.load(index).await;
-            outbox.hasten(BINDINGS[index]).await.unwrap();
+    for (index, name) in BINDINGS.into_iter().enumerate() {
+        if process.bindings.get(name).is_none() {
+            process.reload(index).await;
         }
     }
     let waiting = outbox.counts().await.unwrap().pending;
