@@ -43,6 +43,8 @@ use memory::{Memories, Messages};
 use outbound::Outbound;
 use reader::{Reader, Signed, Way};
 use sending::Posts;
+#[cfg(test)]
+pub(crate) use sending::setback;
 
 /// When the host stops: for what goes on after its callback was answered (data sent on to other bindings, a
 /// delivery that DingTalk has been told to repeat).

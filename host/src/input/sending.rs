@@ -76,7 +76,7 @@ impl Inner {
 }
 
 /// What a failure means to a message that waits.
-fn setback(error: &InvokeError, is_urgent: bool) -> Setback {
+pub(crate) fn setback(error: &InvokeError, is_urgent: bool) -> Setback {
     let metadata = error.metadata();
     let wait = named(&metadata, "retryAfter").parse().ok().map(Duration::from_millis);
     let is_unknown = named(&metadata, "outcome") == Outcome::Unknown.name();

@@ -91,6 +91,16 @@ where
     }
 }
 
+/// What a simulated disk does to a transaction.
+#[cfg(test)]
+pub(super) trait Disk: Send + 'static {
+    /// Before it, in the disk's time. With an error, what stores events fails, or all that is to be done.
+    fn begin(&mut self) -> BoxFuture<'_, Option<(bool, QueueError)>>;
+
+    /// After its commit, and before anybody is told.
+    fn committed(&mut self) -> BoxFuture<'_, ()>;
+}
+
 impl Writer {
     /// Starts the thread. `guard` is dropped after the store is closed.
     pub(super) fn start<G: Send + 'static>(store: Store, guard: G, side: Side, dir: &Path) -> Result<Self, QueueError> {
@@ -118,6 +128,33 @@ impl Writer {
             #[cfg(test)]
             commits,
         })
+    }
+
+    /// As [`Self::start`], with a task of this runtime in the thread's place, and `disk` below it.
+    #[cfg(test)]
+    pub(super) fn over<G: Send + 'static>(store: Store, guard: G, mut disk: impl Disk) -> Self {
+        let (jobs, mut messages) = mpsc::channel(QUEUE);
+        let (closing, closed) = watch::channel(());
+        let commits = std::sync::Arc::clone(&store.commits);
+        tokio::spawn(async move {
+            while let Some(first) = messages.recv().await {
+                let broken = disk.begin().await;
+                let batch = batch(first, &mut messages);
+                let (fails, works): (Vec<_>, Vec<_>) = batch
+                    .into_iter()
+                    .partition(|job| broken.as_ref().is_some_and(|(all, _)| *all || job.bytes().is_some()));
+                let done = done(&store, works);
+                disk.committed().await;
+                done.into_iter().for_each(|(job, result)| job.finish(result));
+                for (job, (_, error)) in fails.into_iter().zip(broken.iter().cycle()) {
+                    job.finish(Err(error.clone()));
+                }
+            }
+            let _ = store.close();
+            drop(guard);
+            drop(closing);
+        });
+        Self { jobs, closed, commits }
     }
 
     /// Runs `work` in a transaction, perhaps together with that of others. `work` may run more than once.
@@ -292,38 +329,7 @@ impl Ledger for Posts {
 fn work(mut store: Store, mut messages: mpsc::Receiver<Message>) -> Store {
     let mut put_in_order: Option<Instant> = None;
     while let Some(first) = messages.blocking_recv() {
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        let mut next = Some(first);
-        while let Some(message) = next {
-            match message {
-                Message::Job(job) => {
-                    bytes += job.bytes().unwrap_or(0);
-                    batch.push(job);
-                }
-                // What is queued before this moment still comes.
-                Message::Close => messages.close(),
-            }
-            next = if batch.len() < QUEUE && bytes < BATCH_BYTES { messages.try_recv().ok() } else { None };
-        }
-        if batch.is_empty() {
-            continue;
-        }
-        match transaction(&store, &mut batch) {
-            Ok(()) => batch.into_iter().for_each(|job| job.finish(Ok(()))),
-            // One that fails must not take the others with it: a delivered mark may fit where a large message
-            // does not.
-            Err(_) if batch.len() > 1 => {
-                for mut job in batch {
-                    let result = transaction(&store, std::slice::from_mut(&mut job));
-                    job.finish(result);
-                }
-            }
-            Err(error) => {
-                if let Some(job) = batch.pop() {
-                    job.finish(Err(error));
-                }
-            }
-        }
+        commit(&store, batch(first, &mut messages));
         if store.damage().is_some() && put_in_order.is_none_or(|last| last.elapsed() >= PUT_IN_ORDER_AGAIN) {
             put_in_order = Some(Instant::now());
             match store.put_in_order() {
@@ -335,6 +341,51 @@ fn work(mut store: Store, mut messages: mpsc::Receiver<Message>) -> Store {
         }
     }
     store
+}
+
+/// What one transaction has: the first job, and those that have queued up behind it.
+fn batch(first: Message, messages: &mut mpsc::Receiver<Message>) -> Vec<Box<dyn Job>> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    let mut next = Some(first);
+    while let Some(message) = next {
+        match message {
+            Message::Job(job) => {
+                bytes += job.bytes().unwrap_or(0);
+                batch.push(job);
+            }
+            // What is queued before this moment still comes.
+            Message::Close => messages.close(),
+        }
+        next = if batch.len() < QUEUE && bytes < BATCH_BYTES { messages.try_recv().ok() } else { None };
+    }
+    batch
+}
+
+/// Does the jobs, and says so.
+fn commit(store: &Store, batch: Vec<Box<dyn Job>>) {
+    for (job, result) in done(store, batch) {
+        job.finish(result);
+    }
+}
+
+/// Does the jobs: each with what came of it.
+fn done(store: &Store, mut batch: Vec<Box<dyn Job>>) -> Vec<(Box<dyn Job>, Result<(), QueueError>)> {
+    if batch.is_empty() {
+        return Vec::new();
+    }
+    match transaction(store, &mut batch) {
+        Ok(()) => batch.into_iter().map(|job| (job, Ok(()))).collect(),
+        // One that fails must not take the others with it: a delivered mark may fit where a large message
+        // does not.
+        Err(_) if batch.len() > 1 => {
+            let alone = |mut job| {
+                let result = transaction(store, std::slice::from_mut(&mut job));
+                (job, result)
+            };
+            batch.into_iter().map(alone).collect()
+        }
+        Err(error) => batch.into_iter().map(|job| (job, Err(error.clone()))).collect(),
+    }
 }
 
 /// All of the jobs, or none.

@@ -171,6 +171,19 @@ pub struct Sandbox {
     operations: Slots,
     callbacks: Slots,
     processor: Processor,
+    #[cfg(test)]
+    stand_in: Option<Arc<dyn StandIn>>,
+}
+
+/// Does what an instance does, in the thread and the time of a test.
+#[cfg(test)]
+pub(crate) trait StandIn: Send + Sync {
+    /// Performs an operation of a component with these properties.
+    fn invoke<'a>(
+        &'a self,
+        properties: &'a [(String, String)],
+        request: Request,
+    ) -> BoxFuture<'a, Result<Response, CallError<InvokeError>>>;
 }
 
 /// Whoever consumes what a binding receives: the other end of the contract's import `handler`.
@@ -235,7 +248,15 @@ impl Sandbox {
             processor: Processor::new(std::thread::available_parallelism().map_or(1, usize::from)),
             limits: Arc::new(limits),
             clock,
+            #[cfg(test)]
+            stand_in: None,
         })
+    }
+
+    /// The same, whose calls `stand_in` performs.
+    #[cfg(test)]
+    pub(crate) fn played_by(&self, stand_in: Arc<dyn StandIn>, clock: Clock) -> Self {
+        Self { stand_in: Some(stand_in), clock, ..self.clone() }
     }
 
     /// How many operations and how many callbacks run and wait now, by kind and state.
@@ -263,6 +284,10 @@ impl Sandbox {
     /// Initialises an instance for `tenant` and asks for its operations: what a host does once when it loads
     /// a binding, to learn of a mistake before the first message.
     pub async fn operations(&self, tenant: &Tenant) -> Result<Vec<String>, CallError<Infallible>> {
+        #[cfg(test)]
+        if self.stand_in.is_some() {
+            return Ok(dingtalk_binding::operation::OPERATIONS.map(str::to_owned).to_vec());
+        }
         let call = Call {
             slots: &self.operations,
             exit: tenant.egress.exit(Reach::Nowhere),
@@ -299,6 +324,10 @@ impl Sandbox {
         reader: Option<Arc<dyn Handler>>,
         within: Option<Duration>,
     ) -> Result<Response, CallError<InvokeError>> {
+        #[cfg(test)]
+        if let Some(stand_in) = &self.stand_in {
+            return stand_in.invoke(&tenant.properties, request()).await;
+        }
         let ends = within.map(|limit| Instant::now() + limit);
         let reach = match operation {
             "get" => Reach::Nowhere,

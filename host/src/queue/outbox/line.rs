@@ -22,11 +22,19 @@ pub(in crate::queue) struct Holds(Mutex<HashMap<String, Hold>>);
 
 #[derive(Clone, Copy, Default)]
 struct Hold {
+    from: u64,
     until: u64,
     /// The same for what is not urgent.
     usual_until: u64,
     /// How often in a row nothing could be posted.
     unsent: u32,
+}
+
+impl Hold {
+    /// A clock that was set back must not hold anything for longer than was meant.
+    fn is_on(self, now: u64) -> bool {
+        self.from <= now && now < self.until
+    }
 }
 
 impl Holds {
@@ -44,12 +52,14 @@ impl Holds {
         self.lock().get(binding).map_or(0, |hold| hold.unsent)
     }
 
-    fn hold(&self, binding: &str, begun: u64, until: u64, is_unsent: bool) {
+    /// Holds it for `pause` from `now`, because of an attempt that began at `begun`.
+    fn hold(&self, binding: &str, begun: u64, now: u64, pause: u64, is_unsent: bool) {
         let mut holds = self.lock();
         let hold = holds.entry(binding.to_owned()).or_default();
         // Several that failed in the same moment are one failure.
-        let is_another = hold.until <= begun;
-        hold.until = hold.until.max(until);
+        let is_another = !hold.is_on(begun);
+        hold.until = now.saturating_add(pause).max(if hold.is_on(now) { hold.until } else { 0 });
+        hold.from = now;
         hold.unsent = if is_unsent { hold.unsent.saturating_add(u32::from(is_another)) } else { 0 };
     }
 
@@ -72,10 +82,11 @@ impl Holds {
 
     fn at(&self, now: u64) -> HashMap<String, Leave> {
         let mut holds = self.lock();
-        // Names come and go with component files. A clock that was set back must not hold anything for longer than was meant.
+        // Names come and go with component files.
         holds.retain(|_, hold| hold.until.max(hold.usual_until).abs_diff(now) < REMEMBERED_MS);
-        let is_held = |until: u64| now < until && until - now <= retry::LONGEST_HOLD_MS;
-        let leave = |hold: &Hold| match (is_held(hold.until), is_held(hold.usual_until)) {
+        // As above, of a clock that was set back.
+        let is_reserved = |hold: &Hold| now < hold.usual_until && hold.usual_until - now <= retry::LONGEST_HOLD_MS;
+        let leave = |hold: &Hold| match (hold.is_on(now), is_reserved(hold)) {
             (true, _) => Some(Leave::NotBefore(hold.until)),
             (false, true) => Some(Leave::Urgent),
             (false, false) => None,
@@ -119,11 +130,32 @@ pub(in crate::queue) struct ToRobots {
     holds: Arc<Holds>,
     /// A message was given up.
     pub(super) died: Notify,
+    /// How often DingTalk was busy with a message that waits. In memory alone: a new process counts anew.
+    busy: Mutex<HashMap<i64, u32>>,
 }
+
+/// Messages of which that is known. Those that nobody asks for any more are forgotten with the rest.
+const BUSY_AT_ONCE: usize = 1_024;
 
 impl ToRobots {
     pub(super) fn new(consumer: Arc<dyn Consumer>, holds: Arc<Holds>) -> Self {
-        Self { consumer, holds, died: Notify::new() }
+        Self { consumer, holds, died: Notify::new(), busy: Mutex::default() }
+    }
+
+    /// How often it was so before.
+    fn busy(&self, seq: i64) -> u32 {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if busy.len() >= BUSY_AT_ONCE {
+            busy.clear();
+        }
+        let count = busy.entry(seq).or_default();
+        *count = count.saturating_add(1);
+        *count - 1
+    }
+
+    /// It is posted no more.
+    fn forget(&self, seq: i64) {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&seq);
     }
 }
 
@@ -154,15 +186,17 @@ impl Line for ToRobots {
             false => match consumer.post(seq, &event).await {
                 Ok(()) => {
                     holds.posted(&binding);
+                    shared.line.forget(seq);
                     return shared.persist(seq, End::Delivered(None)).await;
                 }
                 Err(setback) => setback,
             },
         };
         let Setback { kind, reason } = setback;
-        match retry::next(kind, attempts, holds.unsent(&binding), fastrand::f64()) {
+        let busy = if kind == retry::Kind::Busy { shared.line.busy(seq) } else { 0 };
+        match retry::next(kind, attempts, busy, holds.unsent(&binding), fastrand::f64()) {
             Next::Hold(pause) => {
-                holds.hold(&binding, begun, (shared.clock)().saturating_add(pause), kind == retry::Kind::Unsent);
+                holds.hold(&binding, begun, (shared.clock)(), pause, kind == retry::Kind::Unsent);
                 if let Some(more) = shared.quiet.count(&format!("held {binding}")) {
                     tracing::info!(binding, seq, pause, reason, more, "messages wait in the outbox");
                 }
@@ -185,6 +219,7 @@ impl Line for ToRobots {
                 if let Some(more) = shared.quiet.count(&format!("refused {binding}")) {
                     tracing::error!(binding, seq, reason, more, "a message is given up; see `outbox list`");
                 }
+                shared.line.forget(seq);
                 shared.persist(seq, End::Refused(reason)).await;
                 shared.line.died.notify_one();
             }
@@ -195,5 +230,27 @@ impl Line for ToRobots {
 
     async fn aside(shared: Arc<Shared<Self>>, (): ()) {
         letters::run(shared).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_holds_nothing_for_longer_than_was_meant() {
+        let holds = Holds::default();
+        holds.hold("team", 1_000_000, 1_000_000, 500, true);
+        assert_eq!(holds.at(1_000_499).get("team"), Some(&Leave::NotBefore(1_000_500)));
+        for now in [1_000_500, 999_999, 700_000] {
+            assert!(holds.at(now).is_empty(), "{now}");
+        }
+        // What was held before is no reason either, and how often nothing could be posted is still known.
+        holds.hold("team", 700_000, 700_000, 800, true);
+        assert_eq!(holds.at(700_001).get("team"), Some(&Leave::NotBefore(700_800)));
+        assert_eq!(holds.unsent("team"), 2);
+        // Within its time, a hold is not shortened.
+        holds.hold("team", 700_100, 700_100, 1, false);
+        assert_eq!(holds.at(700_200).get("team"), Some(&Leave::NotBefore(700_800)));
     }
 }

@@ -331,4 +331,6 @@ impl Outbox {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

@@ -52,14 +52,14 @@ const BUSY: u32 = 3;
 /// No binding is held for longer without a look: the gate is asked again, which costs nothing.
 pub(super) const LONGEST_HOLD_MS: u64 = 600_000;
 
-/// What comes after a setback. `attempts` were made before, in which DingTalk may have had the message; `unsent` is how often
-/// in a row nothing of its binding could be posted. `random` is in `0.0..1.0`.
-pub(super) fn next(kind: Kind, attempts: u32, unsent: u32, random: f64) -> Next {
+/// What comes after a setback. `attempts` were made before, in which DingTalk may have had the message, and to `busy` of them it
+/// said so; `unsent` is how often in a row nothing of its binding could be posted. `random` is in `0.0..1.0`.
+pub(super) fn next(kind: Kind, attempts: u32, busy: u32, unsent: u32, random: f64) -> Next {
     match kind {
         Kind::Held(wait) => Next::Hold(held(wait)),
         Kind::Reserved(wait) => Next::HoldUsual(held(wait)),
         Kind::Unsent => Next::Hold(backoff::pause(unsent.saturating_add(1), random)),
-        Kind::Busy if attempts >= BUSY => Next::GiveUp,
+        Kind::Busy if busy >= BUSY => Next::GiveUp,
         Kind::Unknown { is_repeatable: false } | Kind::Refused => Next::GiveUp,
         Kind::Busy | Kind::Unknown { .. } => Next::Again(backoff::pause(attempts.saturating_add(1), random)),
     }
@@ -89,13 +89,13 @@ mod tests {
     proptest! {
         #[test]
         fn what_may_have_been_taken_is_posted_again_only_if_it_is_shown_once(
-            kind in kind(), attempts in 0..100_u32, unsent in 0..100_u32, random in 0.0..1.0
+            kind in kind(), attempts in 0..100_u32, busy in 0..9_u32, unsent in 0..100_u32, random in 0.0..1.0
         ) {
-            let next = next(kind, attempts, unsent, random);
+            let next = next(kind, attempts, busy, unsent, random);
             match kind {
                 Kind::Unknown { is_repeatable: false } | Kind::Refused => prop_assert_eq!(next, Next::GiveUp),
                 Kind::Unknown { .. } => prop_assert!(matches!(next, Next::Again(1..=36_000))),
-                Kind::Busy => prop_assert_eq!(matches!(next, Next::Again(1..=36_000)), attempts < 3),
+                Kind::Busy => prop_assert_eq!(matches!(next, Next::Again(1..=36_000)), busy < 3),
                 Kind::Reserved(_) => prop_assert!(matches!(next, Next::HoldUsual(1..=600_000))),
                 Kind::Held(_) => prop_assert!(matches!(next, Next::Hold(1..=600_000))),
                 Kind::Unsent => prop_assert!(matches!(next, Next::Hold(1..=36_000))),
@@ -105,9 +105,9 @@ mod tests {
 
     #[test]
     fn pauses_grow_with_what_failed() {
-        let pauses: Vec<Next> = (0..3).map(|attempts| next(Kind::Busy, attempts, 9, 0.5)).collect();
+        let pauses: Vec<Next> = (0..3).map(|attempts| next(Kind::Busy, attempts, 0, 9, 0.5)).collect();
         assert_eq!(pauses, [Next::Again(500), Next::Again(1_000), Next::Again(2_000)]);
-        let holds: Vec<Next> = (0..3).map(|unsent| next(Kind::Unsent, 9, unsent, 0.5)).collect();
+        let holds: Vec<Next> = (0..3).map(|unsent| next(Kind::Unsent, 9, 9, unsent, 0.5)).collect();
         assert_eq!(holds, [Next::Hold(500), Next::Hold(1_000), Next::Hold(2_000)]);
     }
 }
