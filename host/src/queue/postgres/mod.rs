@@ -164,5 +164,6 @@ fn moved(time: u64, here: u64, there: i64) -> i64 {
     there.saturating_add(stored(time).saturating_sub(stored(here)))
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;
