@@ -49,7 +49,7 @@ dapr-kills: toolchain
 outbox-kills: export OUTBOX_MESSAGES ?= 10000
 outbox-kills: export OUTBOX_WINDOW_MS ?= 3000
 outbox-kills: toolchain
-	cargo test --locked --package dingtalk-host --test promises -- --ignored --nocapture outbox::kills
+	cargo test --locked --package dingtalk-host --test promises -- --ignored --nocapture --test-threads 1 outbox::kills outbox::hosts
 
 # Requests a second, and their times: the host, daprd with Dapr's binding, daprd with this one.
 dapr-bench: toolchain

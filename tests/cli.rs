@@ -70,6 +70,30 @@ fn invoke_posts_and_prints_the_answer() {
 }
 
 #[test]
+fn invoke_posts_at_once_what_a_host_with_an_outbox_would_queue() {
+    let invoke = Invoke::new();
+    let url = invoke.robot.url();
+    let write = |more: &[(&str, &str)]| {
+        let all = [&[("id", "ops"), ("url", &url), ("secret", SECRET)], more].concat();
+        invoke.resources.write("ops.yaml", &component("ops", &all));
+    };
+    write(&[("overflow", "queue"), ("merge", "true"), ("deadLetterRoute", "dead")]);
+    assert_posted(&invoke.run(&["--data", MESSAGE]));
+    assert_posted(&invoke.run(&["--data", MESSAGE, "--metadata", "delivery=direct"]));
+    assert_failed(
+        &invoke.run(&["--data", MESSAGE, "--metadata", "delivery=queued"]),
+        1,
+        "metadata delivery: queued needs an outbox; ask a host that was started with --outbox",
+    );
+    write(&[("quota", "5000"), ("quotaReserve", "100")]);
+    let output = invoke.run(&["--data", MESSAGE]);
+    assert_eq!((output.status.code(), invoke.shown().len()), (Some(0), 3), "{output:?}");
+    assert!(stderr(&output).contains("does not count towards the property quota"), "{output:?}");
+    write(&[("quota", "many")]);
+    assert_failed(&invoke.run(&["--data", MESSAGE]), 1, "property \"quota\"");
+}
+
+#[test]
 fn invoke_prints_json_on_request() {
     let invoke = Invoke::new();
     let output = invoke.run(&["--output", "json", "--data", MESSAGE]);

@@ -11,6 +11,7 @@ mod canary;
 mod cli;
 mod configuration;
 mod contract;
+mod dead_letters;
 mod documents;
 mod egress;
 mod embed;

@@ -11,6 +11,7 @@ use crate::metrics::{get, value};
 use crate::support::app::{Act, App};
 use crate::support::held::Held;
 use crate::support::receiving::{callback, talkative, text, until};
+use crate::support::witness::Witness;
 use crate::support::{Host, Reply, Resources, Robot, SECRET, command, component, finish, stderr};
 
 const CREATE: &str = r#"{"operation":"create","data":{"message":"Hi"}}"#;
@@ -57,18 +58,67 @@ fn what_was_not_sent_is_tried_again() {
 }
 
 #[test]
-fn what_may_have_been_posted_is_tried_again_with_a_uuid_only() {
+fn what_may_have_been_posted_is_tried_again_with_a_uuid_and_shown_once() {
     let robot = Robot::start();
     let (host, _resources) = serve(&robot, RETRY, "outbound: {retry: again}");
-    // The group sees the message, and nobody learns of it.
-    robot.fail(Fault::HalfBody, Times::ONCE);
+    for (number, (fault, body)) in
+        [(Fault::HalfBody, WITH_UUID), (Fault::HalfBody, CREATE), (Fault::Reset, CREATE)].into_iter().enumerate()
+    {
+        // The group sees the message, and nobody learns of it.
+        robot.fail(fault, Times::ONCE);
+        let reply = host.post("team", body);
+        let number = number as u64 + 1;
+        assert_eq!((reply.status, requests(&robot)), (200, 2 * number), "{reply:?}");
+        let seen = (robot.stats().repeated, robot.messages().len() as u64);
+        assert_eq!(seen, (number, number), "the group has each message once");
+    }
+    // Who is told that it is not known what became of it can send it again.
+    robot.fail(Fault::Reset, Times::Always);
     let reply = host.post("team", CREATE);
-    assert_eq!((reply.status, reply.metadata("outcome"), requests(&robot)), (500, Some("unknown"), 1), "{reply:?}");
-    robot.fail(Fault::HalfBody, Times::ONCE);
-    let reply = host.post("team", WITH_UUID);
-    assert_eq!((reply.status, requests(&robot)), (200, 3), "{reply:?}");
-    let stats = robot.stats();
-    assert_eq!((stats.repeated, robot.messages().len()), (1, 2), "the group has each message once");
+    assert_eq!((reply.metadata("outcome"), robot.messages().len()), (Some("unknown"), 4), "{reply:?}");
+    let uuid = reply.metadata("msgUuid").unwrap();
+    assert!(
+        reply.body.contains(&format!("(the host has given it the msgUuid {uuid}); send it again only with")),
+        "{reply:?}"
+    );
+    robot.recover();
+    let again = CREATE.replace("}}", &format!(r#"}},"metadata":{{"msgUuid":"{uuid}"}}}}"#));
+    assert_eq!((host.post("team", &again).status, robot.messages().len()), (200, 4));
+}
+
+#[test]
+fn an_answer_that_is_sent_on_is_tried_again_and_shown_once_too() {
+    let (app, robot) = (App::start(), talkative());
+    let resources =
+        Resources::of("team", &robot).with("resiliency.yaml", &resiliency(RETRY, "outbound: {retry: again}"));
+    let host = Host::serve_with(&resources, &["--app-port", &app.port()], &[]);
+    app.answer(Act::ok(r#"{"to":["team"],"data":{"message":"Hi"}}"#));
+    robot.fail(Fault::Reset, Times::ONCE);
+    assert_eq!(callback(&host, &text("1")).status, 200);
+    until("it was tried again", || robot.stats().repeated == 1);
+    assert_eq!(robot.messages().len(), 1);
+}
+
+#[test]
+fn without_retries_a_message_is_posted_byte_for_byte() {
+    let message = r#"{"msgtype" :"text", "text":{"content":"po\u006eg"}}"#;
+    let body = format!(r#"{{"operation":"create","data":{message}}}"#);
+    for (policies, target, is_kept) in [
+        ("    timeouts: {long: 60s}\n", "outbound: {timeout: long}", true),
+        ("    retries: {never: {policy: constant, duration: 1s, maxRetries: 0}}\n", "outbound: {retry: never}", true),
+        (RETRY, "inbound: {retry: again}", true),
+        (RETRY, "outbound: {retry: again}", false),
+    ] {
+        let witness = Witness::start();
+        let url = witness.url("/robot/send?access_token=t0ken");
+        let resources = Resources::binding("team", &[("id", "team"), ("url", &url)])
+            .with("resiliency.yaml", &resiliency(policies, target));
+        let host = Host::serve(&resources);
+        assert_eq!(host.post("team", &body).status, 200);
+        let posted = String::from_utf8(witness.received().swap_remove(0).body).unwrap();
+        assert_eq!(posted == message, is_kept, "{target}: {posted}");
+        assert!(is_kept || posted.starts_with("{\"msgUuid\":\""), "{posted}");
+    }
 }
 
 #[test]
@@ -176,19 +226,26 @@ fn what_an_answer_asks_for_is_under_the_policies_of_whom_it_is_for_and_is_counte
     assert_eq!(requests(&robot), 3);
     assert_output(&host, "other", "create", "true", 1.0);
 
-    // Whether it was posted nobody knows: it is sent again with a uuid only.
-    robot.fail(Fault::HalfBody, Times::ONCE);
-    app.answer(forward(r#"{"message":"second"}"#));
-    assert_eq!(callback(&host, &text("m2")).status, 200);
+    // A message that is at fault stays so.
+    robot.fail(Fault::Rejected { errcode: 400_105, errmsg: String::new() }, Times::ONCE);
+    app.answer(forward(r#"{"message":"refused"}"#));
+    assert_eq!(callback(&host, &text("m0")).status, 200);
     host.wait_for_log("an answer was not sent on");
     assert_output(&host, "other", "create", "false", 1.0);
-    assert_eq!((requests(&robot), robot.messages().len()), (4, 2));
-    robot.fail(Fault::HalfBody, Times::ONCE);
-    app.answer(forward(r#"{"msgtype":"text","text":{"content":"third"},"msgUuid":"u1"}"#));
-    assert_eq!(callback(&host, &text("m3")).status, 200);
-    until("it is sent on", || requests(&robot) == 6);
-    assert_output(&host, "other", "create", "true", 2.0);
-    assert_eq!((robot.stats().repeated, robot.messages().len()), (1, 3), "the group has each message once");
+    assert_eq!((requests(&robot), robot.messages().len()), (4, 1));
+
+    // Whether it was posted nobody knows: it is sent again, with its own uuid or one that is made for it.
+    for (number, data) in
+        [(1, r#"{"message":"second"}"#), (2, r#"{"msgtype":"text","text":{"content":"third"},"msgUuid":"u1"}"#)]
+    {
+        robot.fail(Fault::HalfBody, Times::ONCE);
+        app.answer(forward(data));
+        assert_eq!(callback(&host, &text(&format!("again-{number}"))).status, 200);
+        until("it is sent on", || requests(&robot) == 4 + 2 * number);
+        assert_output(&host, "other", "create", "true", 1.0 + number as f64);
+        let seen = (robot.stats().repeated, robot.messages().len() as u64);
+        assert_eq!(seen, (number, 1 + number), "the group has each message once");
+    }
 
     // What is not there is nobody's.
     app.answer(Act::ok(r#"{"to":["none"],"data":1}"#));

@@ -8,14 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::inbox_app::{APP_SECRET, App, message, post};
+use crate::support::server::Server;
 use crate::support::{Host, PATIENCE, Resources, Robot, SECRET, command, finish, run, send, stderr, stdout};
-
-// What this file does not need, the host's own tests do.
-#[allow(dead_code)]
-#[path = "../host/src/queue/tests/server.rs"]
-mod server;
-
-use server::Server;
 
 fn until(host: &Host, what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();

@@ -87,6 +87,11 @@ impl<C: Failure> Failed<C> {
     pub fn error(&self) -> &C {
         &self.error
     }
+
+    /// The failure alone.
+    pub fn into_error(self) -> C {
+        self.error
+    }
 }
 
 impl<C: Failure> Failed<C> {

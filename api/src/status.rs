@@ -51,12 +51,16 @@ fn by_failure(metadata: &[(String, String)]) -> (StatusCode, Option<u64>) {
             StatusCode::BAD_REQUEST
         }
         ("not-found", _) => StatusCode::NOT_FOUND,
+        // Another message has its msgUuid, or it was given up: it stays so.
+        ("repeated", _) => StatusCode::CONFLICT,
         ("expired-session-webhook", _) => StatusCode::GONE,
         ("rejected", "content") => StatusCode::BAD_REQUEST,
         ("rejected" | "withheld", "configuration") => configuration(item("errcode"), item("check")),
         // Not this month: who sends again after a 5xx would do so until then.
         ("rejected" | "withheld", "quota") => StatusCode::TOO_MANY_REQUESTS,
         ("rejected" | "withheld", "rate-limited" | "busy") => StatusCode::SERVICE_UNAVAILABLE,
+        // The disk is full, or what is noted there cannot be.
+        ("outbox-unavailable", _) | ("withheld", "unavailable") => StatusCode::SERVICE_UNAVAILABLE,
         ("overloaded" | "not-reading" | "unexpected-answer.throttled", _) => StatusCode::SERVICE_UNAVAILABLE,
         ("unreachable", _) if item("outcome") == "unknown" => StatusCode::GATEWAY_TIMEOUT,
         ("unreachable" | "rejected" | "handler-failed", _) => StatusCode::BAD_GATEWAY,
@@ -119,6 +123,12 @@ mod tests {
             ("rejected class=quota errcode=90030", (429, None)),
             ("withheld class=configuration errcode=310000 check=signature retryAfter=1", (401, Some(1))),
             ("withheld class=quota errcode=90030 retryAfter=1", (429, Some(1))),
+            // The host's own count of the month, which has no code of DingTalk's.
+            ("withheld class=quota retryAfter=259200000", (429, Some(259_200))),
+            ("withheld class=unavailable retryAfter=5000", (503, Some(5))),
+            ("repeated", (409, None)),
+            ("outbox-unavailable", (503, Some(1))),
+            ("withheld class=unavailable retryAfter=5000 outcome=unknown part=2 parts=3", (502, None)),
             ("rejected class=rate-limited errcode=130101 retryAfter=600000", (503, Some(600))),
             ("withheld class=rate-limited retryAfter=1001", (503, Some(2))),
             ("rejected class=busy errcode=-1", (503, Some(1))),

@@ -25,6 +25,12 @@ pub struct Event {
     pub trace: Vec<(String, String)>,
 }
 
+/// The metadata item that says what an event comes from, where that is no person: no callback has it.
+const OPERATION: &str = "operation";
+
+/// What it says of a message of the outbox that was given up; also the conversation of such events.
+pub const DEAD_LETTER: &str = "dead-letter";
+
 /// Bytes of a `msgId` that a log line shows. DingTalk's have 24; a body of nothing else has 128 KiB.
 const LOGGED_ID: usize = 128;
 
@@ -37,6 +43,18 @@ pub fn digest(bytes: &[u8]) -> Digest {
 }
 
 impl Event {
+    /// That a message of `binding` was given up: `data` and `metadata` say which one, and why.
+    pub fn dead_letter(binding: String, data: Bytes, mut metadata: Vec<(String, String)>) -> Self {
+        metadata.insert(0, (OPERATION.to_owned(), DEAD_LETTER.to_owned()));
+        Self { binding, data, metadata, trace: Vec::new() }
+    }
+
+    /// Whether it says that a message was given up. Nothing that comes from outside does: "get" says so of its events, and of
+    /// a callback the item is not handed on.
+    pub fn is_dead_letter(&self) -> bool {
+        self.metadata(OPERATION) == Some(DEAD_LETTER)
+    }
+
     /// DingTalk's identifier for a log line: as it is, but no longer than that of any genuine message.
     pub fn logged_id(&self) -> Option<&str> {
         self.metadata("msgId").and_then(|id| id.get(..id.floor_char_boundary(LOGGED_ID)))

@@ -2,7 +2,7 @@
 //! from them. Statuses, messages and details are daprd's, as its sources have them.
 
 mod api;
-mod app;
+pub mod app;
 mod application;
 pub mod client;
 mod limits;

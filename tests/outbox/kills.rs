@@ -46,17 +46,17 @@ struct Figures {
 }
 
 /// A port that stays the same from one host to the next, because it is bound here and never listened on.
-struct Port(TcpSocket);
+pub(super) struct Port(TcpSocket);
 
 impl Port {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let port = TcpSocket::new_v4().unwrap();
         port.set_reuseaddr(true).unwrap();
         port.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         Self(port)
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap()
     }
 }
@@ -65,7 +65,7 @@ fn text(sender: usize, number: usize) -> String {
     format!("{sender}/{number}")
 }
 
-fn body(sender: usize, number: usize, has_conversation: bool) -> String {
+pub(super) fn body(sender: usize, number: usize, has_conversation: bool) -> String {
     let mut metadata = json!({"msgUuid": format!("uuid-{sender}-{number}")});
     if has_conversation {
         metadata["conversation"] = json!(format!("sender {sender}"));
@@ -74,7 +74,7 @@ fn body(sender: usize, number: usize, has_conversation: bool) -> String {
 }
 
 /// The status of an answer; `None` if the connection broke or did not come about.
-fn try_post(address: SocketAddr, body: &str) -> Option<u16> {
+pub(super) fn try_post(address: SocketAddr, body: &str) -> Option<u16> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
     let head = format!(
@@ -255,7 +255,7 @@ fn a_rate_limited_burst_is_sent_once_and_in_order_though_the_host_is_killed() {
 }
 
 /// A number from the environment, for whoever has more or less time.
-fn number(name: &str, default: usize) -> usize {
+pub(super) fn number(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 

@@ -3,6 +3,8 @@
 
 mod accepted;
 mod counts;
+#[cfg(target_os = "linux")]
+mod hosts;
 mod kills;
 mod operator;
 mod order;

@@ -49,7 +49,7 @@ fn the_month_has_so_many_messages_and_some_of_them_are_for_what_is_urgent() {
     assert_spent(&host, "normal", 9);
     // What is queued waits.
     queued(&host, "waits", &[("delivery", "queued")]);
-    host.wait_for_log("messages wait in the outbox");
+    host.wait_for_log("only urgent messages leave the outbox");
     assert_eq!(direct(&host, "urgent again", "high").status, 200);
     host.wait_for_log("100 % of the month's messages are used");
     assert_spent(&host, "high", 10);

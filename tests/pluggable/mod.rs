@@ -178,6 +178,29 @@ fn what_has_not_been_initialised_says_what_to_do() {
     assert!(status.message().contains("the name of the component instance may not contain"), "{status:?}");
 }
 
+#[test]
+fn daprd_is_told_on_its_one_stream_of_a_message_that_was_given_up() {
+    let (robot, folder, outbox) = (Robot::start(), Folder::new(), tempfile::tempdir().unwrap());
+    let _host = folder.start(&["--outbox", outbox.path().to_str().unwrap()]);
+    let (daprd, url) = (folder.daprd(), robot.url());
+    let properties =
+        [("id", "team"), ("url", url.as_str()), ("secret", SECRET), ("overflow", "queue"), ("deadLetterRoute", "any")];
+    daprd.init("team", &properties).unwrap();
+    let mut reading = daprd.read("team").unwrap();
+    robot.fail(Fault::Rejected { errcode: 400_105, errmsg: String::new() }, Times::ONCE);
+    let queued = daprd.invoke("team", "create", "Hi").unwrap();
+    assert_eq!(queued.metadata.get("delivery").map(String::as_str), Some("queued"));
+    let event = reading.next();
+    let metadata = |name: &str| event.metadata.get(name).map(String::as_str);
+    assert_eq!(
+        (metadata("operation"), metadata("msguuid")),
+        (Some("dead-letter"), queued.metadata.get("msgUuid").map(String::as_str))
+    );
+    let data: serde_json::Value = serde_json::from_slice(&event.data).unwrap();
+    assert_eq!(data["message"]["text"]["content"], "Hi");
+    reading.take(&event, "");
+}
+
 /// DingTalk may give up on what is answered 404.
 #[test]
 fn a_callback_before_daprd_has_initialised_its_component_is_to_be_sent_again() {

@@ -7,6 +7,11 @@ pub mod held;
 pub mod inbox_app;
 pub mod plain;
 pub mod receiving;
+/// The PostgreSQL of the host's own tests, which use all of it.
+#[cfg(unix)]
+#[allow(dead_code, reason = "the tests here use a part of it")]
+#[path = "../../host/src/queue/tests/server.rs"]
+pub mod server;
 pub mod witness;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -39,7 +39,8 @@ impl Http {
     }
 
     pub(super) async fn deliver(&self, subscription: &Subscription, event: &Event) -> Result<Answer, Undelivered> {
-        let request = self.event_request(subscription.route(), event);
+        // Whoever asks for an event has looked whether it has one.
+        let request = self.event_request(subscription.route_of(event).unwrap_or_default(), event);
         let (mut status, mut retry_after) = (None, None);
         let exchange = async {
             let response = self.client.request(request).await?;

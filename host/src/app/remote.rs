@@ -219,7 +219,10 @@ impl Application for RemoteApp {
 
 impl Inner {
     async fn deliver(&self, event: &Event) -> Result<Answer, Undelivered> {
-        let subscriber = self.subscriber(&event.binding).await?;
+        let subscriber = self.known(&event.binding)?;
+        if !subscriber.subscription.takes_unasked(event)? {
+            self.ask(&subscriber).await?;
+        }
         let answer = self.way.deliver(&subscriber.subscription, event).await;
         if matches!(answer, Err(Undelivered::NoConnection(_))) {
             // Another one may come up at this address.
@@ -230,6 +233,13 @@ impl Inner {
 
     /// The subscriber of `binding`, if the application is healthy and reads from it.
     async fn subscriber(&self, binding: &str) -> Result<Arc<Subscriber>, Undelivered> {
+        let subscriber = self.known(binding)?;
+        self.ask(&subscriber).await?;
+        Ok(subscriber)
+    }
+
+    /// The subscriber of `binding`, if the application is healthy.
+    fn known(&self, binding: &str) -> Result<Arc<Subscriber>, Undelivered> {
         let known = self.subscribers.read().unwrap_or_else(PoisonError::into_inner).get(binding).cloned();
         let subscriber = known.ok_or_else(|| Undelivered::NotSubscribed {
             binding: binding.to_owned(),
@@ -238,8 +248,11 @@ impl Inner {
         if !self.health.borrow().is_healthy() {
             return Err(Undelivered::Unhealthy);
         }
-        subscriber.reads(|| (self.now)(), self.way.reads(&subscriber.subscription)).await?;
         Ok(subscriber)
+    }
+
+    async fn ask(&self, subscriber: &Subscriber) -> Result<(), Undelivered> {
+        subscriber.reads(|| (self.now)(), self.way.reads(&subscriber.subscription)).await
     }
 
     /// Asks until the application has answered, so that the log says early whether it reads; and again whenever it

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dingtalk_api::delivery::target;
 use dingtalk_binding::json::quoted;
 
-use crate::event::Undelivered;
+use crate::event::{Event, Undelivered};
 
 /// For how long a "no" holds. Short enough that an application which is replaced by one with the route gets the
 /// next message but one; long enough that a busy group does not double the requests to one that will never read.
@@ -72,6 +72,8 @@ pub struct Subscription {
     pub binding: String,
     /// Made by `target` alone, so that it is always fit for a request.
     route: String,
+    /// As `route`, of messages that were given up.
+    dead_letter_route: Option<String>,
     /// What the component file says.
     pub direction: Direction,
 }
@@ -82,7 +84,41 @@ impl Subscription {
     pub fn new(binding: impl Into<String>, route: Option<&str>, direction: Direction) -> Self {
         let binding = binding.into();
         let route = target(route.filter(|route| !route.trim().is_empty()).unwrap_or(&binding));
-        Self { binding, route, direction }
+        Self { binding, route, dead_letter_route: None, direction }
+    }
+
+    /// With the component file's item `deadLetterRoute`: without one, or with an empty one, nobody is told of messages that
+    /// were given up. The error is meant to follow its name.
+    pub fn with_dead_letters(mut self, route: Option<&str>) -> Result<Self, String> {
+        self.dead_letter_route = route.filter(|route| !route.trim().is_empty()).map(target);
+        let is_shared = self.direction.reads() && self.dead_letter_route.as_ref() == Some(&self.route);
+        if is_shared {
+            return Err("is the route of what people say, too; choose another one".into());
+        }
+        Ok(self)
+    }
+
+    /// Whether the application is told of messages that were given up.
+    pub fn takes_dead_letters(&self) -> bool {
+        self.dead_letter_route.is_some()
+    }
+
+    /// Where this event goes, if it goes anywhere.
+    pub(super) fn route_of(&self, event: &Event) -> Option<&str> {
+        if event.is_dead_letter() { self.dead_letter_route.as_deref() } else { Some(&self.route) }
+    }
+
+    /// Whether an event of this binding can be handed over without asking: it says that a message was given up, which the
+    /// component file asks for.
+    pub(super) fn takes_unasked(&self, event: &Event) -> Result<bool, Undelivered> {
+        if event.is_dead_letter() && !self.takes_dead_letters() {
+            return Err(self.not_subscribed("it has no deadLetterRoute; add one, or drop the event".into()));
+        }
+        Ok(event.is_dead_letter())
+    }
+
+    fn not_subscribed(&self, reason: String) -> Undelivered {
+        Undelivered::NotSubscribed { binding: self.binding.clone(), reason }
     }
 
     /// The path, and the query if any, under which the application takes its events.
@@ -232,7 +268,7 @@ impl Subscriber {
     }
 
     fn not_subscribed(&self, reason: String) -> Undelivered {
-        Undelivered::NotSubscribed { binding: self.subscription.binding.clone(), reason }
+        self.subscription.not_subscribed(reason)
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {

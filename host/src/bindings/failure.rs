@@ -22,6 +22,14 @@ pub enum InvokeFailure {
          with `outbox retry {0}`, or as a new one with another msgUuid. Nothing was sent"
     )]
     GivenUp(i64),
+    /// It may have been posted, under a `msgUuid` that the host has made for it.
+    #[error("{error} (the host has given it the msgUuid {uuid})")]
+    Made {
+        /// That one.
+        uuid: String,
+        /// What happened.
+        error: Box<InvokeFailure>,
+    },
     /// It failed.
     #[error(transparent)]
     Call(#[from] CallError<error::InvokeError>),
@@ -47,6 +55,7 @@ impl invoke::Failure for InvokeFailure {
         match self {
             Self::Withheld(_) | Self::Queue(_) | Self::GivenUp(_) => Outcome::NotSent,
             Self::Call(error) => error.posted(),
+            Self::Made { error, .. } => error.posted(),
             // Sent again as a whole, the first parts would arrive twice.
             Self::Part { .. } => Outcome::Unknown,
         }
@@ -66,6 +75,11 @@ impl invoke::Failure for InvokeFailure {
                     .to_vec()
             }
             Self::Call(error) => error.metadata(),
+            Self::Made { uuid, error } => {
+                let mut metadata = error.metadata();
+                metadata.push(("msgUuid".to_owned(), uuid.clone()));
+                metadata
+            }
             Self::Part { number, of, error } => {
                 let mut metadata = error.metadata();
                 let outcome = metadata.iter_mut().find(|(name, _)| name == "outcome");

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dingtalk_api::invoke::{self, Failed};
+use dingtalk_api::invoke::{self, Failed, Failure as _};
 use dingtalk_api::status::ErrorStatus;
 use dingtalk_binding::callback::Key;
 use dingtalk_binding::contract;
@@ -49,6 +49,8 @@ pub struct Bindings {
     by_name: RwLock<BTreeMap<String, Arc<Binding>>>,
     /// Where messages wait, if anywhere.
     outbox: OnceLock<Outbox>,
+    /// Whether they are posted whatever a file says of an outbox.
+    is_direct: bool,
 }
 
 /// A secret that callbacks can be signed with.
@@ -186,6 +188,18 @@ pub(crate) const CREATE: &str = "create";
 /// Why an operation failed.
 pub type InvokeError = invoke::InvokeError<InvokeFailure>;
 
+/// `error` of a message that may have been posted under a `msgUuid` that was made here, and that its caller must know to send it
+/// again.
+pub(crate) fn with_made_uuid(error: InvokeError, uuid: Option<String>) -> InvokeError {
+    match (error, uuid) {
+        (InvokeError::Call(failed), Some(uuid)) if failed.error().posted() == Outcome::Unknown => {
+            let made = |error| InvokeFailure::Made { uuid, error: Box::new(error) };
+            Failed::new(made(failed.into_error()), true).into()
+        }
+        (error, _) => error,
+    }
+}
+
 /// A binding that could not be initialised.
 #[derive(Debug, thiserror::Error)]
 #[error("[INIT_COMPONENT_FAILURE]: initialization error occurred for {name} ({component_type}/{version}): {reason}")]
@@ -212,7 +226,13 @@ impl Bindings {
             fitting: Semaphore::new(FITTING),
             by_name: RwLock::default(),
             outbox: OnceLock::new(),
+            is_direct: false,
         }
+    }
+
+    /// None yet. Without an outbox, and with component files that are written for one: what they say of it has no effect.
+    pub fn without_outbox(sandbox: Sandbox) -> Self {
+        Self { is_direct: true, ..Self::new(sandbox) }
     }
 
     /// Initialises a binding, which may then connect to what `policy` allows, and adds it, in place of the one of the
@@ -269,7 +289,9 @@ impl Bindings {
         };
         let direction = property("direction").map_or(Ok(Direction::default()), Direction::parse);
         let direction = direction.map_err(|reason| format!("property \"direction\": {reason}"))?;
-        let subscription = Subscription::new(name.clone(), property("route"), direction);
+        let subscription = Subscription::new(name.clone(), property("route"), direction)
+            .with_dead_letters(property("deadLetterRoute"))
+            .map_err(|reason| format!("property \"deadLetterRoute\" {reason}"))?;
         warn_of_readable_token(&name, &settings);
         let mut keys = match &settings.callbacks.key {
             Some(Key::Signature { secret, previous }) => {
@@ -296,7 +318,7 @@ impl Bindings {
         let error_status = property("errorStatus").filter(|text| !text.is_empty()).map(ErrorStatus::parse).transpose();
         let error_status = error_status.map_err(|reason| format!("property \"errorStatus\" {reason}"))?;
         let fit = fit::Policy::parse(property("tooLong"), property("keywords"))?;
-        let gate = gate::Policy {
+        let mut gate = gate::Policy {
             rate: Rate::parse(property("rateLimit")).map_err(|reason| format!("property \"rateLimit\" {reason}"))?,
             overflow: Overflow::parse(property("overflow"))
                 .map_err(|reason| format!("property \"overflow\" {reason}"))?,
@@ -307,13 +329,25 @@ impl Bindings {
             })?
             .map(Arc::new),
         };
+        if self.is_direct && gate.overflow == Overflow::Queue {
+            gate.overflow = Overflow::Wait;
+        }
+        if self.is_direct && gate.quota.take().is_some() {
+            tracing::warn!(
+                binding = name,
+                "without an outbox, what is posted does not count towards the property quota"
+            );
+        }
         let is_queued = gate.overflow == Overflow::Queue;
         let merges = match property("merge").map(str::trim).unwrap_or_default() {
             "" | "false" => false,
-            "true" => true,
+            "true" => !self.is_direct,
             _ => return Err("property \"merge\" is neither \"true\" nor \"false\"".into()),
         };
-        for (needs, property) in [(is_queued, "overflow"), (merges, "merge"), (gate.quota.is_some(), "quota")] {
+        let tells = subscription.takes_dead_letters() && !self.is_direct;
+        let needs =
+            [(is_queued, "overflow"), (merges, "merge"), (gate.quota.is_some(), "quota"), (tells, "deadLetterRoute")];
+        for (needs, property) in needs {
             if needs && self.outbox.get().is_none() {
                 let reason = "needs an outbox; start the host with --outbox DIRECTORY";
                 return Err(format!("property \"{property}\" {reason}"));
@@ -383,21 +417,25 @@ impl Bindings {
     }
 
     /// Has the binding called `name` create a message of `data`, which is copied once there is a slot for the call:
-    /// the same data may wait for many.
+    /// the same data may wait for many. `is_last` of what answers a dead letter: that it was given up is told to nobody.
     pub(crate) async fn create(
         &self,
         name: &str,
         data: &[u8],
+        uuid: Option<&str>,
         limit: Option<Duration>,
+        is_last: bool,
     ) -> Result<Response, InvokeError> {
         let binding = self.with_operation(name, CREATE)?;
-        let request = || Request { operation: CREATE.into(), data: data.to_vec(), metadata: Vec::new() };
+        let metadata: Vec<_> = uuid.map(|uuid| ("msgUuid".to_owned(), uuid.to_owned())).into_iter().collect();
+        let has_uuid = uuid.is_some() || operation::has_uuid(data, []);
+        let request = || Request { operation: CREATE.into(), data: data.to_vec(), metadata };
         let called = if binding.fit == fit::Policy::default() && !binding.is_queued {
             self.post(&binding, request, limit, false).await
         } else {
-            self.send(&binding, request(), limit).await
+            self.send(&binding, request(), limit, is_last).await
         };
-        called.map_err(|error| Failed::new(error, operation::has_uuid(data, [])).into())
+        called.map_err(|error| Failed::new(error, has_uuid).into())
     }
 
     /// Posts one message, in as many parts as it needs, or has it wait until it can be.
@@ -406,10 +444,11 @@ impl Bindings {
         binding: &Binding,
         request: Request,
         limit: Option<Duration>,
+        is_last: bool,
     ) -> Result<Response, InvokeFailure> {
         let wish = Wish::parse(contract::pairs(&request.metadata)).map_err(invalid)?;
         if wish.delivery.map_or(binding.is_queued, |delivery| delivery == Delivery::Queued) {
-            return self.enqueue(binding, request, wish).await;
+            return self.enqueue(binding, request, wish, is_last).await;
         }
         let is_urgent = wish.is_urgent();
         if binding.fit.is_satisfied_by(&request) {
@@ -457,9 +496,21 @@ impl Bindings {
     }
 
     /// Has a message wait in the outbox. It is there when this returns.
-    async fn enqueue(&self, binding: &Binding, request: Request, wish: Wish) -> Result<Response, InvokeFailure> {
+    async fn enqueue(
+        &self,
+        binding: &Binding,
+        request: Request,
+        wish: Wish,
+        is_last: bool,
+    ) -> Result<Response, InvokeFailure> {
         let Some(outbox) = self.outbox.get() else {
-            return Err(invalid("metadata delivery: queued needs an outbox; start the host with --outbox DIRECTORY"));
+            let reason = match self.is_direct {
+                false => "metadata delivery: queued needs an outbox; start the host with --outbox DIRECTORY",
+                true => {
+                    "metadata delivery: queued needs an outbox; ask a host that was started with --outbox, over its API"
+                }
+            };
+            return Err(invalid(reason));
         };
         let request = queued::with_uuid(request, || Uuid::new_v4().to_string());
         let is_small = request.data.len() <= SHAPED_AT_ONCE;
@@ -471,7 +522,8 @@ impl Bindings {
         let messages = messages.map_err(invalid)?;
         let uuid = messages.first().map(|message| message.uuid.clone()).unwrap_or_default();
         let mut seqs = Vec::with_capacity(of);
-        for queued in outbox.accept(messages).await? {
+        let queued = if is_last { outbox.accept_answers(messages).await? } else { outbox.accept(messages).await? };
+        for queued in queued {
             match queued {
                 Queued::New(seq) | Queued::Repeated(seq) => seqs.push(seq.to_string()),
                 Queued::Dead(seq) => return Err(InvokeFailure::GivenUp(seq)),
@@ -486,12 +538,12 @@ impl Bindings {
     }
 
     /// Posts what has waited in the outbox, if the robot takes it now.
-    pub(crate) async fn post_queued(&self, message: &Event) -> Result<Response, InvokeError> {
+    pub(crate) async fn post_queued(&self, seq: i64, message: &Event) -> Result<Response, InvokeError> {
         let name = &message.binding;
         let binding = self.get(name).filter(|binding| binding.direction().writes());
         let binding = binding.ok_or_else(|| InvokeError::NotFound(name.clone()))?;
         let posted = async {
-            let entered = binding.gate.enter_for_queue(is_urgent(message)).await;
+            let entered = binding.gate.enter_for_queue(seq, is_urgent(message)).await;
             let mut pass = entered.map_err(InvokeFailure::Withheld)?;
             let request =
                 || Request { operation: CREATE.into(), data: message.data.to_vec(), metadata: message.trace.clone() };
@@ -613,7 +665,7 @@ impl Bindings {
     ) -> Result<Response, InvokeError> {
         let has_uuid = invoke::has_uuid(&request);
         let called = match request.operation.as_str() {
-            CREATE => self.send(binding, request, limit).await,
+            CREATE => self.send(binding, request, limit, false).await,
             _ => {
                 let operation = request.operation.clone();
                 let request = move || request;

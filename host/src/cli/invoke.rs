@@ -96,7 +96,7 @@ pub(super) async fn run(args: InvokeArgs) -> Result<(), Failure> {
     resources.bindings.iter_mut().for_each(|binding| binding.ignore_errors = false);
     resources.failures.iter_mut().for_each(|failure| failure.ignore_errors = false);
     let limits = Limits { instances: 1, ..Limits::for_messages_of(data.len()) };
-    let bindings = load::bindings(resources, limits, &args.egress.policy(), None).await?;
+    let bindings = load::bindings_without_outbox(resources, limits, &args.egress.policy()).await?;
     let request = Request { operation: args.operation, data, metadata: args.metadata };
     let result = bindings.invoke(&name, request, None).await;
     print(args.output, &result)?;

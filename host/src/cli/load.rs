@@ -38,6 +38,27 @@ pub(super) async fn bindings(
     policy: &Policy,
     outbox: Option<Outbox>,
 ) -> Result<Bindings, StartError> {
+    let loaded = Bindings::new(sandbox(limits)?);
+    if let Some(outbox) = outbox {
+        loaded.with_outbox(outbox).await.map_err(StartError::Outbox)?;
+    }
+    load(loaded, resources, policy).await
+}
+
+/// As [`bindings`], for who has no outbox and one call: what component files say of an outbox has no effect.
+pub(super) async fn bindings_without_outbox(
+    resources: Resources,
+    limits: Limits,
+    policy: &Policy,
+) -> Result<Bindings, StartError> {
+    load(Bindings::without_outbox(sandbox(limits)?), resources, policy).await
+}
+
+fn sandbox(limits: Limits) -> Result<Sandbox, PrepareError> {
+    Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system())
+}
+
+async fn load(loaded: Bindings, resources: Resources, policy: &Policy) -> Result<Bindings, StartError> {
     let Resources { bindings, failures, warnings, .. } = resources;
     for warning in warnings {
         tracing::warn!("{}", shown(&warning));
@@ -47,11 +68,6 @@ pub(super) async fn bindings(
             return Err(StartError::Resource(failure.to_string()));
         }
         tracing::error!("{}", shown(&failure.to_string()));
-    }
-    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system())?;
-    let loaded = Bindings::new(sandbox);
-    if let Some(outbox) = outbox {
-        loaded.with_outbox(outbox).await.map_err(StartError::Outbox)?;
     }
     let proxies = Proxies::from_env();
     for binding in bindings {

@@ -35,6 +35,8 @@ pub(crate) struct Intent {
     pub(crate) quota: Option<Quota>,
     /// Whether they may use what is reserved of it.
     pub(crate) is_urgent: bool,
+    /// The one of the outbox that it is, if it is: from then on DingTalk may know its `msgUuid`.
+    pub(crate) queued: Option<i64>,
 }
 
 /// Posts that are noted.

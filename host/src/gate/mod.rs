@@ -417,15 +417,15 @@ impl Gate {
     /// than nothing. What is urgent may use what is reserved of the month's allowance.
     pub async fn enter(&self, messages: u16, limit: Duration, is_urgent: bool) -> Result<Pass<'_>, Withheld> {
         let waits = self.policy.overflow == Overflow::Wait;
-        self.enter_noted(messages, limit, waits, is_urgent).await
+        self.enter_noted(messages, limit, waits, is_urgent, None).await
     }
 
     /// Leave to post one message that can wait elsewhere: now, or not. Only behind calls that wait it does so too, in the order in
     /// which they came, because they would always come before it otherwise.
-    pub async fn enter_for_queue(&self, is_urgent: bool) -> Result<Pass<'_>, Withheld> {
+    pub async fn enter_for_queue(&self, seq: i64, is_urgent: bool) -> Result<Pass<'_>, Withheld> {
         let ahead = self.policy.rate.is_some_and(|rate| self.robot.waiting(rate) > 0);
         let limit = if ahead { QUEUES_FOR } else { Duration::ZERO };
-        self.enter_noted(1, limit, ahead, is_urgent).await
+        self.enter_noted(1, limit, ahead, is_urgent, Some(seq)).await
     }
 
     async fn enter_noted(
@@ -434,12 +434,13 @@ impl Gate {
         limit: Duration,
         waits: bool,
         is_urgent: bool,
+        queued: Option<i64>,
     ) -> Result<Pass<'_>, Withheld> {
         let Some(ledger) = self.robots.0.ledger.get() else { return self.enter_here(messages, limit, waits).await };
         let begun = Instant::now();
         loop {
             let pass = self.enter_here(messages, limit.saturating_sub(begun.elapsed()), waits).await?;
-            match self.note(ledger, pass, is_urgent).await {
+            match self.note(ledger, pass, is_urgent, queued).await {
                 Ok(pass) => return Ok(pass),
                 Err(withheld) => {
                     let rest = limit.saturating_sub(begun.elapsed());
@@ -458,6 +459,7 @@ impl Gate {
         ledger: &Arc<dyn Ledger>,
         mut pass: Pass<'a>,
         is_urgent: bool,
+        queued: Option<i64>,
     ) -> Result<Pass<'a>, Withheld> {
         let Policy { rate, quota, .. } = &self.policy;
         let intent = Intent {
@@ -467,6 +469,7 @@ impl Gate {
             counts_for: lock(&self.robot.state).longest_ms,
             quota: quota.as_deref().cloned(),
             is_urgent,
+            queued,
         };
         let messages = pass.left;
         // A disk that hangs must not hold a call for longer than it may take.

@@ -1,3 +1,5 @@
+mod allowance;
+
 use std::sync::Arc;
 
 use super::*;

@@ -59,7 +59,7 @@ impl Inner {
         };
         let Forward { to, data, concurrency } = forward;
         let data: Bytes = data.map_or_else(|| "null".into(), |data| String::from(Box::<str>::from(data)).into());
-        let (inner, from) = (Arc::clone(self), from.to_owned());
+        let (inner, from, is_last) = (Arc::clone(self), from.to_owned(), event.is_dead_letter());
         let trace: Trace = if self.spans.get().is_some() { event.trace.clone().into() } else { Arc::default() };
         self.tasks.spawn(async move {
             let _slot = slot;
@@ -67,7 +67,7 @@ impl Inner {
                 Concurrency::Sequential => {
                     for name in to {
                         // As Dapr does: what comes after may depend on it.
-                        if !inner.send_on(&from, &name, &data, &trace).await {
+                        if !inner.send_on(&from, &name, &data, &trace, is_last).await {
                             break;
                         }
                     }
@@ -77,7 +77,7 @@ impl Inner {
                     for name in to {
                         let (inner, from, data) = (Arc::clone(&inner), from.clone(), data.clone());
                         let trace = Arc::clone(&trace);
-                        sending.spawn(async move { inner.send_on(&from, &name, &data, &trace).await });
+                        sending.spawn(async move { inner.send_on(&from, &name, &data, &trace, is_last).await });
                     }
                     sending.join_all().await;
                 }
@@ -85,10 +85,12 @@ impl Inner {
         });
     }
 
-    async fn send_on(&self, from: &str, to: &str, data: &Bytes, trace: &[(String, String)]) -> bool {
+    /// `is_last` of what answers a dead letter: that it was given up is told to nobody.
+    async fn send_on(&self, from: &str, to: &str, data: &Bytes, trace: &[(String, String)], is_last: bool) -> bool {
         let messages = &self.messages(from);
         let bytes = u32::try_from(data.len().min(SENDING)).unwrap_or(u32::MAX);
-        let has_uuid = operation::has_uuid(data, []);
+        let uuid = &self.uuid_for(to, operation::has_uuid(data, []));
+        let has_uuid = uuid.is_some() || operation::has_uuid(data, []);
         let outbound = Outbound { binding: to, operation: CREATE, has_uuid, is_late: false, is_awaited: true, trace };
         let attempt = |(), limit| async move {
             // Not kept while a policy pauses.
@@ -96,7 +98,7 @@ impl Inner {
                 Some(messages) => messages.sending.acquire_many(bytes).await.ok(),
                 None => None,
             };
-            self.bindings.create(to, data, limit).await
+            self.bindings.create(to, data, uuid.as_deref(), limit, is_last).await
         };
         let sent = self.send(outbound, (), attempt).await;
         if let Err(error) = &sent {

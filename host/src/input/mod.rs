@@ -9,6 +9,7 @@
 mod answer;
 mod follow;
 mod ids;
+mod letters;
 mod memory;
 mod outbound;
 mod policy;
@@ -28,7 +29,7 @@ use dingtalk_binding::error::{HandlerError, ReceiveError};
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::bindings::{Binding, Bindings, InitError, InvokeError};
+use crate::bindings::{self, Binding, Bindings, CREATE, InitError, InvokeError};
 use crate::egress::{Policy, Proxies};
 use crate::event::{Answer, Application, BoxFuture, Digest, Event, Undelivered};
 use crate::metrics::{Metrics, QueueState, State};
@@ -235,7 +236,7 @@ impl Input {
     }
 
     /// Performs one operation; "get" reaches the application.
-    pub async fn invoke(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
+    pub async fn invoke(&self, name: &str, mut request: Request) -> Result<Response, InvokeError> {
         let operation = request.operation.clone();
         let is_get = operation == "get";
         let reader = is_get.then(|| self.reader(name, Vec::new(), Way::Direct)).flatten();
@@ -244,6 +245,9 @@ impl Input {
         let trace = self.0.spans.get().map(|_| request.metadata.iter().filter(is_trace).cloned().collect());
         let trace: Vec<_> = trace.unwrap_or_default();
         let has_uuid = invoke::has_uuid(&request);
+        let uuid = if operation == CREATE { self.0.uuid_for(name, has_uuid) } else { None };
+        request.metadata.extend(uuid.clone().map(|uuid| ("msgUuid".to_owned(), uuid)));
+        let has_uuid = has_uuid || uuid.is_some();
         let outbound = Outbound {
             binding: name,
             operation: &operation,
@@ -256,6 +260,7 @@ impl Input {
         self.0
             .send(outbound, request, |request, limit| bindings.invoke_within(name, request, reader.clone(), limit))
             .await
+            .map_err(|error| bindings::with_made_uuid(error, uuid))
     }
 
     /// A callback for `name` was answered; see [`Metrics::callback`]. Whoever makes names up is counted without one.
@@ -397,7 +402,13 @@ impl Inner {
             });
         }
         let answer = self.hand_over(event).await?;
-        Ok(self.follow(event, &answer))
+        let reply = self.follow(event, &answer);
+        if event.is_dead_letter() && reply.is_some() {
+            let reason = "an answer to a dead letter has no conversation to go to; send it on with \"to\"";
+            tracing::error!(binding = event.binding, reason, "wrong answer");
+            return Ok(None);
+        }
+        Ok(reply)
     }
 
     /// Hands an event to the application; its answer, as it is.

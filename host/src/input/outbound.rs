@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use dingtalk_api::invoke::Failed;
 use dingtalk_api::limits::APP_TIMEOUT;
+use uuid::Uuid;
 
 use super::{Inner, Leftovers, policy};
 use crate::bindings::InvokeError;
@@ -32,6 +33,13 @@ pub(super) struct Outbound<'a> {
 }
 
 impl Inner {
+    /// A `msgUuid` for what is to be created and has none, where a policy may try it again: an attempt with an unknown outcome
+    /// can then be followed by another one. Without such a policy, what is posted stays as it came.
+    pub(super) fn uuid_for(&self, binding: &str, has_uuid: bool) -> Option<String> {
+        let is_wanted = !has_uuid && self.resilience.retries(binding, Direction::Outbound);
+        is_wanted.then(|| Uuid::new_v4().to_string())
+    }
+
     /// Has `attempt` do it with `request`, which it makes of each.
     pub(super) async fn send<R: Clone, F: Future<Output = Result<Response, InvokeError>>>(
         &self,

@@ -10,8 +10,8 @@ use super::policy::named;
 use super::{Inner, Leftovers};
 use crate::bindings::{CREATE, InvokeError};
 use crate::event::{BoxFuture, Event};
-use crate::queue::outbox::Consumer;
 use crate::queue::outbox::retry::{Kind, Setback};
+use crate::queue::outbox::{Consumer, DeadLetter, Told, is_urgent};
 use crate::spans::said;
 
 /// How long a binding is left alone that is not there: it comes back with its component file, which is noticed.
@@ -25,10 +25,10 @@ const ASK_THE_GATE: Duration = Duration::from_secs(60);
 pub(super) struct Posts(pub(super) Weak<Inner>);
 
 impl Consumer for Posts {
-    fn post<'a>(&'a self, message: &'a Event) -> BoxFuture<'a, Result<(), Setback>> {
+    fn post<'a>(&'a self, seq: i64, message: &'a Event) -> BoxFuture<'a, Result<(), Setback>> {
         Box::pin(async move {
             match self.0.upgrade() {
-                Some(inner) => inner.post(message).await.map_err(|error| setback(&error)),
+                Some(inner) => inner.post(seq, message).await.map_err(|error| setback(&error, is_urgent(message))),
                 None => Err(Setback { kind: Kind::Unsent, reason: "the host is stopping".into() }),
             }
         })
@@ -42,19 +42,24 @@ impl Consumer for Posts {
         Box::pin(async move { self.0.upgrade()?.bindings.unite(binding, bodies).await })
     }
 
-    fn give_up<'a>(&'a self, _: i64, _: &'a Event, _: &'a str) -> BoxFuture<'a, ()> {
-        Box::pin(async {})
+    fn tell<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Told> {
+        Box::pin(async move {
+            match self.0.upgrade() {
+                Some(inner) => inner.tell(letter).await,
+                None => Told::Later,
+            }
+        })
     }
 }
 
 impl Inner {
     /// Policies for retries and breakers do not apply: trying again is the outbox's business alone.
-    async fn post(&self, message: &Event) -> Result<(), InvokeError> {
+    async fn post(&self, seq: i64, message: &Event) -> Result<(), InvokeError> {
         let binding = message.binding.as_str();
         let since = Instant::now();
         let _leftovers = self.bindings.get(binding).map(|_| Leftovers(self, binding));
         let span = self.spans.get().map(|spans| spans.begin(said::operation(binding, CREATE, 1), &message.trace));
-        let result = self.bindings.post_queued(message).await;
+        let result = self.bindings.post_queued(seq, message).await;
         // What was withheld is no operation: it is asked again whenever there may be room.
         let is_withheld = result.as_ref().is_err_and(|error| named(&error.metadata(), "error") == "withheld");
         if !is_withheld {
@@ -71,13 +76,17 @@ impl Inner {
 }
 
 /// What a failure means to a message that waits.
-fn setback(error: &InvokeError) -> Setback {
+fn setback(error: &InvokeError, is_urgent: bool) -> Setback {
     let metadata = error.metadata();
     let wait = named(&metadata, "retryAfter").parse().ok().map(Duration::from_millis);
     let is_unknown = named(&metadata, "outcome") == Outcome::Unknown.name();
     // Each message here has its msgUuid.
     let unknown = Kind::Unknown { is_repeatable: true };
     let kind = match (named(&metadata, "error"), named(&metadata, "class")) {
+        // Of an allowance that DingTalk knows nothing of, some is kept for what is urgent.
+        ("withheld", "quota") if named(&metadata, "errcode").is_empty() && !is_urgent => {
+            Kind::Reserved(wait.unwrap_or(ASK_THE_GATE))
+        }
         ("withheld" | "unexpected-answer.throttled", _) | ("rejected", "rate-limited" | "quota" | "configuration") => {
             Kind::Held(wait.unwrap_or(ASK_THE_GATE))
         }
@@ -103,7 +112,7 @@ mod tests {
     use crate::sandbox::{CallError, Overload};
 
     fn failed(cause: InvokeCause, outcome: Outcome) -> Kind {
-        setback(&Failed::new(CallError::Binding(Cause { cause, outcome }).into(), true).into()).kind
+        setback(&Failed::new(CallError::Binding(Cause { cause, outcome }).into(), true).into(), false).kind
     }
 
     fn rejected(class: RejectionClass, retry_after: Option<u64>) -> Kind {
@@ -133,7 +142,7 @@ mod tests {
         let throttled = InvokeCause::UnexpectedAnswer(AnswerError::Throttled(300_000));
         assert_eq!(failed(throttled, Outcome::NotSent), Kind::Held(Duration::from_secs(300)));
         let overload = CallError::Overloaded(Overload::Host { running: 1, waiting: None });
-        assert_eq!(setback(&Failed::new(overload.into(), true).into()).kind, Kind::Unsent);
-        assert_eq!(setback(&InvokeError::NotFound("x".into())).kind, Kind::Held(MISSING));
+        assert_eq!(setback(&Failed::new(overload.into(), true).into(), false).kind, Kind::Unsent);
+        assert_eq!(setback(&InvokeError::NotFound("x".into()), false).kind, Kind::Held(MISSING));
     }
 }

@@ -187,7 +187,7 @@ fn code(error: &InvokeError) -> Code {
         InvokeFailure::Withheld(_) => return Code::ResourceExhausted,
         InvokeFailure::Queue(QueueError::OtherBody { .. }) | InvokeFailure::GivenUp(_) => return Code::AlreadyExists,
         InvokeFailure::Queue(_) => return Code::Unavailable,
-        InvokeFailure::Part { .. } => return Code::Unknown,
+        InvokeFailure::Part { .. } | InvokeFailure::Made { .. } => return Code::Unknown,
         InvokeFailure::Call(failed) => failed,
     };
     match failed {

@@ -98,6 +98,8 @@ pub(super) enum Leave {
     AtMost(usize, u64),
     /// The application seems to be down: one at a time.
     One,
+    /// Only what comes before all others.
+    Urgent,
     /// The application seems to be down, and was asked a moment ago: none before this time.
     NotBefore(u64),
 }

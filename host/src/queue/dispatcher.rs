@@ -1,7 +1,7 @@
 //! Delivers what is stored: the first event of each conversation, until it is taken. Which way they go, and who takes them,
 //! is a [`Line`]'s business.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,7 +157,7 @@ async fn begin<L: Line>(
     let mut is_probe = false;
     let until = |time: u64| Duration::from_millis(time.saturating_sub(now));
     match shared.line.leave_all(now) {
-        Leave::Free => {}
+        Leave::Free | Leave::Urgent => {}
         Leave::AtMost(count, time) => {
             in_all = count.saturating_sub(running.len());
             wait = wait.min(until(time));
@@ -173,12 +173,16 @@ async fn begin<L: Line>(
         }
     }
     let busy: Vec<&str> = counts.keys().copied().collect();
-    let mut by_binding = HashMap::new();
+    let (mut by_binding, mut urgent) = (HashMap::new(), HashSet::new());
     for (binding, leave) in shared.line.leave(&busy, now) {
         let count = counts.get(binding.as_str()).copied().unwrap_or(0);
         let free = match leave {
             Leave::Free | Leave::AtMost(..) => AT_ONCE_A_BINDING.saturating_sub(count),
             Leave::One => 1_usize.saturating_sub(count),
+            Leave::Urgent => {
+                urgent.insert(binding.clone());
+                AT_ONCE_A_BINDING.saturating_sub(count)
+            }
             Leave::NotBefore(time) => {
                 wait = wait.min(until(time));
                 0
@@ -190,6 +194,7 @@ async fn begin<L: Line>(
         in_all,
         a_binding: AT_ONCE_A_BINDING,
         by_binding,
+        urgent,
         running: running.values().map(|running| running.lane.clone()).collect(),
         turn,
     };
@@ -303,12 +308,12 @@ impl<L: Line> Shared<L> {
 }
 
 /// The queue is being stopped, or its last handle is gone.
-async fn ended(stopping: &mut watch::Receiver<bool>) {
+pub(super) async fn ended(stopping: &mut watch::Receiver<bool>) {
     // An error is the missing handle.
     let _ = stopping.wait_for(|&stopping| stopping).await;
 }
 
-fn has_ended(stopping: &watch::Receiver<bool>) -> bool {
+pub(super) fn has_ended(stopping: &watch::Receiver<bool>) -> bool {
     *stopping.borrow() || stopping.has_changed().is_err()
 }
 

@@ -170,7 +170,7 @@ pub enum QueueError {
     /// One binding has as much in it as is left for all others.
     #[error(
         "binding {binding} has as many messages in the {place} as it may: as much as is left for all others; wait until some are \
-         sent, or allow more (--{}-max-size)",
+         sent, drop dead ones (`outbox list`), or allow more (--{}-max-size)",
         place.side
     )]
     Share {
@@ -181,7 +181,7 @@ pub enum QueueError {
     },
     /// A message that has the identifier of another one.
     #[error(
-        "the message has the {} of another one, which is event {seq} of the {side}",
+        "the message has the {} of another one, which is event {seq} of the {side}; send it with one of its own",
         side.identifier()
     )]
     OtherBody {

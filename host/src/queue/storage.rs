@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::outbox::DeadLetter;
 use super::store::{Due, Item, Room, Stored};
 use super::{Counts, QueueError};
 use crate::event::BoxFuture;
@@ -83,6 +84,12 @@ pub(super) trait Storage: Send + Sync + 'static {
 
     /// Sets aside some of what is too old, and removes some of what was kept for long enough.
     fn tidy(&self, now: u64) -> BoxFuture<'_, Result<Tidied, QueueError>>;
+
+    /// Of an outbox, some dead messages of which nobody has been told, the first ones, but none of the bindings in `except`.
+    fn letters(&self, except: Vec<String>) -> BoxFuture<'_, Result<Vec<DeadLetter>, QueueError>>;
+
+    /// Somebody has been told that a message died at `died_at`; if it was put back and died again since, that is to be told, too.
+    fn told(&self, seq: i64, died_at: u64) -> BoxFuture<'_, Result<(), QueueError>>;
 
     /// How many events cannot be read, and are left where they are.
     fn passed_over(&self) -> BoxFuture<'_, usize>;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::Place;
+use super::outbox::DeadLetter;
 use super::storage::{End, Storage, Then, Tidied, Wake};
 use super::store::{Due, Item, Room, Store};
 use super::{Counts, QueueError, Side};
@@ -218,6 +220,14 @@ impl Storage for Writer {
         }))
     }
 
+    fn letters(&self, except: Vec<String>) -> BoxFuture<'_, Result<Vec<DeadLetter>, QueueError>> {
+        Box::pin(self.run(move |store| store.letters(&except)))
+    }
+
+    fn told(&self, seq: i64, died_at: u64) -> BoxFuture<'_, Result<(), QueueError>> {
+        Box::pin(self.run(move |store| store.told(seq, died_at)))
+    }
+
     fn passed_over(&self) -> BoxFuture<'_, usize> {
         Box::pin(async move { self.run(|store| Ok(store.passed_over())).await.unwrap_or(0) })
     }
@@ -250,10 +260,18 @@ impl Posts {
 impl Ledger for Posts {
     fn claim(&self, intent: Intent) -> BoxFuture<'_, Result<Claimed, Unclaimed>> {
         let now = (self.clock)();
-        Box::pin(async move {
-            let claimed = self.writer.run(move |store| store.claim(&intent, now)).await;
-            claimed.unwrap_or_else(|error| Err(Unclaimed::Unavailable(error.to_string())))
-        })
+        let (sender, claimed) = oneshot::channel();
+        let (writer, clock) = (self.writer.clone(), Arc::clone(&self.clock));
+        // In a task of its own: whoever asked may have gone when it is noted, and the post would be under way for long, and counted.
+        tokio::spawn(async move {
+            let claimed = writer.run(move |store| store.claim(&intent, now)).await;
+            let claimed = claimed.unwrap_or_else(|error| Err(Unclaimed::Unavailable(error.to_string())));
+            if let Err(Ok(Claimed { posts, .. })) = sender.send(claimed) {
+                let ends = Self::new(writer, clock);
+                posts.into_iter().for_each(|claim| ends.end(claim, &Lesson::Unsent));
+            }
+        });
+        Box::pin(async { claimed.await.unwrap_or_else(|_| Err(Unclaimed::Unavailable("the host stops".into()))) })
     }
 
     fn end(&self, claim: Claim, lesson: &Lesson) {

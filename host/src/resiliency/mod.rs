@@ -168,6 +168,12 @@ impl Resilience {
         Course { timeout, retry, breaker, begun: Instant::now(), failures: 0 }
     }
 
+    /// Whether what fails may be tried again.
+    pub fn retries(&self, component: &str, direction: Direction) -> bool {
+        let retry = lock(&self.policies).policy(component, direction).retry;
+        retry.is_some_and(|retry| retry.max != Some(0))
+    }
+
     fn breaker(&self, whose: (String, Direction), settings: Settings) -> Shared {
         let mut breakers = lock(&self.breakers);
         let known = breakers.get(&whose).filter(|known| lock(known).settings() == settings);
@@ -322,5 +328,10 @@ mod tests {
             [Some(Duration::ZERO), Some(Duration::ZERO), None]
         );
         assert_eq!(Resilience::default().course("team", Direction::Outbound).again(), None);
+        assert!(resilience.retries("team", Direction::Outbound));
+        let never = [("DefaultRetryPolicy".to_owned(), retry(0))].into();
+        resilience.set(Resiliency { retries: never, ..Resiliency::default() });
+        assert!(!resilience.retries("team", Direction::Outbound));
+        assert!(!Resilience::default().retries("team", Direction::Outbound));
     }
 }

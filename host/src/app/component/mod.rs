@@ -66,6 +66,9 @@ pub struct ComponentApp {
 /// A binding that receives.
 #[derive(Clone)]
 struct Reads {
+    /// What people say, and messages that were given up.
+    messages: bool,
+    dead_letters: bool,
     /// The property.
     id: String,
     share: Share,
@@ -109,8 +112,9 @@ impl ComponentApp {
     /// From now on the application gets the events of this binding.
     pub(crate) fn subscribe(&self, binding: &Binding) {
         let mut bindings = self.bindings.write().unwrap_or_else(PoisonError::into_inner);
-        if binding.direction().reads() {
-            let reads = Reads { id: binding.id().to_owned(), share: binding.share().clone() };
+        let (messages, dead_letters) = (binding.direction().reads(), binding.subscription().takes_dead_letters());
+        if messages || dead_letters {
+            let reads = Reads { messages, dead_letters, id: binding.id().to_owned(), share: binding.share().clone() };
             bindings.insert(binding.name().to_owned(), reads);
         } else {
             bindings.remove(binding.name());
@@ -147,7 +151,8 @@ impl ComponentApp {
 
     async fn handle(&self, event: &Event) -> Result<Answer, Undelivered> {
         let reads = self.bindings.read().unwrap_or_else(PoisonError::into_inner).get(&event.binding).cloned();
-        let Some(Reads { id, share }) = &reads else {
+        let is_asked_for = |reads: &&Reads| if event.is_dead_letter() { reads.dead_letters } else { reads.messages };
+        let Some(Reads { id, share, .. }) = reads.as_ref().filter(is_asked_for) else {
             return Err(self.not_subscribed(event, "no such binding was loaded"));
         };
         let slot = self.slots.take(share.id(), self.timeout).await;

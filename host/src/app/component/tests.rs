@@ -15,7 +15,7 @@ const NEVER: Duration = Duration::from_secs(600);
 
 fn app(component: &[u8]) -> ComponentApp {
     let processor = Processor::new(2);
-    let reads = |id: &str| Reads { id: id.to_owned(), share: processor.tenant() };
+    let reads = |id: &str| Reads { messages: true, dead_letters: false, id: id.to_owned(), share: processor.tenant() };
     ComponentApp {
         name: "app.wasm".into(),
         handler: prepare(component).unwrap(),

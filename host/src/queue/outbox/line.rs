@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Consumer;
+use tokio::sync::Notify;
+
 use super::retry::{self, Next, Setback};
+use super::{Consumer, letters};
 use crate::event::Event;
 use crate::queue::backoff::Leave;
 use crate::queue::dispatcher::{Line, Shared};
@@ -21,6 +23,8 @@ pub(in crate::queue) struct Holds(Mutex<HashMap<String, Hold>>);
 #[derive(Clone, Copy, Default)]
 struct Hold {
     until: u64,
+    /// The same for what is not urgent.
+    usual_until: u64,
     /// How often in a row nothing could be posted.
     unsent: u32,
 }
@@ -49,12 +53,34 @@ impl Holds {
         hold.unsent = if is_unsent { hold.unsent.saturating_add(u32::from(is_another)) } else { 0 };
     }
 
+    fn hold_usual(&self, binding: &str, until: u64) {
+        let mut holds = self.lock();
+        let hold = holds.entry(binding.to_owned()).or_default();
+        hold.usual_until = hold.usual_until.max(until);
+    }
+
+    /// Something of it was posted.
+    fn posted(&self, binding: &str) {
+        let mut holds = self.lock();
+        if let Some(hold) = holds.get_mut(binding) {
+            (hold.until, hold.unsent) = (0, 0);
+            if hold.usual_until == 0 {
+                holds.remove(binding);
+            }
+        }
+    }
+
     fn at(&self, now: u64) -> HashMap<String, Leave> {
         let mut holds = self.lock();
         // Names come and go with component files. A clock that was set back must not hold anything for longer than was meant.
-        holds.retain(|_, hold| hold.until.abs_diff(now) < REMEMBERED_MS);
-        let held = holds.iter().filter(|(_, hold)| now < hold.until && hold.until - now <= retry::LONGEST_HOLD_MS);
-        held.map(|(name, hold)| (name.clone(), Leave::NotBefore(hold.until))).collect()
+        holds.retain(|_, hold| hold.until.max(hold.usual_until).abs_diff(now) < REMEMBERED_MS);
+        let is_held = |until: u64| now < until && until - now <= retry::LONGEST_HOLD_MS;
+        let leave = |hold: &Hold| match (is_held(hold.until), is_held(hold.usual_until)) {
+            (true, _) => Some(Leave::NotBefore(hold.until)),
+            (false, true) => Some(Leave::Urgent),
+            (false, false) => None,
+        };
+        holds.iter().filter_map(|(name, hold)| Some((name.clone(), leave(hold)?))).collect()
     }
 }
 
@@ -89,17 +115,20 @@ impl Shared<ToRobots> {
 
 /// The way to the robots.
 pub(in crate::queue) struct ToRobots {
-    consumer: Arc<dyn Consumer>,
+    pub(super) consumer: Arc<dyn Consumer>,
     holds: Arc<Holds>,
+    /// A message was given up.
+    pub(super) died: Notify,
 }
 
 impl ToRobots {
     pub(super) fn new(consumer: Arc<dyn Consumer>, holds: Arc<Holds>) -> Self {
-        Self { consumer, holds }
+        Self { consumer, holds, died: Notify::new() }
     }
 }
 
 impl Line for ToRobots {
+    /// To tell of what was given up, from the beginning to the end.
     type Aside = ();
 
     fn leave_all(&self, _: u64) -> Leave {
@@ -116,15 +145,15 @@ impl Line for ToRobots {
 
     async fn deliver(shared: Arc<Shared<Self>>, head: Head) {
         let Head { seq, lane: (binding, _), attempts, expires_at, event } = head;
-        let Self { consumer, holds } = &shared.line;
+        let Self { consumer, holds, .. } = &shared.line;
         let event = shared.united(seq, attempts, event).await;
         let begun = (shared.clock)();
         let is_late = expires_at.is_some_and(|time| time <= (shared.clock)());
         let setback = match is_late {
             true => Setback { kind: retry::Kind::Refused, reason: EXPIRED.to_owned() },
-            false => match consumer.post(&event).await {
+            false => match consumer.post(seq, &event).await {
                 Ok(()) => {
-                    holds.release(&binding);
+                    holds.posted(&binding);
                     return shared.persist(seq, End::Delivered(None)).await;
                 }
                 Err(setback) => setback,
@@ -136,6 +165,12 @@ impl Line for ToRobots {
                 holds.hold(&binding, begun, (shared.clock)().saturating_add(pause), kind == retry::Kind::Unsent);
                 if let Some(more) = shared.quiet.count(&format!("held {binding}")) {
                     tracing::info!(binding, seq, pause, reason, more, "messages wait in the outbox");
+                }
+            }
+            Next::HoldUsual(pause) => {
+                holds.hold_usual(&binding, (shared.clock)().saturating_add(pause));
+                if let Some(more) = shared.quiet.count(&format!("reserved {binding}")) {
+                    tracing::warn!(binding, seq, pause, reason, more, "only urgent messages leave the outbox");
                 }
             }
             Next::Again(pause) => {
@@ -150,13 +185,15 @@ impl Line for ToRobots {
                 if let Some(more) = shared.quiet.count(&format!("refused {binding}")) {
                     tracing::error!(binding, seq, reason, more, "a message is given up; see `outbox list`");
                 }
-                consumer.give_up(seq, &event, &reason).await;
                 shared.persist(seq, End::Refused(reason)).await;
+                shared.line.died.notify_one();
             }
         }
     }
 
     fn ended(&self, _: i64) {}
 
-    async fn aside(_: Arc<Shared<Self>>, (): ()) {}
+    async fn aside(shared: Arc<Shared<Self>>, (): ()) {
+        letters::run(shared).await;
+    }
 }

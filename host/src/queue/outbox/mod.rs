@@ -12,6 +12,7 @@
 //! repeats it does not send it twice. And which robots were posted to within their window, so that the next process keeps to
 //! their limits.
 
+mod letters;
 mod line;
 pub mod retry;
 
@@ -29,7 +30,7 @@ use super::store::{Item, Stored};
 use super::writer::Posts;
 use super::{Counts, Limits, Queue, QueueError, Side};
 use crate::clock::Clock;
-use crate::event::{BoxFuture, Event};
+use crate::event::{BoxFuture, DEAD_LETTER, Event};
 use crate::gate::ledger::Ledger;
 
 use line::{Holds, ToRobots};
@@ -102,6 +103,7 @@ impl fmt::Debug for Message {
 
 /// In the metadata of what is stored.
 const PRIORITY: &str = "priority";
+const ANSWERS: &str = "answers";
 
 impl Message {
     fn into_item(self, now: u64) -> Item {
@@ -118,10 +120,57 @@ pub(crate) fn is_urgent(message: &Event) -> bool {
     message.metadata(PRIORITY) == Some(Priority::High.name())
 }
 
-/// Whoever posts what is in the outbox. Both futures must end by themselves: a time limit is theirs to set.
+/// A message that was given up, and of which nobody has been told. Its `Debug` output shows nothing of it: people wrote it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its number in the outbox.
+    pub seq: i64,
+    /// Whose robot was to post it.
+    pub binding: String,
+    /// Its `msgUuid`, if it can be read.
+    pub uuid: Option<String>,
+    /// Why it was given up.
+    pub reason: String,
+    /// How often it has failed.
+    pub attempts: u32,
+    /// All of it, if it can be read and has no more than 1 MiB.
+    pub body: Option<Bytes>,
+    /// What was stored beside it.
+    pub(in crate::queue) metadata: Vec<(String, String)>,
+    /// W3C trace context of the call that brought it.
+    pub trace: Vec<(String, String)>,
+    /// When it was given up.
+    pub died_at: u64,
+}
+
+impl DeadLetter {
+    /// Whether it was the answer to another one: if that were told, too, nothing would end a circle of them.
+    pub fn is_answer(&self) -> bool {
+        self.metadata.iter().any(|(name, value)| name == ANSWERS && value == DEAD_LETTER)
+    }
+}
+
+impl fmt::Debug for DeadLetter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dead letter {} of {:?}", self.seq, self.binding)
+    }
+}
+
+/// What came of telling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// It is told, or there is nobody to tell.
+    Done,
+    /// It cannot be told now, and will be: that is no attempt.
+    Later,
+    /// It was not taken. After some attempts it is told to nobody.
+    Failed(String),
+}
+
+/// Whoever posts what is in the outbox. All futures must end by themselves: a time limit is theirs to set.
 pub trait Consumer: Send + Sync + 'static {
     /// Posts a message once, if its robot takes it now.
-    fn post<'a>(&'a self, message: &'a Event) -> BoxFuture<'a, Result<(), Setback>>;
+    fn post<'a>(&'a self, seq: i64, message: &'a Event) -> BoxFuture<'a, Result<(), Setback>>;
 
     /// Above how many messages that wait for a binding they become one, if they do.
     fn unites_above(&self, binding: &str) -> Option<usize> {
@@ -135,8 +184,8 @@ pub trait Consumer: Send + Sync + 'static {
         Box::pin(async { None })
     }
 
-    /// Says that a message will not be posted, and why. The conversation goes on afterwards.
-    fn give_up<'a>(&'a self, seq: i64, message: &'a Event, reason: &'a str) -> BoxFuture<'a, ()>;
+    /// Tells whom it concerns that a message was given up. Nothing waits for it.
+    fn tell<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Told>;
 }
 
 /// What became of a message that was to be stored.
@@ -201,8 +250,10 @@ impl Outbox {
     /// Starts posting by `consumer`, beginning with what an earlier process left. Only the first call counts. Must be
     /// called in a tokio runtime.
     pub fn start(&self, consumer: Arc<dyn Consumer>) {
-        let (_, nothing) = mpsc::unbounded_channel();
-        self.inner.queue.start(ToRobots::new(consumer, Arc::clone(&self.inner.holds)), nothing);
+        let (beside, telling) = mpsc::unbounded_channel();
+        // The receiver is here.
+        let _ = beside.send(());
+        self.inner.queue.start(ToRobots::new(consumer, Arc::clone(&self.inner.holds)), telling);
     }
 
     /// Stores these, all or none, and returns when they are on disk. A message whose `msgUuid` the binding has had is not
@@ -213,7 +264,22 @@ impl Outbox {
     /// If they are not on disk. Later ones may be, without a restart.
     pub async fn accept(&self, messages: Vec<Message>) -> Result<Vec<Queued>, QueueError> {
         let now = self.inner.queue.now();
-        let items = messages.into_iter().map(|message| message.into_item(now)).collect();
+        self.store(messages.into_iter().map(|message| message.into_item(now)).collect()).await
+    }
+
+    /// As [`Outbox::accept`], of what answers a dead letter: nobody is told should one of these be given up. They have a
+    /// conversation of their own, so that no other message becomes one with them.
+    pub(crate) async fn accept_answers(&self, messages: Vec<Message>) -> Result<Vec<Queued>, QueueError> {
+        let now = self.inner.queue.now();
+        let answer = |message: Message| {
+            let mut item = Message { conversation: DEAD_LETTER.to_owned(), ..message }.into_item(now);
+            item.event.metadata.push((ANSWERS.to_owned(), DEAD_LETTER.to_owned()));
+            item
+        };
+        self.store(messages.into_iter().map(answer).collect()).await
+    }
+
+    async fn store(&self, items: Vec<Item>) -> Result<Vec<Queued>, QueueError> {
         let (sender, queued) = oneshot::channel();
         let then = move |stored: Vec<Stored>| {
             let queued = stored.into_iter().map(|stored| match stored {

@@ -18,6 +18,8 @@ pub struct Setback {
 pub enum Kind {
     /// Its robot takes nothing for so long. It was not posted.
     Held(Duration),
+    /// Its robot takes only what is urgent for so long. It was not posted.
+    Reserved(Duration),
     /// It was not posted: no connection came about, or nothing could run.
     Unsent,
     /// DingTalk has not taken it, and may in a moment.
@@ -36,6 +38,8 @@ pub enum Kind {
 pub(super) enum Next {
     /// Nothing of its binding is posted for so many milliseconds, and then this one. That is no attempt.
     Hold(u64),
+    /// As [`Next::Hold`], but for what is urgent.
+    HoldUsual(u64),
     /// It is posted again after so many milliseconds.
     Again(u64),
     /// It is given up.
@@ -52,15 +56,17 @@ pub(super) const LONGEST_HOLD_MS: u64 = 600_000;
 /// in a row nothing of its binding could be posted. `random` is in `0.0..1.0`.
 pub(super) fn next(kind: Kind, attempts: u32, unsent: u32, random: f64) -> Next {
     match kind {
-        Kind::Held(wait) => {
-            let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            Next::Hold(wait.clamp(1, LONGEST_HOLD_MS))
-        }
+        Kind::Held(wait) => Next::Hold(held(wait)),
+        Kind::Reserved(wait) => Next::HoldUsual(held(wait)),
         Kind::Unsent => Next::Hold(backoff::pause(unsent.saturating_add(1), random)),
         Kind::Busy if attempts >= BUSY => Next::GiveUp,
         Kind::Unknown { is_repeatable: false } | Kind::Refused => Next::GiveUp,
         Kind::Busy | Kind::Unknown { .. } => Next::Again(backoff::pause(attempts.saturating_add(1), random)),
     }
+}
+
+fn held(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_HOLD_MS)
 }
 
 #[cfg(test)]
@@ -72,6 +78,7 @@ mod tests {
     fn kind() -> impl Strategy<Value = Kind> {
         prop_oneof![
             any::<u64>().prop_map(|ms| Kind::Held(Duration::from_millis(ms))),
+            any::<u64>().prop_map(|ms| Kind::Reserved(Duration::from_millis(ms))),
             Just(Kind::Unsent),
             Just(Kind::Busy),
             any::<bool>().prop_map(|is_repeatable| Kind::Unknown { is_repeatable }),
@@ -89,6 +96,7 @@ mod tests {
                 Kind::Unknown { is_repeatable: false } | Kind::Refused => prop_assert_eq!(next, Next::GiveUp),
                 Kind::Unknown { .. } => prop_assert!(matches!(next, Next::Again(1..=36_000))),
                 Kind::Busy => prop_assert_eq!(matches!(next, Next::Again(1..=36_000)), attempts < 3),
+                Kind::Reserved(_) => prop_assert!(matches!(next, Next::HoldUsual(1..=600_000))),
                 Kind::Held(_) => prop_assert!(matches!(next, Next::Hold(1..=600_000))),
                 Kind::Unsent => prop_assert!(matches!(next, Next::Hold(1..=36_000))),
             }

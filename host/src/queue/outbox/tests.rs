@@ -1,5 +1,7 @@
 //! The outbox as a whole, against a consumer that follows a rule.
 
+mod scale;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -39,7 +41,7 @@ impl Robot {
 }
 
 impl Consumer for Robot {
-    fn post<'a>(&'a self, message: &'a Event) -> BoxFuture<'a, Result<(), Setback>> {
+    fn post<'a>(&'a self, _: i64, message: &'a Event) -> BoxFuture<'a, Result<(), Setback>> {
         Box::pin(async move {
             let text = String::from_utf8(message.data.to_vec()).unwrap();
             let times = {
@@ -63,9 +65,9 @@ impl Consumer for Robot {
         Box::pin(async move { Some((Bytes::from(some.join("+")), some.len())) })
     }
 
-    fn give_up<'a>(&'a self, seq: i64, _: &'a Event, reason: &'a str) -> BoxFuture<'a, ()> {
-        self.given_up.lock().unwrap().push((seq, reason.to_owned()));
-        Box::pin(async {})
+    fn tell<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Told> {
+        self.given_up.lock().unwrap().push((letter.seq, letter.reason.clone()));
+        Box::pin(async { Told::Done })
     }
 }
 
@@ -83,6 +85,15 @@ fn message(text: &str) -> Message {
 
 fn open(dir: &TempDir) -> Outbox {
     Outbox::open(dir.path(), clock::system(), Limits::default()).unwrap()
+}
+
+async fn until(mut done: impl FnMut() -> bool) {
+    let done = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), done).await.expect("what is waited for comes");
 }
 
 async fn until_empty(outbox: &Outbox) {
@@ -145,6 +156,7 @@ async fn a_message_is_known_again_also_when_it_is_posted_or_given_up() {
     until_empty(&outbox).await;
     assert_eq!(outbox.accept(vec![message("a")]).await, Ok(vec![Queued::Repeated(1)]));
     assert_eq!(outbox.accept(vec![message("bad")]).await, Ok(vec![Queued::Dead(2)]));
+    until(|| !robot.given_up.lock().unwrap().is_empty()).await;
     assert_eq!(*robot.given_up.lock().unwrap(), [(2, "no bad".to_owned())]);
 }
 

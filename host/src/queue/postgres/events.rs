@@ -14,6 +14,7 @@ use super::pool::{Fault, Session};
 use super::{Database, NEAR_MS, moved, read, stored};
 use crate::event::{BoxFuture, digest};
 use crate::queue::error::Place;
+use crate::queue::outbox::DeadLetter;
 use crate::queue::storage::{End, Storage, Then, Tidied, Wake};
 use crate::queue::store::{Due, EXPIRED, Item, KEPT_MS, Room, Stored};
 use crate::queue::{Counts, Limits, QueueError, Side};
@@ -125,7 +126,8 @@ const CLEAR: &str =
 
 const REMOVE: &str = "DELETE FROM events WHERE seq = $1 AND msg_key IS NULL AND state = ANY ($2)";
 
-const DIE: &str = "UPDATE events SET state = 'dead', finished_at = now_ms(), attempts = attempts + 1, last_error = $2
+const DIE: &str = "UPDATE events SET state = 'dead', finished_at = now_ms(), attempts = attempts + 1, last_error = $2,
+         untold = (side = 1), telling_until = 0
      WHERE seq = $1 AND state = 'pending'";
 
 const FAIL: &str = "UPDATE events SET attempts = attempts + 1, last_error = $2 WHERE seq = $1 AND state = 'pending'";
@@ -464,7 +466,8 @@ impl Events {
                     if !seqs.is_empty() {
                         session.batch_execute("BEGIN").await?;
                         lock_all(&session, self.number(), &bindings, &lanes).await?;
-                        let die = "UPDATE events SET state = 'dead', finished_at = now_ms(), last_error = $2
+                        let die = "UPDATE events SET state = 'dead', finished_at = now_ms(), last_error = $2,
+                                 untold = (side = 1), telling_until = 0
                              WHERE seq = ANY ($1) AND state = 'pending'";
                         session.execute(die, &[&seqs, &reason]).await?;
                         settle_all(&session, self.number(), &bindings, &lanes).await?;
@@ -793,6 +796,14 @@ impl Storage for Events {
             let removed = self.purge().await? + self.0.database.forget_posts().await?;
             Ok(Tidied { expired, more: expired > 0 || removed > 0 })
         }))
+    }
+
+    fn letters(&self, except: Vec<String>) -> BoxFuture<'_, Result<Vec<DeadLetter>, QueueError>> {
+        Box::pin(async move { self.answer(self.untold(&except)).await })
+    }
+
+    fn told(&self, seq: i64, died_at: u64) -> BoxFuture<'_, Result<(), QueueError>> {
+        Box::pin(async move { self.answer(self.is_told(seq, died_at)).await })
     }
 
     fn passed_over(&self) -> BoxFuture<'_, usize> {

@@ -13,7 +13,7 @@ use crate::event::{Event, digest};
 use crate::queue::Side;
 use crate::queue::backoff::LONGEST_MS;
 use crate::queue::storage::Wake;
-use crate::queue::store::{Due, Head, Room};
+use crate::queue::store::{Due, Head, Room, URGENT};
 
 /// Lanes that are made due in one statement.
 const HASTENED_AT_ONCE: i64 = 500;
@@ -49,13 +49,13 @@ impl Events {
             "WITH RECURSIVE {NAMES}, clock AS MATERIALIZED (SELECT now_ms() AS now)
              SELECT lane.id FROM names
                  CROSS JOIN clock
-                 LEFT JOIN unnest($3::text[], $4::int8[]) AS known (binding, free) ON known.binding = names.name
+                 LEFT JOIN unnest($3::text[], $4::int8[], $11::int8[]) AS known (binding, free, least) ON known.binding = names.name
                  CROSS JOIN LATERAL (
                      SELECT id, row_number() OVER (ORDER BY rank DESC, due, id) AS nth FROM (
                          SELECT first.* FROM unnest($6::int8[]) AS ranks (rank) CROSS JOIN LATERAL (
                              SELECT id, rank, due FROM lanes
                              WHERE side = $1 AND binding = names.name AND rank = ranks.rank AND due <= (SELECT now FROM clock)
-                                 AND {FREE}
+                                 AND ranks.rank >= coalesce(known.least, ranks.rank) AND {FREE}
                                  AND NOT EXISTS (SELECT FROM unnest($7::text[], $8::bytea[]) AS running (binding, lane)
                                      WHERE running.binding = lanes.binding AND running.lane = lanes.lane)
                              ORDER BY due, id LIMIT least(coalesce(known.free, $5), $9)
@@ -79,6 +79,8 @@ impl Events {
         let (lanes, next) = tokio::try_join!(session.prepare_cached(&lanes), session.prepare_cached(&next))?;
         let (bindings, free): (Vec<&str>, Vec<i64>) =
             room.by_binding.iter().map(|(binding, free)| (binding.as_str(), size(*free))).unzip();
+        let least = |binding: &&str| if room.urgent.contains(*binding) { URGENT } else { i64::MIN };
+        let least: Vec<i64> = bindings.iter().map(least).collect();
         let (running, keys): (Vec<&str>, Vec<Vec<u8>>) = room
             .running
             .iter()
@@ -94,7 +96,19 @@ impl Events {
                 session
                     .query(
                         &lanes,
-                        &[&number, &self.host(), &bindings, &free, &a_binding, &ranks, &running, &keys, &in_all, &turn],
+                        &[
+                            &number,
+                            &self.host(),
+                            &bindings,
+                            &free,
+                            &a_binding,
+                            &ranks,
+                            &running,
+                            &keys,
+                            &in_all,
+                            &turn,
+                            &least,
+                        ],
                     )
                     .await
             },

@@ -214,6 +214,10 @@ impl Database {
             let count = session.prepare_cached("UPDATE quotas SET used = $3 WHERE name = $1 AND month = $2").await?;
             session.execute(&count, &[&quota.name(), &month, &stored(used)]).await?;
         }
+        if let Some(seq) = intent.queued {
+            let tried = session.prepare_cached("UPDATE events SET tried = true WHERE seq = $1 AND NOT tried").await?;
+            session.execute(&tried, &[&seq]).await?;
+        }
         let rows = session.query(&add, &[&robot, &self.0.host, &counts_for, &i32::from(intent.messages)]).await?;
         for row in rows {
             let counted = intent.quota.as_ref().map(|quota| (quota.name().to_owned(), month.clone()));

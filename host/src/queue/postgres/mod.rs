@@ -19,6 +19,7 @@ mod events;
 mod lanes;
 mod lease;
 mod ledger;
+mod letters;
 mod operate;
 mod pool;
 mod schema;

@@ -40,6 +40,11 @@ CREATE TABLE events (
     metadata text NOT NULL,
     trace text NOT NULL,
     data bytea NOT NULL,
+    -- Whether somebody may have seen it; the operator's putting it back does not change that.
+    tried bool NOT NULL DEFAULT false,
+    -- Of a message of the outbox that is dead: nobody has been told, and until when a host has it to tell.
+    untold bool NOT NULL DEFAULT false,
+    telling_until int8 NOT NULL DEFAULT 0,
     -- SHA-256 of the data, which outlives them.
     digest bytea NOT NULL,
     -- What it takes, about.
@@ -54,6 +59,7 @@ CREATE INDEX events_expiring ON events (side, expires_at) WHERE state = 'pending
 CREATE INDEX events_size ON events (side, binding) INCLUDE (size);
 
 -- Conversations with pending events. Whoever adds an event, or changes a pending one, has the lane's lock.
+CREATE INDEX events_untold ON events (side, seq) WHERE state = 'dead' AND untold;
 CREATE TABLE lanes (
     id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     side int2 NOT NULL,

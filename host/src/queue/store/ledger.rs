@@ -54,6 +54,9 @@ impl Store {
             ),
             [stored(now)],
         )?;
+        if let Some(seq) = intent.queued {
+            self.execute("UPDATE events SET tried = 1 WHERE seq = ?1 AND tried = 0", [seq])?;
+        }
         let gone_at = now.saturating_add(u64::from(intent.counts_for)).saturating_add(SLACK_MS);
         let mut posts = Vec::with_capacity(usize::from(intent.messages));
         for _ in 0..intent.messages {
@@ -157,5 +160,30 @@ impl Store {
             }
         }
         Ok(known.into_values().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{Limits, Side};
+
+    const NOW: u64 = 1_700_000_000_000;
+
+    #[test]
+    fn what_a_killed_process_had_under_way_ends_once() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let open = || Store::create(Side::Outbox, dir.path(), Limits::default()).unwrap();
+        let store = open();
+        let claimed = store.claim(&crate::queue::tests::ledger::intent("0", None, 2), NOW).unwrap().unwrap();
+        store.end_post(&claimed.posts[0], &Lesson::Counted, NOW + 10).unwrap();
+        let late = i64::try_from(LATE_MS).unwrap();
+        // Each opening is one after a kill: nothing has noted the second post's end.
+        for (after, ago) in [(1_000, [990, -late]), (4_000, [3_990, 3_000 - late]), (40_000, [39_990, 39_000 - late])] {
+            let known = open().known_robots(NOW + after).unwrap();
+            assert_eq!(known[0].posts, ago, "{after} ms later");
+        }
+        let known = open().known_robots(NOW - 1_000_000).unwrap();
+        assert_eq!(known[0].posts, [-late, -late], "by a clock that was set back");
     }
 }

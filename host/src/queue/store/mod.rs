@@ -1,6 +1,7 @@
 //! A queue on disk. Nothing outside this directory knows SQL, and everything here blocks.
 
 mod ledger;
+mod letters;
 mod operate;
 mod queue;
 mod repair;
@@ -22,7 +23,7 @@ use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtens
 
 use super::error::Place;
 use super::{Limits, QueueError, Side, State};
-pub(super) use queue::{Due, EXPIRED, Head, Item, Lane, Room, Stored};
+pub(super) use queue::{Due, EXPIRED, Head, Item, Lane, Room, Stored, URGENT};
 #[cfg(test)]
 pub(super) const FIRST_SCHEMA: &str = schema::STEPS[0];
 pub(super) use space::LEAST_BYTES;

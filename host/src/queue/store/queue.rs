@@ -4,7 +4,7 @@
 //! the lane's time. Lanes are stored beside the events so that finding what is due costs as little with 100,000
 //! pending events as with one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use rusqlite::params;
 use rusqlite::types::ValueRef;
 
 use super::{Store, read, shown, state, stored};
-use crate::event::Event;
+use crate::event::{DEAD_LETTER, Event};
 use crate::queue::backoff::LONGEST_MS;
 use crate::queue::{QueueError, Side, State};
 
@@ -34,7 +34,9 @@ impl Item {
     /// What DingTalk has sent.
     pub(in crate::queue) fn received(event: Event) -> Self {
         let id = event.metadata("msgId").filter(|id| !id.is_empty()).map(str::to_owned);
-        let conversation = event.metadata("conversationId").unwrap_or_default().to_owned();
+        // Whoever cannot take one of them shall take what people say nevertheless, and the other way round.
+        let conversation = if event.is_dead_letter() { Some(DEAD_LETTER) } else { event.metadata("conversationId") };
+        let conversation = conversation.unwrap_or_default().to_owned();
         Self { event, id, conversation, rank: 0, expires_at: None }
     }
 
@@ -89,11 +91,16 @@ pub(in crate::queue) struct Room {
     /// For a binding that is not in `by_binding`.
     pub(in crate::queue) a_binding: usize,
     pub(in crate::queue) by_binding: HashMap<String, usize>,
+    /// Of these bindings, only what has the highest rank.
+    pub(in crate::queue) urgent: HashSet<String>,
     /// Under way already.
     pub(in crate::queue) running: Vec<Lane>,
     /// At which binding to begin, so that the last ones are not always the ones for which there is no room.
     pub(in crate::queue) turn: usize,
 }
+
+/// The rank of what comes first.
+pub(in crate::queue) const URGENT: i64 = 1;
 
 /// Lanes that are changed in one transaction: each has a page in the table and two in indexes.
 const HASTENED_AT_ONCE: usize = 200;
@@ -118,7 +125,7 @@ pub(super) fn text(value: ValueRef<'_>) -> Option<String> {
     value.as_str().ok().map(str::to_owned)
 }
 
-fn pairs(value: ValueRef<'_>) -> Option<Vec<(String, String)>> {
+pub(super) fn pairs(value: ValueRef<'_>) -> Option<Vec<(String, String)>> {
     value.as_str().ok().and_then(|text| serde_json::from_str(text).ok())
 }
 
@@ -308,7 +315,8 @@ impl Store {
         let most = i64::try_from(free + running).unwrap_or(i64::MAX);
         let mut conversations: Vec<Option<String>> = Vec::new();
         // A look-up for each rank: one for all of them would sort all that is due.
-        for rank in self.ranks() {
+        let is_urgent = room.urgent.contains(binding);
+        for rank in self.ranks().iter().filter(|rank| !is_urgent || **rank == URGENT) {
             conversations.extend(self.all(
                 "SELECT conversation FROM lanes WHERE binding = ?1 AND due <= ?2 AND rank = ?4 ORDER BY due, id LIMIT ?3",
                 params![binding, stored(now), most, rank],
@@ -349,7 +357,7 @@ impl Store {
     fn ranks(&self) -> &'static [i64] {
         match self.side {
             Side::Inbox => &[0],
-            Side::Outbox => &[1, 0, -1],
+            Side::Outbox => &[URGENT, 0, -1],
         }
     }
 
@@ -474,6 +482,7 @@ impl Store {
 
     fn die(&self, seq: i64, error: &str, now: u64) -> Result<(), QueueError> {
         self.execute("UPDATE events SET state = 'dead', finished_at = ?2 WHERE seq = ?1", params![seq, stored(now)])?;
+        self.is_to_be_told(seq)?;
         self.note(seq, error)
     }
 

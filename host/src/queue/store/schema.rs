@@ -51,6 +51,8 @@ ALTER TABLE events ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE lanes ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
 -- After that it is not delivered any more; NULL if its age alone decides.
 ALTER TABLE events ADD COLUMN expires_at INTEGER;
+-- Whether somebody may have seen it; the operator's putting it back does not change that.
+ALTER TABLE events ADD COLUMN tried INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 
@@ -60,6 +62,9 @@ pub(super) const OUTBOX: &str = "
 CREATE INDEX events_ranked ON events (binding, conversation, rank DESC, seq) WHERE state = 'pending';
 CREATE INDEX events_expiring ON events (expires_at) WHERE state = 'pending' AND expires_at IS NOT NULL;
 CREATE INDEX lanes_ranked ON lanes (binding, rank DESC, due, id);
+-- Whether nobody has been told yet that it is dead.
+ALTER TABLE events ADD COLUMN untold INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX events_untold ON events (seq, binding) WHERE state = 'dead' AND untold = 1;
 -- Bytes of each binding's messages, and what stands around them; by what is stored, whoever changes it.
 CREATE TABLE loads (
     binding TEXT PRIMARY KEY,

@@ -15,6 +15,7 @@ over_both! {
 
 pub(in crate::queue) fn intent(rate: &str, quota: Option<&str>, messages: u16) -> Intent {
     Intent {
+        queued: None,
         robot: [7; 32],
         rate: Rate::parse(Some(rate)).unwrap(),
         messages,

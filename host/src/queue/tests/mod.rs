@@ -197,7 +197,7 @@ pub(super) fn item(data: &str, conversation: &str) -> Item {
 }
 
 pub(super) fn room() -> Room {
-    Room { in_all: 64, a_binding: 16, by_binding: [].into(), running: Vec::new(), turn: 0 }
+    Room { in_all: 64, a_binding: 16, by_binding: [].into(), urgent: [].into(), running: Vec::new(), turn: 0 }
 }
 
 /// Stores these; what became of them.

@@ -478,6 +478,7 @@ async fn what_only_waited_for_the_application_is_due_when_that_is_back_and_nothi
             a_binding: 10,
             by_binding: std::collections::HashMap::new(),
             running: Vec::new(),
+            urgent: [].into(),
             turn: 0,
         };
         store.due(&room, now)
