@@ -22,18 +22,30 @@ pub(in crate::queue) struct Holds(Mutex<HashMap<String, Hold>>);
 
 #[derive(Clone, Copy, Default)]
 struct Hold {
-    from: u64,
-    until: u64,
-    /// The same for what is not urgent.
-    usual_until: u64,
+    all: Pause,
+    /// Of what is not urgent.
+    usual: Pause,
     /// How often in a row nothing could be posted.
     unsent: u32,
 }
 
-impl Hold {
-    /// A clock that was set back must not hold anything for longer than was meant.
+/// A time in which nothing is posted.
+#[derive(Clone, Copy, Default)]
+struct Pause {
+    from: u64,
+    until: u64,
+}
+
+impl Pause {
+    /// A clock that was set back must not make it longer than was meant.
     fn is_on(self, now: u64) -> bool {
         self.from <= now && now < self.until
+    }
+
+    /// From now on, and no shorter than it was to be.
+    fn begin(&mut self, now: u64, pause: u64) {
+        let until = if self.is_on(now) { self.until } else { 0 };
+        *self = Self { from: now, until: now.saturating_add(pause).max(until) };
     }
 }
 
@@ -57,24 +69,22 @@ impl Holds {
         let mut holds = self.lock();
         let hold = holds.entry(binding.to_owned()).or_default();
         // Several that failed in the same moment are one failure.
-        let is_another = !hold.is_on(begun);
-        hold.until = now.saturating_add(pause).max(if hold.is_on(now) { hold.until } else { 0 });
-        hold.from = now;
+        let is_another = !hold.all.is_on(begun);
+        hold.all.begin(now, pause);
         hold.unsent = if is_unsent { hold.unsent.saturating_add(u32::from(is_another)) } else { 0 };
     }
 
-    fn hold_usual(&self, binding: &str, until: u64) {
-        let mut holds = self.lock();
-        let hold = holds.entry(binding.to_owned()).or_default();
-        hold.usual_until = hold.usual_until.max(until);
+    /// Holds what is not urgent.
+    fn hold_usual(&self, binding: &str, now: u64, pause: u64) {
+        self.lock().entry(binding.to_owned()).or_default().usual.begin(now, pause);
     }
 
     /// Something of it was posted.
-    fn posted(&self, binding: &str) {
+    fn posted(&self, binding: &str, now: u64) {
         let mut holds = self.lock();
         if let Some(hold) = holds.get_mut(binding) {
-            (hold.until, hold.unsent) = (0, 0);
-            if hold.usual_until == 0 {
+            (hold.all, hold.unsent) = (Pause::default(), 0);
+            if !hold.usual.is_on(now) {
                 holds.remove(binding);
             }
         }
@@ -83,11 +93,9 @@ impl Holds {
     fn at(&self, now: u64) -> HashMap<String, Leave> {
         let mut holds = self.lock();
         // Names come and go with component files.
-        holds.retain(|_, hold| hold.until.max(hold.usual_until).abs_diff(now) < REMEMBERED_MS);
-        // As above, of a clock that was set back.
-        let is_reserved = |hold: &Hold| now < hold.usual_until && hold.usual_until - now <= retry::LONGEST_HOLD_MS;
-        let leave = |hold: &Hold| match (hold.is_on(now), is_reserved(hold)) {
-            (true, _) => Some(Leave::NotBefore(hold.until)),
+        holds.retain(|_, hold| hold.all.until.max(hold.usual.until).abs_diff(now) < REMEMBERED_MS);
+        let leave = |hold: &Hold| match (hold.all.is_on(now), hold.usual.is_on(now)) {
+            (true, _) => Some(Leave::NotBefore(hold.all.until)),
             (false, true) => Some(Leave::Urgent),
             (false, false) => None,
         };
@@ -185,7 +193,7 @@ impl Line for ToRobots {
             true => Setback { kind: retry::Kind::Refused, reason: EXPIRED.to_owned() },
             false => match consumer.post(seq, &event).await {
                 Ok(()) => {
-                    holds.posted(&binding);
+                    holds.posted(&binding, (shared.clock)());
                     shared.line.forget(seq);
                     return shared.persist(seq, End::Delivered(None)).await;
                 }
@@ -202,7 +210,7 @@ impl Line for ToRobots {
                 }
             }
             Next::HoldUsual(pause) => {
-                holds.hold_usual(&binding, (shared.clock)().saturating_add(pause));
+                holds.hold_usual(&binding, (shared.clock)(), pause);
                 if let Some(more) = shared.quiet.count(&format!("reserved {binding}")) {
                     tracing::warn!(binding, seq, pause, reason, more, "only urgent messages leave the outbox");
                 }
@@ -252,5 +260,13 @@ mod tests {
         // Within its time, a hold is not shortened.
         holds.hold("team", 700_100, 700_100, 1, false);
         assert_eq!(holds.at(700_200).get("team"), Some(&Leave::NotBefore(700_800)));
+        // The same of what is not urgent alone.
+        holds.hold_usual("other", 1_000_000, 500);
+        assert_eq!(holds.at(1_000_499).get("other"), Some(&Leave::Urgent));
+        assert!(!holds.at(700_000).contains_key("other"));
+        holds.hold_usual("other", 700_000, 500);
+        assert_eq!(holds.at(700_499).get("other"), Some(&Leave::Urgent));
+        holds.posted("other", 700_499);
+        assert_eq!(holds.at(700_499).get("other"), Some(&Leave::Urgent), "what is urgent changes nothing for others");
     }
 }

@@ -50,7 +50,7 @@ pub(super) enum Next {
 const BUSY: u32 = 3;
 
 /// No binding is held for longer without a look: the gate is asked again, which costs nothing.
-pub(super) const LONGEST_HOLD_MS: u64 = 600_000;
+const LONGEST_HOLD_MS: u64 = 600_000;
 
 /// What comes after a setback. `attempts` were made before, in which DingTalk may have had the message, and to `busy` of them it
 /// said so; `unsent` is how often in a row nothing of its binding could be posted. `random` is in `0.0..1.0`.
