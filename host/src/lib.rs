@@ -11,7 +11,7 @@
 //!   [`CallError`]. [`Sandbox::receive`] does the same for a [`Callback`] of DingTalk, whose message goes to a [`Handler`].
 //!
 //! Whoever wants more than that finds it a module higher: [`bindings`] by name, [`input`] with one delivery for the
-//! copies of a message, [`inbox`], [`app`], Dapr's [`api`]. A tokio runtime must run. What is logged is logged with
+//! copies of a message, [`queue`], [`app`], Dapr's [`api`]. A tokio runtime must run. What is logged is logged with
 //! `tracing`.
 //!
 //! The whole of it, as in `examples/embed.rs`:

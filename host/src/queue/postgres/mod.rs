@@ -1,9 +1,9 @@
 //! Queues and ledger in one PostgreSQL, for any number of hosts. What is special to that:
 //!
 //! **Leases.** A host that delivers from a conversation has its lane on lease, and renews that while the delivery runs. No
-//! other host delivers from the lane before the lease has ended, [`LEASE_MS`] after the last word of a host that died. A host
+//! other host delivers from the lane before the lease has ended, 10 s after the last word of a host that died. A host
 //! that is cut off from the database for longer goes on with what it delivers, and another one may begin with it again: at
-//! least once, as ever. A new conversation is on lease for [`NEAR_MS`] to the host that accepted its message, where the
+//! least once, as ever. A new conversation is on lease for 2 s to the host that accepted its message, where the
 //! callback waits for a reply.
 //!
 //! **Clocks.** Every time that is stored, and every time that something is compared with, is the database's (`now_ms()`).
