@@ -186,8 +186,8 @@ fn what_yields_nothing_stops_the_binding() {
         ("envRef: EMPTY", "the environment variable \"EMPTY\" is empty; set it before the start"),
         (
             "envRef: DAPR_API_TOKEN",
-            "the environment variable \"DAPR_API_TOKEN\" is one of Dapr's own (APP_API_TOKEN, DAPR_*), which \
-             components may not read; use another variable",
+            "the environment variable \"DAPR_API_TOKEN\" is one of Dapr's own or this host's (APP_API_TOKEN, DAPR_*, \
+             DINGTALK_STORE), which components may not read; use another variable",
         ),
         (
             "secretKeyRef: {name: n, key: k}",

@@ -12,7 +12,7 @@ impl Events {
         let waiting = "SELECT count(*) FROM (SELECT FROM events WHERE side = $1 AND state = 'pending'
                  AND binding = (SELECT binding FROM events WHERE seq = $2) LIMIT $3) AS waiting";
         let front = "SELECT seq, is_fit AND bytes <= $3, CASE WHEN is_fit AND bytes <= $3 THEN data END FROM (
-                 SELECT others.seq, NOT others.tried AND others.expires_at IS NULL AS is_fit, others.data,
+                 SELECT others.seq, NOT others.tried AND others.attempts = 0 AND others.expires_at IS NULL AS is_fit, others.data,
                      sum(length(others.data)) OVER (ORDER BY others.seq) AS bytes
                  FROM events AS this JOIN events AS others
                      ON others.side = this.side AND others.binding = this.binding AND others.lane = this.lane

@@ -23,7 +23,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let rows: Vec<(i64, bool, i64)> = self.all(
-            "SELECT others.seq, others.tried = 0 AND others.expires_at IS NULL, length(others.data)
+            "SELECT others.seq, others.tried = 0 AND others.attempts = 0 AND others.expires_at IS NULL, length(others.data)
                  FROM events AS this JOIN events AS others
                      ON others.binding = this.binding AND others.conversation = this.conversation
                  WHERE this.seq = ?1 AND this.state = 'pending' AND others.state = 'pending'
