@@ -9,13 +9,14 @@
 mod door;
 pub(crate) mod ledger;
 pub(crate) mod lesson;
+mod pass;
 pub mod quota;
 pub mod rate;
 mod window;
+mod withheld;
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
-use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -28,11 +29,16 @@ use tokio::time::Instant;
 use crate::event::{Digest, digest};
 use crate::quiet::Quiet;
 use door::{Barred, Door, Probe};
-use ledger::{Claim, Claimed, Intent, Ledger, Unclaimed};
-use lesson::{Closing, Kind, Lesson, THROTTLED};
+use ledger::{Claimed, Intent, Ledger, Unclaimed};
+use lesson::{Closing, Kind, Lesson};
+use pass::Probes;
 use quota::Quota;
 use rate::Rate;
 use window::Window;
+use withheld::Why;
+
+pub use pass::Pass;
+pub use withheld::Withheld;
 
 /// What is remembered of a robot that nobody limits.
 const LEAST_KEPT: u16 = 20;
@@ -317,88 +323,6 @@ impl State {
     }
 }
 
-/// Why a message was not let through to its robot. Nothing was sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Withheld {
-    why: Why,
-    /// After that long it may be let through; never sooner.
-    wait: Duration,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Why {
-    Rate(Rate),
-    Shut(Closing),
-    /// So many wait already.
-    Waiting(usize),
-    /// Of the month's allowance, so many messages are used.
-    Spent {
-        used: u64,
-        limit: u64,
-    },
-    /// What must be noted before a message is posted cannot be.
-    Unavailable(String),
-}
-
-impl Withheld {
-    /// What a program needs to decide what to do: the names are those of DingTalk's own refusals.
-    pub fn metadata(&self) -> Vec<(&'static str, String)> {
-        let class = match &self.why {
-            Why::Rate(_) | Why::Waiting(_) => "rate-limited",
-            Why::Spent { .. } => Kind::Quota.name(),
-            Why::Unavailable(_) => "unavailable",
-            Why::Shut(closing) => closing.kind.name(),
-        };
-        let mut metadata = vec![("class", class.to_owned())];
-        if let Why::Shut(closing) = &self.why {
-            metadata.push(("errcode", closing.errcode.to_string()));
-            metadata.extend(closing.check.map(|check| ("check", check.name().to_owned())));
-        }
-        metadata.push(("retryAfter", self.wait.as_millis().to_string()));
-        metadata
-    }
-}
-
-impl fmt::Display for Withheld {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.wait.as_millis().div_ceil(1_000);
-        match &self.why {
-            Why::Rate(rate) => {
-                write!(f, "the robot takes {rate} (property \"rateLimit\"); send again after {seconds} s")
-            }
-            Why::Waiting(number) => {
-                write!(f, "{number} calls wait for their turn already; send again after {seconds} s")
-            }
-            Why::Spent { used, limit } => write!(
-                f,
-                "{used} of the month's {limit} messages are used (properties \"quota\" and \"quotaReserve\"); the next month begins \
-                 in {seconds} s"
-            ),
-            Why::Unavailable(reason) => {
-                write!(f, "what was posted cannot be noted: {reason}; send again after {seconds} s")
-            }
-            Why::Shut(Closing { errcode: THROTTLED, .. }) => {
-                write!(f, "DingTalk throttles this address (status {THROTTLED}); send again after {seconds} s")
-            }
-            Why::Shut(Closing { errcode, kind: Kind::Rate, .. }) => {
-                write!(
-                    f,
-                    "DingTalk has shut the robot for too many messages (errcode {errcode}); send again after {seconds} s"
-                )
-            }
-            Why::Shut(Closing { errcode, kind: Kind::Quota, .. }) => write!(
-                f,
-                "the month's allowance is used up (errcode {errcode}); whether there is more is asked again in {seconds} s"
-            ),
-            Why::Shut(Closing { errcode, kind: Kind::Configuration, .. }) => write!(
-                f,
-                "DingTalk refuses whatever this binding sends (errcode {errcode}): mend its component file or the robot's \
-                 settings; whether that is done is asked again in {seconds} s"
-            ),
-        }
-    }
-}
-
 /// What a robot is known by: a hash, because it lives longer than the binding, and its address has the token in it.
 pub(crate) fn key(endpoint: &Endpoint) -> Digest {
     let origin = endpoint.origin();
@@ -672,56 +596,6 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.each.fetch_sub(1, Ordering::AcqRel);
         self.all.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Probes {
-    own: Probe,
-    robot: Probe,
-}
-
-/// Leave to post messages, one after the other. Dropped while one is under way, nobody knows what became of that; those that
-/// were not begun give their places back.
-pub struct Pass<'a> {
-    gate: &'a Gate,
-    probes: Probes,
-    left: u16,
-    is_running: bool,
-    /// What is noted of those that are left, and where.
-    claims: Option<(Arc<dyn Ledger>, Vec<Claim>)>,
-}
-
-impl Pass<'_> {
-    /// One of them begins.
-    pub(crate) fn begin(&mut self) {
-        self.is_running = true;
-    }
-
-    /// It has ended.
-    pub(crate) fn end(&mut self, lesson: &Lesson) {
-        self.is_running = false;
-        if let Some(left) = self.left.checked_sub(1) {
-            self.left = left;
-            if let Some((ledger, claims)) = &mut self.claims
-                && let Some(claim) = claims.pop()
-            {
-                ledger.end(claim, lesson);
-            }
-            // The first one has found out.
-            self.gate.leave(std::mem::take(&mut self.probes), lesson);
-        }
-    }
-}
-
-impl Drop for Pass<'_> {
-    fn drop(&mut self) {
-        if self.is_running {
-            self.end(&Lesson::Unknown);
-        }
-        while self.left > 0 {
-            self.end(&Lesson::Unsent);
-        }
     }
 }
 
