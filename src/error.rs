@@ -366,7 +366,16 @@ mod tests {
         }
         // And nothing else is documented, except what only the host says.
         for (name, _) in documented {
-            let others = ["missing-operation", "not-found", "overloaded", "withheld", "stopped", "configuration"];
+            let others = [
+                "missing-operation",
+                "not-found",
+                "overloaded",
+                "withheld",
+                "repeated",
+                "outbox-unavailable",
+                "stopped",
+                "configuration",
+            ];
             assert!(all().iter().any(|error| error.cause.name() == name) || others.contains(&name.as_str()), "{name}");
         }
     }

@@ -178,7 +178,10 @@ fn rust_files(folder: &str) -> Vec<(PathBuf, String)> {
 
 /// The sources of the host without their tests.
 fn sources() -> Vec<String> {
-    let is_test = |path: &Path| path.components().any(|part| part.as_os_str().to_string_lossy().contains("tests"));
+    let is_test = |path: &Path| {
+        let of_tests = |part: &str| part.contains("tests") || part == "simulation";
+        path.components().any(|part| of_tests(&part.as_os_str().to_string_lossy()))
+    };
     let files = rust_files("host/src").into_iter().filter(|(path, _)| !is_test(path));
     files.map(|(_, text)| text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned()).collect()
 }
