@@ -341,7 +341,7 @@ impl Bindings {
             [(is_queued, "overflow"), (merges, "merge"), (gate.quota.is_some(), "quota"), (tells, "deadLetterRoute")];
         for (needs, property) in needs {
             if needs && self.outbox.get().is_none() {
-                let reason = "needs an outbox; start the host with --outbox DIRECTORY";
+                let reason = "needs an outbox; start the host with --outbox DIRECTORY or --store URL";
                 return Err(format!("property \"{property}\" {reason}"));
             }
         }

@@ -112,7 +112,9 @@ impl Bindings {
     ) -> Result<Response, InvokeFailure> {
         let Some(outbox) = self.outbox.get() else {
             let reason = match self.is_direct {
-                false => "metadata delivery: queued needs an outbox; start the host with --outbox DIRECTORY",
+                false => {
+                    "metadata delivery: queued needs an outbox; start the host with --outbox DIRECTORY or --store URL"
+                }
                 true => {
                     "metadata delivery: queued needs an outbox; ask a host that was started with --outbox, over its API"
                 }
