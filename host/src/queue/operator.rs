@@ -56,6 +56,19 @@ impl Operator {
         }
     }
 
+    /// All in these states, with their content.
+    #[cfg(test)]
+    pub(super) fn listed(&self, states: &[State]) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        let listing = Listing { states: states.to_vec(), binding: None, content: true, seq: None };
+        let listed = self.list(&listing, |entry| {
+            entries.push(entry);
+            Ok(())
+        });
+        listed.unwrap().unwrap();
+        entries
+    }
+
     /// Shows events to `each`, in order. An error of `each` ends that, and is the inner result.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::*;
+use crate::gate::quota::Quota;
 use crate::queue::{Limits, Outbox};
 
 /// 2026-11-01 in China.

@@ -1,14 +1,14 @@
 //! Events of one direction: stored, delivered, failed, refused, too old.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio_postgres::{Row, Statement};
+use tokio_postgres::Statement;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::insert::Usage;
 use super::lease::LaneKey;
 use super::pool::{Fault, Session};
 use super::{Database, NEAR_MS, moved, read, stored};
@@ -16,88 +16,34 @@ use crate::event::{BoxFuture, digest};
 use crate::queue::error::Place;
 use crate::queue::outbox::DeadLetter;
 use crate::queue::storage::{End, Storage, Then, Tidied, Wake};
-use crate::queue::store::{Due, EXPIRED, Item, KEPT_MS, Room, Stored};
+use crate::queue::store::{Due, EXPIRED, Item, KEPT_MS, Room};
 use crate::queue::{Counts, Limits, QueueError, Side};
 
 /// Rows that one transaction makes dead, or removes.
 const TIDIED_AT_ONCE: i64 = 500;
 
-/// How often is looked how much there is.
-const LOOK: Duration = Duration::from_secs(10);
-
 /// What a row takes beside what is in it.
-const ROW_BYTES: u64 = 512;
+pub(super) const ROW_BYTES: u64 = 512;
 
 /// One direction's events in a database.
 #[derive(Clone)]
-pub(in crate::queue) struct Events(Arc<Inner>);
+pub(in crate::queue) struct Events(pub(super) Arc<Inner>);
 
-struct Inner {
-    database: Database,
-    side: Side,
-    limits: Limits,
+pub(super) struct Inner {
+    pub(super) database: Database,
+    pub(super) side: Side,
+    pub(super) limits: Limits,
     /// Events that are, or may be, in the database while their callbacks have not run.
-    inserting: Mutex<HashSet<i64>>,
-    usage: Mutex<Usage>,
+    pub(super) inserting: Mutex<HashSet<i64>>,
+    pub(super) usage: Mutex<Usage>,
     /// Insertions under way, which end by themselves.
-    tasks: TaskTracker,
-}
-
-/// How much there is, of all hosts as they were looked at, and of this one as it has added since.
-#[derive(Default)]
-struct Usage {
-    /// When it was looked at.
-    at: Option<Instant>,
-    all: u64,
-    by_binding: HashMap<String, u64>,
-}
-
-impl Usage {
-    fn add(&mut self, binding: &str, bytes: u64) {
-        self.all = self.all.saturating_add(bytes);
-        let own = self.by_binding.entry(binding.to_owned()).or_default();
-        *own = own.saturating_add(bytes);
-    }
+    pub(super) tasks: TaskTracker,
 }
 
 /// Metadata as they are stored.
 pub(super) fn parsed(pairs: &str) -> Option<Vec<(String, String)>> {
     serde_json::from_str(pairs).ok()
 }
-
-/// An item as it is stored.
-struct Prepared {
-    item: Item,
-    metadata: String,
-    trace: String,
-    lane: LaneKey,
-    key: Option<Vec<u8>>,
-    digest: Vec<u8>,
-    size: i64,
-}
-
-/// What became of an insertion.
-enum Inserted {
-    Stored(Vec<Stored>),
-    /// The identifier is that of this other event.
-    Other(i64),
-}
-
-const KNOWN: &str =
-    "SELECT seq, state, reply, digest = $4 FROM events WHERE side = $1 AND binding = $2 AND msg_key = $3";
-
-/// A lane that is there is locked in any case. One that comes before what waits need not wait for what that waits for.
-const ADD_LANE: &str = "INSERT INTO lanes (side, binding, lane, conversation, due, rank, owner, leased_until)
-     VALUES ($1, $2, $3, $4, now_ms(), $5, $6, now_ms() + $7)
-     ON CONFLICT (side, binding, lane) DO UPDATE SET rank = excluded.rank, due = least(lanes.due, excluded.due)
-         WHERE excluded.rank > lanes.rank";
-
-const ADD_EVENT: &str =
-    "INSERT INTO events (side, binding, msg_id, msg_key, conversation, lane, rank, accepted_at, state, expires_at,
-         metadata, trace, data, digest, size)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, now_ms(), 'pending', now_ms() + $8, $9, $10, $11, $12, $13)
-     ON CONFLICT (side, binding, msg_key) WHERE msg_key IS NOT NULL DO NOTHING
-     RETURNING seq";
 
 const LOCK_LANE: &str = "SELECT FROM lanes WHERE side = $1 AND binding = $2 AND lane = $3 FOR UPDATE";
 
@@ -115,7 +61,7 @@ const SETTLE_LANE: &str = "UPDATE lanes SET
      ) AS first
      WHERE lanes.side = $1 AND lanes.binding = $2 AND lanes.lane = $3";
 
-const END_LANE: &str = "DELETE FROM lanes WHERE side = $1 AND binding = $2 AND lane = $3 AND NOT EXISTS (
+pub(super) const END_LANE: &str = "DELETE FROM lanes WHERE side = $1 AND binding = $2 AND lane = $3 AND NOT EXISTS (
          SELECT FROM events WHERE events.side = $1 AND events.binding = $2 AND events.lane = $3 AND state = 'pending')";
 
 /// Of a delivered event with an identifier, what a repetition needs is kept: nothing that people wrote. $2 is the reply.
@@ -170,7 +116,7 @@ impl Events {
         LaneKey { side: self.number(), binding: binding.to_owned(), lane: digest(conversation.as_bytes()) }
     }
 
-    fn inserting(&self) -> MutexGuard<'_, HashSet<i64>> {
+    pub(super) fn inserting(&self) -> MutexGuard<'_, HashSet<i64>> {
         self.0.inserting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -179,11 +125,11 @@ impl Events {
         self.inserting().contains(&seq)
     }
 
-    fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Place {
         Place::in_database(self.0.side, &self.0.database.0.name)
     }
 
-    fn error(&self, fault: Fault) -> QueueError {
+    pub(super) fn error(&self, fault: Fault) -> QueueError {
         QueueError::Database { place: self.place(), reason: fault.into_reason() }
     }
 
@@ -196,176 +142,6 @@ impl Events {
     async fn answer<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, QueueError> {
         self.check()?;
         work.await.map_err(|fault| self.error(fault))
-    }
-
-    fn prepare(&self, item: Item) -> Result<Prepared, QueueError> {
-        let json = |pairs: &[(String, String)]| {
-            serde_json::to_string(pairs)
-                .map_err(|error| self.error(Fault::Other(format!("cannot be written: {error}"))))
-        };
-        let (metadata, trace) = (json(&item.event.metadata)?, json(&item.event.trace)?);
-        let lane = self.lane(&item.event.binding, &item.conversation);
-        let key = item.id.as_ref().map(|id| digest(id.as_bytes()).to_vec());
-        let digest = item.event.digest().to_vec();
-        let id = item.id.as_ref().map_or(0, String::len);
-        let texts = item.event.data.len() + metadata.len() + trace.len() + id + 2 * item.conversation.len();
-        let size = ROW_BYTES + texts as u64;
-        Ok(Prepared { item, metadata, trace, lane, key, digest, size: stored(size) })
-    }
-
-    fn usage(&self) -> MutexGuard<'_, Usage> {
-        self.0.usage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether there is room for these. What other hosts add is seen some seconds later.
-    async fn make_room(&self, items: &[Prepared]) -> Result<(), QueueError> {
-        let is_to_look = {
-            let mut usage = self.usage();
-            let is_old = usage.at.is_none_or(|at| at.elapsed() >= LOOK);
-            // The others need not wait for who looks.
-            usage.at = if is_old { Some(Instant::now()) } else { usage.at };
-            is_old
-        };
-        // If it cannot be looked at, nothing can be stored either.
-        if is_to_look && let Ok(looked) = self.look_at_usage().await {
-            *self.usage() = looked;
-        }
-        let mut usage = self.usage();
-        let max_size = self.0.limits.max_size;
-        let bytes = items.iter().map(|item| read(item.size)).sum();
-        let Some(left) = max_size.checked_sub(usage.all).and_then(|left| left.checked_sub(bytes)) else {
-            return Err(QueueError::Limit { place: self.place(), max_size });
-        };
-        for Prepared { item, .. } in items.iter().filter(|_| self.0.side == Side::Outbox) {
-            let binding = &item.event.binding;
-            // So one that floods the outbox gets the half of it, and two a third each.
-            if usage.by_binding.get(binding).is_some_and(|own| *own > left) {
-                return Err(QueueError::Share { place: self.place(), binding: binding.clone() });
-            }
-        }
-        for Prepared { item, size, .. } in items {
-            usage.add(&item.event.binding, read(*size));
-        }
-        Ok(())
-    }
-
-    async fn look_at_usage(&self) -> Result<Usage, Fault> {
-        let sql = "SELECT binding, sum(size)::int8 FROM events WHERE side = $1 GROUP BY binding";
-        self.0
-            .database
-            .run(async |session| {
-                let sql = session.prepare_cached(sql).await?;
-                let mut usage = Usage { at: Some(Instant::now()), ..Usage::default() };
-                for row in session.query(&sql, &[&self.number()]).await? {
-                    usage.add(row.try_get(0)?, read(row.try_get(1)?));
-                }
-                session.done();
-                Ok(usage)
-            })
-            .await
-    }
-
-    /// In a task of its own: what is committed is known here, whoever has gone away.
-    async fn insert_all(self, items: Vec<Item>, now: u64, then: Then) -> Result<(), QueueError> {
-        let items: Vec<Prepared> = items.into_iter().map(|item| self.prepare(item)).collect::<Result<_, _>>()?;
-        self.make_room(&items).await?;
-        let mut marked = Marked { events: self.clone(), seqs: Vec::new() };
-        let mut attempt = 1;
-        let inserted = loop {
-            match self.0.database.run(|session| self.try_insert(session, &items, now, &mut marked)).await {
-                Err(Fault::Conflict(_)) if attempt < super::ATTEMPTS => attempt += 1,
-                inserted => break inserted.map_err(|fault| self.error(fault))?,
-            }
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
-        };
-        match inserted {
-            Inserted::Stored(stored) => {
-                then(stored);
-                drop(marked);
-                Ok(())
-            }
-            Inserted::Other(seq) => Err(QueueError::OtherBody { side: self.0.side, seq }),
-        }
-    }
-
-    async fn try_insert(
-        &self,
-        session: Session,
-        items: &[Prepared],
-        now: u64,
-        marked: &mut Marked,
-    ) -> Result<Inserted, Fault> {
-        marked.clear();
-        let (known, add_lane, add_event, end_lane) = tokio::try_join!(
-            session.prepare_cached(KNOWN),
-            session.prepare_cached(ADD_LANE),
-            session.prepare_cached(ADD_EVENT),
-            session.prepare_cached(END_LANE),
-        )?;
-        let (number, host) = (self.number(), self.host());
-        let (mut stored, mut needless) = (Vec::with_capacity(items.len()), Vec::new());
-        for (index, prepared) in items.iter().enumerate() {
-            let Prepared { item, metadata, trace, lane, key, digest, size } = prepared;
-            let (binding, data) = (item.event.binding.as_str(), &item.event.data[..]);
-            let expires = item.expires_at.map(|time| moved(time, now, 0));
-            let id = item.id.as_ref().map(String::as_bytes);
-            let conversation = item.conversation.as_bytes();
-            let look = || async {
-                match key {
-                    Some(key) => session.query_opt(&known, &[&number, &binding, key, digest]).await,
-                    None => Ok(None),
-                }
-            };
-            // All at once: one way to the database and back. In this order, so that the number comes after the lock.
-            let lane_key = lane.lane.as_slice();
-            let (_, before, _, seq) = tokio::try_join!(
-                biased;
-                async { if index == 0 { session.batch_execute("BEGIN").await } else { Ok(()) } },
-                look(),
-                async { session.execute(
-                    &add_lane,
-                    &[&number, &binding, &lane_key, &conversation, &item.rank, &host, &NEAR_MS],
-                ).await },
-                async { session.query_opt(
-                    &add_event,
-                    &[
-                        &number, &binding, &id, key, &conversation, &lane_key, &item.rank, &expires, metadata, trace,
-                        &data, digest, size,
-                    ],
-                ).await },
-            )?;
-            if let Some(row) = seq {
-                let seq = row.try_get(0)?;
-                marked.add(seq);
-                stored.push(Stored::New(seq));
-                continue;
-            }
-            // Committed by another transaction since, or removed.
-            let before = match before {
-                Some(before) => before,
-                None => look().await?.ok_or_else(|| Fault::Conflict("was changed by others at that moment".into()))?,
-            };
-            let (seq, is_same) = (before.try_get(0)?, before.try_get::<_, bool>(3)?);
-            if !is_same {
-                session.batch_execute("ROLLBACK").await?;
-                session.done();
-                return Ok(Inserted::Other(seq));
-            }
-            stored.push(known_event(&before)?);
-            needless.push(lane);
-        }
-        if marked.seqs.is_empty() {
-            if !items.is_empty() {
-                session.batch_execute("ROLLBACK").await?;
-            }
-        } else {
-            for lane in needless {
-                session.execute(&end_lane, &[&number, &lane.binding, &lane.lane.as_slice()]).await?;
-            }
-            session.batch_execute("COMMIT").await?;
-        }
-        session.done();
-        Ok(Inserted::Stored(stored))
     }
 
     /// The lane of an event that is under way here, or that is pending.
@@ -707,41 +483,6 @@ impl Clear {
             async { session.execute(&self.remove, &[&seq, &states]).await },
         )?;
         Ok(())
-    }
-}
-
-fn known_event(row: &Row) -> Result<Stored, Fault> {
-    let (seq, state): (i64, &str) = (row.try_get(0)?, row.try_get(1)?);
-    Ok(match state {
-        "pending" => Stored::Pending(seq),
-        "dead" => Stored::Dead(seq),
-        _ => Stored::Delivered(seq, row.try_get::<_, Option<&[u8]>>(2)?.map(Bytes::copy_from_slice)),
-    })
-}
-
-/// Events whose callbacks have not run, until this is dropped.
-struct Marked {
-    events: Events,
-    seqs: Vec<i64>,
-}
-
-impl Marked {
-    fn add(&mut self, seq: i64) {
-        self.seqs.push(seq);
-        self.events.inserting().insert(seq);
-    }
-
-    fn clear(&mut self) {
-        let mut inserting = self.events.inserting();
-        for seq in std::mem::take(&mut self.seqs) {
-            inserting.remove(&seq);
-        }
-    }
-}
-
-impl Drop for Marked {
-    fn drop(&mut self) {
-        self.clear();
     }
 }
 

@@ -16,6 +16,7 @@
 
 mod address;
 mod events;
+mod insert;
 mod lanes;
 mod lease;
 mod ledger;

@@ -249,14 +249,5 @@ pub(super) async fn failed(bench: &Bench, storage: &dyn Storage, seq: i64, pause
 }
 
 pub(super) fn listed(operator: &Operator, states: &[State]) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    let listing = Listing { states: states.to_vec(), binding: None, content: true, seq: None };
-    operator
-        .list(&listing, |entry| {
-            entries.push(entry);
-            Ok(())
-        })
-        .unwrap()
-        .unwrap();
-    entries
+    operator.listed(states)
 }

@@ -195,16 +195,7 @@ async fn until_counts(inbox: &Inbox, pending: u64, dead: u64) {
 }
 
 fn listed(operator: &Operator, states: &[State]) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    let listing = Listing { states: states.to_vec(), binding: None, content: true, seq: None };
-    operator
-        .list(&listing, |entry| {
-            entries.push(entry);
-            Ok(())
-        })
-        .unwrap()
-        .unwrap();
-    entries
+    operator.listed(states)
 }
 
 fn operator(dir: &TempDir) -> Operator {
