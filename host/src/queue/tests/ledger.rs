@@ -17,7 +17,7 @@ pub(in crate::queue) fn intent(rate: &str, quota: Option<&str>, messages: u16) -
     Intent {
         queued: None,
         robot: [7; 32],
-        rate: Rate::parse(Some(rate)).unwrap(),
+        rates: Rate::parse(Some(rate)).unwrap().into_iter().collect(),
         messages,
         counts_for: 60_000,
         quota: Quota::parse(quota, None, quota.map(|_| "acme"), String::new).unwrap(),
