@@ -44,12 +44,6 @@ pub use pass::Pass;
 pub use policy::{Overflow, Policy};
 pub use withheld::Withheld;
 
-/// What is remembered of a robot that nobody limits.
-const LEAST_KEPT: u16 = 20;
-
-/// How far back at least: DingTalk's own window.
-const LEAST_WINDOW_MS: u32 = 60_000;
-
 /// Calls that wait for one robot at once, and for all: each holds its message, and a request of its port.
 const WAITING_EACH: usize = 64;
 const WAITING: usize = 256;
@@ -149,9 +143,6 @@ struct State {
     window: Option<Box<Window>>,
     door: Door,
     rates: Rates,
-    /// The most messages that any binding's rate has ever allowed, and the longest time that one looked back.
-    keep: u16,
-    longest_ms: u32,
     /// Made when somebody has to wait: most robots never see that.
     queues: Option<Box<Queues>>,
 }
@@ -180,13 +171,7 @@ impl Robots {
     /// The way to the robot behind `endpoint`.
     pub fn gate(&self, endpoint: &Endpoint, policy: Policy) -> Gate {
         let robot = lock(&self.0.by_key).robot(key(endpoint), self.now());
-        {
-            let mut state = lock(&robot.state);
-            // DingTalk's own limit at least: a binding with a wider rate may come, and must know what was sent before it.
-            state.keep = state.keep.max(policy.rate.map_or(0, Rate::count)).max(LEAST_KEPT);
-            state.longest_ms = state.longest_ms.max(policy.rate.map_or(0, Rate::window_ms)).max(LEAST_WINDOW_MS);
-            policy.rate.into_iter().for_each(|rate| state.rates.add(rate));
-        }
+        policy.rate.into_iter().for_each(|rate| lock(&robot.state).rates.add(rate));
         Gate { robots: self.clone(), robot, door: Mutex::default(), policy }
     }
 
@@ -201,8 +186,8 @@ impl Robots {
         for ledger::Known { robot, posts, shut } in known {
             let robot = lock(&self.0.by_key).robot(robot, now);
             let mut state = lock(&robot.state);
-            state.keep = state.keep.max(u16::try_from(posts.len()).unwrap_or(u16::MAX).min(rate::MOST));
-            let keep = state.keep;
+            state.rates.keep_at_least(posts.len());
+            let keep = state.rates.kept();
             for ago in posts {
                 let window = state.window();
                 window.pass(1);
@@ -359,7 +344,7 @@ impl Gate {
                 })
                 .unwrap_or_default(),
             messages: pass.left,
-            counts_for: lock(&self.robot.state).longest_ms,
+            counts_for: lock(&self.robot.state).rates.longest_ms(),
             quota: quota.as_deref().cloned(),
             is_urgent,
             queued,
@@ -528,7 +513,7 @@ impl Gate {
         let is_own = |kind| kind == Kind::Configuration;
         lock(&self.door).leave(now, probes.own, lesson, is_own);
         let mut state = lock(&self.robot.state);
-        let keep = state.keep;
+        let keep = state.rates.kept();
         let ended = if *lesson == Lesson::Unknown { now + LATE_MS } else { now };
         state.window().leave(ended, *lesson != Lesson::Unsent, keep);
         state.door.leave(now, probes.robot, lesson, |kind| !is_own(kind));

@@ -4,21 +4,37 @@
 //! through one message too many beside it: 8 in 30 s, and 20 a minute, together send a 21st. So the widest rate of all its
 //! bindings is the robot's, which all of them keep. What is narrower is a binding's own matter, and stands in nobody's way.
 
-use super::rate::Rate;
+use super::rate::{MOST, Rate};
+
+/// DingTalk's own limit is remembered at least, also of a robot that nobody limits: a binding with a rate may come, and must
+/// know what was sent before it.
+const LEAST_KEPT: u16 = 20;
+const LEAST_WINDOW_S: u16 = 60;
 
 /// The rates of a robot's bindings, and how many have each.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rates {
     first: Option<Rate>,
     number: u32,
+    /// The most messages that any rate has ever allowed, and the longest time that one looked back, in seconds: half the size.
+    kept: u16,
+    longest_s: u16,
     /// Those that are not the first. Boxed: there are rates for each robot, and hardly any has bindings that differ.
     #[expect(clippy::box_collection, reason = "a third of the size, for each robot")]
     others: Option<Box<Vec<(Rate, u32)>>>,
 }
 
+impl Default for Rates {
+    fn default() -> Self {
+        Self { first: None, number: 0, kept: LEAST_KEPT, longest_s: LEAST_WINDOW_S, others: None }
+    }
+}
+
 impl Rates {
     /// A binding comes.
     pub(super) fn add(&mut self, rate: Rate) {
+        self.kept = self.kept.max(rate.count());
+        self.longest_s = self.longest_s.max(u16::try_from(rate.window_ms().div_ceil(1_000)).unwrap_or(u16::MAX));
         match self.first {
             None => (self.first, self.number) = (Some(rate), 1),
             Some(first) if first == rate => self.number = self.number.saturating_add(1),
@@ -47,6 +63,21 @@ impl Rates {
         if self.others.as_ref().is_some_and(|others| others.is_empty()) {
             self.others = None;
         }
+    }
+
+    /// How many of the latest messages have a meaning for anybody.
+    pub(super) fn kept(&self) -> u16 {
+        self.kept
+    }
+
+    /// So many have one already.
+    pub(super) fn keep_at_least(&mut self, messages: usize) {
+        self.kept = self.kept.max(u16::try_from(messages).unwrap_or(u16::MAX).min(MOST));
+    }
+
+    /// For how many milliseconds they have one.
+    pub(super) fn longest_ms(&self) -> u32 {
+        u32::from(self.longest_s) * 1_000
     }
 
     /// What a binding with the rate `own` keeps: that, and the robot's.
