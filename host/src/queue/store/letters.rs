@@ -203,12 +203,4 @@ mod tests {
         assert_eq!(seqs(&rebuilt, &[]), [1]);
         assert_eq!(rebuilt.number_for_test("SELECT untold FROM events WHERE seq = 2"), Ok(0));
     }
-
-    #[test]
-    fn an_inbox_tells_of_nothing() {
-        let (_dir, store) = store(Side::Inbox);
-        store.insert(&item("team", "1"), NOW).unwrap();
-        store.refused(1, "no", NOW).unwrap();
-        assert_eq!((store.letters(&[]), store.counts().unwrap().dead), (Ok(Vec::new()), 1));
-    }
 }
