@@ -98,7 +98,7 @@ func queue(t *table, p programs) {
 	t.in(p, "queue", queued, func(w *world) {
 		all, titles := everything()
 		var seen []message
-		t.row("queue", fmt.Sprintf("%d groups are taken at once, the host is killed: all seen, in fewer messages", len(titles)), func() (string, error) {
+		t.row("queue", fmt.Sprintf("%d groups taken, the host killed: all seen", len(titles)), func() (string, error) {
 			begun := time.Now()
 			if err := w.alerts(all...); err != nil {
 				return "", err
@@ -134,7 +134,7 @@ func queue(t *table, p programs) {
 			return fmt.Sprintf("taken in %.0f s, %d messages in %.0f s", taken.Seconds(), len(seen), time.Since(begun).Seconds()),
 				errors.Join(err, equal("they are fewer", len(seen) < len(titles), true))
 		})
-		t.row("queue", "the robot refused nothing, each request was taken the first time", func() (string, error) {
+		t.row("queue", "nothing was refused by anybody", func() (string, error) {
 			stats, err := w.stats()
 			requests, failed, metrics := w.asked()
 			return fmt.Sprintf("%d requests, %d posts, repeated %d, refused %v", requests, stats.Requests, stats.Repeated, stats.Rejected),
