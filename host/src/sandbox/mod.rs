@@ -22,6 +22,8 @@ use crate::quiet::Quiet;
 mod admission;
 mod contract;
 mod fair;
+#[cfg(test)]
+mod fuel;
 mod slots;
 mod state;
 mod stops;
