@@ -109,7 +109,7 @@ pub fn mended(json: &[u8]) -> Cow<'_, [u8]> {
 /// Where the next escape of half a surrogate pair begins. `from` must not be inside of an escape.
 fn next_half(json: &[u8], mut from: usize) -> Option<usize> {
     loop {
-        from += json.get(from..)?.iter().position(|byte| *byte == b'\\')?;
+        from += memchr::memchr(b'\\', json.get(from..)?)?;
         from += match (half(json, from), half(json, from + 6)) {
             (Some(Half::First), Some(Half::Second)) => 12,
             (Some(_), _) => return Some(from),
