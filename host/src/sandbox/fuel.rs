@@ -1,5 +1,5 @@
-//! What calls cost in instructions, held to the table in docs/performance.md. The count does not depend on the machine,
-//! so that a call which becomes dearer is seen where times would say nothing.
+//! What calls cost in instructions, held to the table in docs/performance.md, and in memory. Neither depends on the
+//! machine, so that a call which becomes dearer is seen where times would say nothing.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -12,6 +12,9 @@ const DOCUMENT: &str = include_str!("../../../docs/performance.md");
 
 /// How far a count may be from the documented one, in hundredths: what another compiler makes of the same source.
 const MARGIN: u64 = 3;
+
+/// The least that a component's memory grows by.
+const PAGE: usize = 64 << 10;
 
 const NOW: u64 = 1_700_000_000_000;
 const SECRET: &str = "SECbenchmark0123456789abcdef0123456789";
@@ -77,20 +80,56 @@ fn with_commas(number: u64) -> String {
     groups.join(",")
 }
 
-#[tokio::test]
-async fn a_call_costs_the_documented_instructions() {
-    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), Arc::new(|| NOW)).unwrap();
+/// A sandbox, and a tenant whose robot takes every message.
+async fn prepared(limits: Limits) -> (Sandbox, Tenant) {
+    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, Arc::new(|| NOW)).unwrap();
     let url = robot().await;
     let properties = [("id", "counted"), ("url", &url), ("secret", SECRET)];
     let egress = Egress::new("counted", &Settings::parse(properties).unwrap(), &Proxies::none()).unwrap();
     let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let tenant = sandbox.tenant(properties, egress, Duration::from_secs(30));
+    (sandbox, tenant)
+}
 
+fn create(data: &str) -> wit::InvokeRequest {
+    Request { operation: "create".into(), data: data.into(), metadata: Vec::new() }.into()
+}
+
+/// A message of 10 KB.
+fn large() -> String {
+    USUAL.replace("green", &"green ".repeat(10_000 / "green ".len()))
+}
+
+/// The component has one page of memory to begin with, and a host pays for each that it asks for.
+#[tokio::test]
+async fn a_message_of_10_kb_takes_no_more_than_the_initial_memory() {
+    let (sandbox, tenant) = prepared(Limits { memory: PAGE, ..Limits::default() }).await;
+    let request = create(&large());
+    counted(&sandbox, &tenant, None, async |instance| instance.invoke(&request).await.unwrap().unwrap()).await;
+}
+
+/// What one call has left behind does not add up.
+#[tokio::test]
+async fn an_instance_that_is_kept_takes_one_page_more() {
+    // wasi:http keeps some handles until the instance ends.
+    let limits = Limits { memory: 2 * PAGE, fuel: u64::MAX, handles: 100_000, ..Limits::default() };
+    let (sandbox, tenant) = prepared(limits).await;
+    let requests = [create(USUAL), create(&large()), create("The build is green again")];
+    counted(&sandbox, &tenant, None, async |instance| {
+        for request in requests.iter().cycle().take(300) {
+            instance.invoke(request).await.unwrap().unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_call_costs_the_documented_instructions() {
+    let (sandbox, tenant) = prepared(Limits::default()).await;
     let create = async |data: &str| {
-        let request = Request { operation: "create".into(), data: data.into(), metadata: Vec::new() }.into();
+        let request = create(data);
         counted(&sandbox, &tenant, None, async |instance| instance.invoke(&request).await.unwrap().unwrap()).await
     };
-    let large = USUAL.replace("green", &"green ".repeat(10_000 / "green ".len()));
     let headers = [
         ("host", "robot.example.com"),
         ("content-type", "application/json; charset=utf-8"),
@@ -104,7 +143,7 @@ async fn a_call_costs_the_documented_instructions() {
         instance.receive(&callback).await.unwrap().unwrap()
     };
     let [init, usual] = create(USUAL).await;
-    let [_, large] = create(&large).await;
+    let [_, large] = create(&large()).await;
     let [_, received] = counted(&sandbox, &tenant, Some(Arc::new(Silent)), received).await;
 
     let rows = [
