@@ -71,12 +71,25 @@ pub fn resembles(written: &str, this: &str) -> bool {
 /// Whether Go's encoding/json takes `name` for the field `this`, which is ASCII. It compares by Unicode's simple
 /// folding, in which two letters have a third form outside ASCII: s the long s, and k the sign for kelvin.
 pub fn folds_to(name: &str, this: &str) -> bool {
-    let fold = |c| match c {
-        '\u{17f}' => 's',
-        '\u{212a}' => 'k',
-        c => c.to_ascii_lowercase(),
-    };
-    name.eq_ignore_ascii_case(this) || (!name.is_ascii() && name.chars().map(fold).eq(this.chars().map(fold)))
+    let (mut left, this) = (name.as_bytes(), this.as_bytes());
+    // No letter is shorter than the one it stands for; most names differ in this.
+    if left.len() < this.len() {
+        return false;
+    }
+    for expected in this {
+        let (letter, rest) = match left {
+            // U+017F and U+212A in UTF-8.
+            [0xc5, 0xbf, rest @ ..] => (b's', rest),
+            [0xe2, 0x84, 0xaa, rest @ ..] => (b'k', rest),
+            [letter, rest @ ..] => (letter.to_ascii_lowercase(), rest),
+            [] => return false,
+        };
+        if letter != expected.to_ascii_lowercase() {
+            return false;
+        }
+        left = rest;
+    }
+    left.is_empty()
 }
 
 /// The content of a JSON string, given as written; `None` for every other JSON.
@@ -313,6 +326,17 @@ mod tests {
             let plain = name.replace('\u{17f}', "s").replace('\u{212a}', "K");
             prop_assert_eq!(folds_to(&name, &this), plain.eq_ignore_ascii_case(&this));
             prop_assert!(folds_to(&name, &plain));
+        }
+
+        /// The rule once more, by characters.
+        #[test]
+        fn folding_is_done_letter_by_letter(name in "[sSkK\u{17f}\u{212a}a]{0,3}|.{0,4}", this in "[sSkKa]{0,3}") {
+            let fold = |c| match c {
+                '\u{17f}' => 's',
+                '\u{212a}' => 'k',
+                c => c.to_ascii_lowercase(),
+            };
+            prop_assert_eq!(folds_to(&name, &this), name.chars().map(fold).eq(this.chars().map(fold)));
         }
     }
 }
