@@ -63,7 +63,7 @@ pub struct Egress(Arc<Inner>);
 
 struct Inner {
     /// Whose way out it is: a binding's name, or the flag of an application.
-    owner: Arc<str>,
+    owner: Box<str>,
     robot: Option<Origin>,
     sessions: Arc<[Origin]>,
     hosts: Box<[Origin]>,
