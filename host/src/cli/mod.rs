@@ -9,7 +9,6 @@ mod invoke;
 mod lines;
 mod load;
 mod logging;
-mod memory;
 #[cfg(unix)]
 mod pluggable;
 mod quantity;

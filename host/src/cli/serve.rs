@@ -17,7 +17,7 @@ use super::receiving::{self, CallbackArgs, InboxArgs, OutboxArgs};
 use super::reload::{self, Reload};
 use super::signals::{Ended, Hangup};
 use super::store::StoreArgs;
-use super::{Failure, descriptors, load, memory, shutdown, spans};
+use super::{Failure, descriptors, load, shutdown, spans};
 use crate::api::{Allowed, Api, ErrorStatus, Server, Surface};
 use crate::input::Input;
 use crate::resources::{self, Configuration, Loader};
@@ -120,7 +120,6 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     // Files are followed until the process is asked to end.
     tokio::spawn(stop.clone().run_until_cancelled_owned(reload.run(input.clone(), hangup)));
-    tokio::spawn(stop.clone().run_until_cancelled_owned(memory::give_back()));
     let serving = async {
         server.run(Arc::clone(&api), stop.cancelled()).await;
         input.stop().await;

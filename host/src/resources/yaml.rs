@@ -6,10 +6,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Error, NonFiniteFloatPolicy, Spanned};
 
 /// A place in a YAML file and what is wrong there.
@@ -51,13 +50,6 @@ impl Node<'_> {
 pub(super) fn read(text: &str) -> Result<Vec<Node<'_>>, Mistake> {
     // Editors on Windows write it; the offsets below must count from what the parser sees.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    // Half of all nodes are keys, and where a node stands costs more than what it is: keys do without, unless one of them is
-    // no text or another mistake is in the file.
-    read_with::<TextKey<'_>>(text).or_else(|_| read_with::<AnyKey<'_>>(text))
-}
-
-/// Reads all documents with such keys.
-fn read_with<'a, K: Key<'a> + Deserialize<'a>>(text: &'a str) -> Result<Vec<Node<'a>>, Mistake> {
     let options = serde_saphyr::options! {
         // What expands: component files repeat a URL by alias at most. Plain and quoted scalars are borrowed
         // from the text, so that a replay costs a node; only folded and escaped ones are copied.
@@ -75,7 +67,7 @@ fn read_with<'a, K: Key<'a> + Deserialize<'a>>(text: &'a str) -> Result<Vec<Node
         // A snippet would print the neighbouring lines, and with them a secret.
         with_snippet: false,
     };
-    let documents: Vec<Raw<'_, K>> =
+    let documents: Vec<Raw<'_>> =
         serde_saphyr::from_multiple_with_options(text, options).map_err(|error| explain(&error))?;
     documents.into_iter().map(|document| document.resolve(text)).collect()
 }
@@ -110,70 +102,20 @@ fn explain(error: &Error) -> Mistake {
 
 /// A node before its text is looked up: the parser tells what a plain scalar looks like to YAML, and where it
 /// stands; what was written is then taken from there.
-struct Raw<'a, K>(Spanned<RawKind<'a, K>>);
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Raw<'a>(#[serde(borrow)] Spanned<RawKind<'a>>);
 
-impl<'de: 'a, 'a, K: Deserialize<'de>> Deserialize<'de> for Raw<'a, K> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Spanned::deserialize(deserializer).map(Self)
-    }
-}
-
-/// What is read of a key.
-trait Key<'a> {
-    /// The key itself. A mistake if it is no text.
-    fn name(self, text: &'a str) -> Result<Cow<'a, str>, Mistake>;
-}
-
-/// A key that is a text and looks like one; the file of any other cannot be read so.
-struct TextKey<'a>(Cow<'a, str>);
-
-impl<'a> Key<'a> for TextKey<'a> {
-    fn name(self, _: &'a str) -> Result<Cow<'a, str>, Mistake> {
-        Ok(self.0)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for TextKey<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match RawKind::<'de, IgnoredAny>::deserialize(deserializer)? {
-            RawKind::Text(text) => Ok(Self(text)),
-            _ => Err(serde::de::Error::custom("not a text")),
-        }
-    }
-}
-
-/// Any key, with its place.
-struct AnyKey<'a>(Raw<'a, AnyKey<'a>>);
-
-impl<'a> Key<'a> for AnyKey<'a> {
-    fn name(self, text: &'a str) -> Result<Cow<'a, str>, Mistake> {
-        let key = self.0.resolve(text)?;
-        match key.kind {
-            Kind::Scalar(name) => Ok(name),
-            Kind::Null => Ok(Cow::Borrowed("")),
-            Kind::List(_) | Kind::Map(_) => {
-                Err(key.mistake("a key must be a text; put templates such as {uuid} into quotes"))
-            }
-        }
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for AnyKey<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Raw::deserialize(deserializer).map(Self)
-    }
-}
-
-enum RawKind<'a, K> {
+enum RawKind<'a> {
     Null,
     /// Looks like a number or a boolean.
     Inferred,
     Text(Cow<'a, str>),
-    List(Vec<Raw<'a, K>>),
-    Map(Vec<(K, Raw<'a, K>)>),
+    List(Vec<Raw<'a>>),
+    Map(Vec<(Raw<'a>, Raw<'a>)>),
 }
 
-impl<'a, K: Key<'a>> Raw<'a, K> {
+impl<'a> Raw<'a> {
     fn resolve(self, text: &'a str) -> Result<Node<'a>, Mistake> {
         let at = self.0.defined;
         let written = || {
@@ -200,7 +142,19 @@ impl<'a, K: Key<'a>> Raw<'a, K> {
             RawKind::Map(entries) => {
                 let mut resolved = Vec::with_capacity(entries.len());
                 for (key, value) in entries {
-                    resolved.push((key.name(text)?, value.resolve(text)?));
+                    let key = key.resolve(text)?;
+                    let name = match key.kind {
+                        Kind::Scalar(name) => name,
+                        Kind::Null => Cow::Borrowed(""),
+                        Kind::List(_) | Kind::Map(_) => {
+                            return Err(Mistake {
+                                line: key.line,
+                                column: key.column,
+                                reason: "a key must be a text; put templates such as {uuid} into quotes".into(),
+                            });
+                        }
+                    };
+                    resolved.push((name, value.resolve(text)?));
                 }
                 Kind::Map(resolved)
             }
@@ -209,16 +163,16 @@ impl<'a, K: Key<'a>> Raw<'a, K> {
     }
 }
 
-impl<'de: 'a, 'a, K: Deserialize<'de>> Deserialize<'de> for RawKind<'a, K> {
+impl<'de: 'a, 'a> Deserialize<'de> for RawKind<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyNode(PhantomData))
+        deserializer.deserialize_any(AnyNode)
     }
 }
 
-struct AnyNode<K>(PhantomData<K>);
+struct AnyNode;
 
-impl<'de, K: Deserialize<'de>> Visitor<'de> for AnyNode<K> {
-    type Value = RawKind<'de, K>;
+impl<'de> Visitor<'de> for AnyNode {
+    type Value = RawKind<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a YAML node")
@@ -373,39 +327,9 @@ mod tests {
         assert!(mistake("a: &a [*a]\n").line == 1);
     }
 
-    fn shown(nodes: &[Node<'_>]) -> String {
-        let shown = |node: &Node<'_>| {
-            let kind = match &node.kind {
-                Kind::Null => "null".to_owned(),
-                Kind::Scalar(text) => format!("{text:?}"),
-                Kind::List(items) => shown(items),
-                Kind::Map(entries) => {
-                    let (names, values): (Vec<_>, Vec<_>) = entries.iter().map(|(name, value)| (name, value)).unzip();
-                    let values: Vec<_> = values.into_iter().map(|value| shown(std::slice::from_ref(value))).collect();
-                    format!("{names:?} {values:?}")
-                }
-            };
-            format!("{}:{} {kind}", node.line, node.column)
-        };
-        nodes.iter().map(shown).collect::<Vec<_>>().join(", ")
-    }
-
     proptest! {
         #[test]
         fn never_panics(text in "[ -~\n\t]{0,80}|[-:&*!|>{}\\[\\]'\"#%@,?a1 \n]{0,60}|\\PC{0,40}") { let _ = read(&text); }
-
-        /// Texts alone, and other keys too: whoever reads without their places reads the same.
-        #[test]
-        fn keys_are_the_same_with_their_places_and_without(
-            lines in proptest::collection::vec("(a|b|\"c d\"|'1'|1|true|~|\\? x\n|<<|!!str 2|&k d|\\*k|\\[e\\]|\\{f: g\\})?: (1|x|\\*k|&k \\{h: 2, i: \\[3\\]\\}|\"4\"|\\{j: 5, 6: 7\\})?", 0..5)
-        ) {
-            let text = lines.join("\n");
-            let with = read_with::<AnyKey<'_>>(&text).map(|documents| shown(&documents));
-            if let Ok(without) = read_with::<TextKey<'_>>(&text) {
-                prop_assert_eq!(Ok(shown(&without)), with.clone());
-            }
-            prop_assert_eq!(read(&text).map(|documents| shown(&documents)), with);
-        }
 
         #[test]
         fn quoted_text_comes_back(text in "[^\u{0}-\u{1f}\u{7f}-\u{9f}\u{feff}\u{fffe}\u{ffff}]{0,40}") {
