@@ -36,7 +36,10 @@ impl Keys {
         let (first, second) = match self {
             Self::None => (None, None),
             Self::One(only) => (Some(*only), None),
-            Self::Two(two) => (Some(two[0].0), Some(two[1].0)),
+            Self::Two(two) => {
+                let [(present, _), (previous, _)] = &**two;
+                (Some(*present), Some(*previous))
+            }
         };
         first.into_iter().chain(second)
     }
