@@ -1,7 +1,7 @@
 # Each target does all the set-up it needs, so that a fresh clone starts with the one command that is wanted.
 # After the first, plain `cargo run`, `cargo test` and `cargo bench` work too.
 
-.PHONY: demo test peers interop daprd outbox-kills outbox-bench dapr dapr-kills dapr-bench dapr-traces dapr-differences alertmanager lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
+.PHONY: demo test peers interop daprd outbox-kills outbox-bench dapr dapr-kills dapr-bench bench-tenants dapr-traces dapr-differences alertmanager lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
 
 # Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
 # whom the application in examples/ answers, and shows the group.
@@ -60,6 +60,12 @@ outbox-bench: toolchain
 dapr-bench: toolchain
 	cargo build --locked --profile measure --package dingtalk-host --bin dingtalk-host
 	tests/dapr/run bench target/measure/dingtalk-host
+
+# Ten thousand bindings that do nothing: memory of each, the time until an optimised host is ready, and the first message.
+bench-tenants: export TENANTS_HOST = $(CURDIR)/target/measure/dingtalk-host
+bench-tenants: toolchain
+	cargo build --locked --profile measure --package dingtalk-host --bin dingtalk-host
+	cargo test --locked --package dingtalk-host --test promises -- --ignored --nocapture tenants::ten_thousand
 
 # Spans of the host, of daprd with Dapr's binding, and of daprd with this one, as an OpenTelemetry Collector gets them.
 dapr-traces: toolchain

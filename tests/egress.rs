@@ -314,13 +314,13 @@ fn two_bindings_never_share_a_connection() {
 }
 
 /// A certificate authority of this test and a robot with a certificate of it.
-struct Secured {
+pub struct Secured {
     robot: Robot,
     /// The authority's certificate, as a file for SSL_CERT_FILE.
     authority: tempfile::NamedTempFile,
 }
 
-fn secured(name: &str) -> Secured {
+pub fn secured(name: &str) -> Secured {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -336,7 +336,7 @@ fn secured(name: &str) -> Secured {
 }
 
 impl Secured {
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         let url = self.robot.url();
         assert!(url.starts_with("https://"), "{url}");
         url
@@ -346,7 +346,7 @@ impl Secured {
         Resources::binding("team", &[("id", "team"), ("url", &self.url()), ("secret", SECRET)])
     }
 
-    fn authority(&self) -> &str {
+    pub fn authority(&self) -> &str {
         self.authority.path().to_str().unwrap()
     }
 }

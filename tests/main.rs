@@ -38,3 +38,4 @@ mod spans;
 mod store;
 mod strangers;
 mod support;
+mod tenants;

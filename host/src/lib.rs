@@ -32,6 +32,7 @@ pub mod gate;
 pub(crate) mod ingress;
 pub mod input;
 pub mod metrics;
+mod parallel;
 #[cfg(unix)]
 pub mod pluggable;
 pub mod queue;

@@ -1,6 +1,6 @@
 //! Log lines that strangers can cause: the first is said, the next ones are counted for a while.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,10 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Things that are told apart; those above share one count, so that whoever invents names fills no memory.
 const MAX_KEYS: usize = 1_024;
 
-/// Counts what happens, key by key, and says when the log may speak of it.
+/// Counts what happens, key by key, and says when the log may speak of it. Of two in every tenant most stay empty: a tree is
+/// half as large then as a hash table.
 #[derive(Debug, Default)]
-pub struct Quiet(Mutex<HashMap<String, (Instant, u64)>>);
+pub struct Quiet(Mutex<BTreeMap<String, (Instant, u64)>>);
 
 impl Quiet {
     /// Counts one. `Some` if the log may speak now: of how many others it has not spoken.

@@ -431,7 +431,7 @@ impl Drop for Host {
 }
 
 /// The address in the log line that tells it, be it text or JSON.
-fn listening(line: &str) -> Option<SocketAddr> {
+pub fn listening(line: &str) -> Option<SocketAddr> {
     const MESSAGE: &str = "HTTP API is listening";
     if let Ok(line) = serde_json::from_str::<serde_json::Value>(line) {
         return (line["message"] == MESSAGE).then(|| line["address"].as_str().unwrap().parse().unwrap());

@@ -1,11 +1,15 @@
 //! Name → binding: what is loaded, and operations on it in Dapr's order of checks.
 
 mod failure;
+mod keys;
+mod prepared;
 mod queued;
 mod sending;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use dingtalk_api::invoke::{self, Failed, Failure as _};
@@ -14,16 +18,14 @@ use dingtalk_binding::callback::Key;
 use dingtalk_binding::contract;
 use dingtalk_binding::endpoint::Scheme;
 use dingtalk_binding::error::{Outcome, ReceiveError};
-use dingtalk_binding::secret::Secret;
 use dingtalk_binding::settings::Settings;
-use dingtalk_binding::signature;
 
 use tokio::sync::Semaphore;
 
 use crate::app::{Direction, Subscription};
 use crate::clock::Arrival;
 use crate::egress::{Egress, Policy, Proxies};
-use crate::event::{Digest, digest};
+use crate::event::Digest;
 use crate::fit;
 use crate::gate::quota::Quota;
 use crate::gate::rate::Rate;
@@ -33,6 +35,8 @@ use crate::resources::BindingResource;
 use crate::sandbox::{CallError, Callback, Handler, Limit, Reply, Request, Response, Sandbox, Share, Tenant};
 
 pub use failure::InvokeFailure;
+use keys::Keys;
+use prepared::{Prepared, Warning};
 
 /// The bindings that a host serves. They can change while it does: who has one keeps it, so that a call ends on the
 /// binding on which it began.
@@ -41,38 +45,34 @@ pub struct Bindings {
     robots: Robots,
     /// Long messages that are being made to fit.
     fitting: Semaphore,
-    by_name: RwLock<BTreeMap<String, Arc<Binding>>>,
+    by_name: RwLock<BTreeSet<ByName>>,
+    last_kind: Mutex<Arc<Kind>>,
     /// Where messages wait, if anywhere.
     outbox: OnceLock<Outbox>,
     /// Whether they are posted whatever a file says of an outbox.
     is_direct: bool,
 }
 
-/// A secret that callbacks can be signed with.
-struct CallbackKey {
-    id: Digest,
-    secret: Secret,
-}
-
-impl CallbackKey {
-    fn new(secret: &Secret) -> Self {
-        Self { id: digest(secret.expose().as_bytes()), secret: secret.clone() }
-    }
+/// What bindings have in common.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Kind {
+    component_type: String,
+    version: String,
+    operations: Vec<String>,
 }
 
 /// One binding, initialised once to prove that it can be.
 pub struct Binding {
-    name: String,
-    component_type: String,
-    version: String,
-    id: String,
+    name: Box<str>,
+    kind: Arc<Kind>,
+    id: Box<str>,
     subscription: Subscription,
-    timeout: Duration,
-    keys: Vec<CallbackKey>,
+    keys: Keys,
     max_skew: Duration,
-    operations: Vec<String>,
     tenant: Tenant,
     egress: Egress,
+    /// Of what it was made of.
+    digest: Digest,
     fit: fit::Policy,
     gate: Gate,
     /// Whether its messages go through the outbox unless a call says otherwise.
@@ -80,6 +80,35 @@ pub struct Binding {
     /// Whether those that wait become one.
     merges: bool,
     error_status: Option<ErrorStatus>,
+}
+
+/// A binding that is found by its name, which it has itself: there may be ten thousand.
+struct ByName(Arc<Binding>);
+
+impl Borrow<str> for ByName {
+    fn borrow(&self) -> &str {
+        &self.0.name
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for ByName {}
+
+impl PartialOrd for ByName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.name.cmp(&other.0.name)
+    }
 }
 
 impl Binding {
@@ -90,12 +119,12 @@ impl Binding {
 
     /// The type as the component file spells it.
     pub fn component_type(&self) -> &str {
-        &self.component_type
+        &self.kind.component_type
     }
 
     /// The component version as in the file.
     pub fn version(&self) -> &str {
-        &self.version
+        &self.kind.version
     }
 
     /// The property `id`.
@@ -105,7 +134,7 @@ impl Binding {
 
     /// What it can do, in its own order.
     pub fn operations(&self) -> &[String] {
-        &self.operations
+        &self.kind.operations
     }
 
     /// Which sides the component file gives it.
@@ -120,29 +149,29 @@ impl Binding {
 
     /// The time limit of one call.
     pub fn timeout(&self) -> Duration {
-        self.timeout
+        self.tenant.timeout()
     }
 
     /// The secrets that its callbacks can be signed with, as hashes, the present one first; none if they have a token.
     /// Who can sign for one binding can sign for every other one with the same secret.
     pub fn keys(&self) -> impl Iterator<Item = Digest> + '_ {
-        self.keys.iter().map(|key| key.id)
+        self.keys.ids()
     }
 
     /// That of [`Binding::keys`] with which a callback is signed that has been verified.
     pub(crate) fn signed_with(&self, timestamp: &str, sign: &[u8]) -> Option<Digest> {
-        let is_by = |key: &&CallbackKey| signature::verify(key.secret.expose(), timestamp, sign);
-        match &*self.keys {
-            [] => None,
-            [only] => Some(only.id),
-            [present, ..] => Some(self.keys.iter().find(is_by).unwrap_or(present).id),
-        }
+        self.keys.signed_with(timestamp, sign)
     }
 
     /// For how long a callback can be repeated: from the earliest moment at which its signature is accepted to
     /// the last.
     pub fn repeat_window(&self) -> Duration {
         self.max_skew.saturating_mul(2)
+    }
+
+    /// [`BindingResource::digest`] of what it was made of.
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// The form of a failed operation's status, if its file chooses one.
@@ -217,6 +246,7 @@ impl Bindings {
             robots: Robots::new(),
             fitting: Semaphore::new(FITTING),
             by_name: RwLock::default(),
+            last_kind: Mutex::default(),
             outbox: OnceLock::new(),
             is_direct: false,
         }
@@ -247,28 +277,45 @@ impl Bindings {
         proxies: &Proxies,
         policy: &Policy,
     ) -> Result<Arc<Binding>, InitError> {
+        self.prepare(resource, proxies, policy).await.said()
+    }
+
+    /// As [`Bindings::load`], without a word to the log: what is to be said is part of what this returns, so that whoever
+    /// initialises many at once can keep to their order.
+    pub(crate) async fn prepare(&self, resource: BindingResource, proxies: &Proxies, policy: &Policy) -> Prepared {
         let name = resource.name.clone();
         let (component_type, version) = (resource.component_type.clone(), resource.version.clone());
-        let binding = self.try_load(resource, proxies, policy).await;
-        binding.map(Arc::new).map_err(|reason| InitError { name, component_type, version, reason })
+        let mut warnings = Vec::new();
+        let binding = self.try_load(resource, proxies, policy, &mut warnings).await;
+        let binding =
+            binding.map(Arc::new).map_err(|reason| InitError { name: name.clone(), component_type, version, reason });
+        Prepared { name, warnings, binding }
     }
 
     /// Adds `binding`; the one of the same name that was there.
     pub(crate) fn insert(&self, binding: Arc<Binding>) -> Option<Arc<Binding>> {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        by_name.insert(binding.name.clone(), binding)
+        by_name.replace(ByName(binding)).map(|ByName(replaced)| replaced)
     }
 
     /// Takes the binding called `name` away; whoever is using it goes on.
     pub fn remove(&self, name: &str) -> Option<Arc<Binding>> {
-        self.by_name.write().unwrap_or_else(PoisonError::into_inner).remove(name)
+        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        by_name.take(name).map(|ByName(removed)| removed)
     }
 
-    fn by_name(&self) -> RwLockReadGuard<'_, BTreeMap<String, Arc<Binding>>> {
+    fn by_name(&self) -> RwLockReadGuard<'_, BTreeSet<ByName>> {
         self.by_name.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn try_load(&self, resource: BindingResource, proxies: &Proxies, policy: &Policy) -> Result<Binding, String> {
+    async fn try_load(
+        &self,
+        resource: BindingResource,
+        proxies: &Proxies,
+        policy: &Policy,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Binding, String> {
+        let digest = resource.digest();
         let BindingResource { name, component_type, version, properties, init_timeout, .. } = resource;
         let properties: Vec<(String, String)> =
             properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
@@ -284,28 +331,13 @@ impl Bindings {
         let subscription = Subscription::new(name.clone(), property("route"), direction)
             .with_dead_letters(property("deadLetterRoute"))
             .map_err(|reason| format!("property \"deadLetterRoute\" {reason}"))?;
-        warn_of_readable_token(&name, &settings);
-        let mut keys = match &settings.callbacks.key {
-            Some(Key::Signature { secret, previous }) => {
-                [Some(secret), previous.as_ref()].into_iter().flatten().map(CallbackKey::new).collect()
-            }
-            Some(Key::Token(_)) | None => Vec::new(),
-        };
-        // Two that are one verify the same.
-        keys.dedup_by_key(|key| key.id);
-        if !keys.is_empty() && property("outgoingToken").is_some_and(|token| !token.is_empty()) {
-            tracing::warn!(
-                binding = name,
-                "outgoingToken is not used: callbacks must be signed, because there is a secret or appSecret; for a robot that \
-                 sends its token, write a component of its own with direction: input"
-            );
+        warnings.extend(warn_of_readable_token(&settings));
+        let keys = Keys::of(settings.callbacks.key.as_ref());
+        if keys.ids().next().is_some() && property("outgoingToken").is_some_and(|token| !token.is_empty()) {
+            warnings.push(Warning::UnusedToken);
         }
         if matches!(settings.callbacks.key, Some(Key::Signature { previous: Some(_), .. })) {
-            tracing::warn!(
-                binding = name,
-                "callbacks signed with previousAppSecret are taken: remove it when callbackMaxSkew is over since DingTalk \
-                 signs with the new secret"
-            );
+            warnings.push(Warning::PreviousSecret);
         }
         let error_status = property("errorStatus").filter(|text| !text.is_empty()).map(ErrorStatus::parse).transpose();
         let error_status = error_status.map_err(|reason| format!("property \"errorStatus\" {reason}"))?;
@@ -325,10 +357,7 @@ impl Bindings {
             gate.overflow = Overflow::Wait;
         }
         if self.is_direct && gate.quota.take().is_some() {
-            tracing::warn!(
-                binding = name,
-                "without an outbox, what is posted does not count towards the property quota"
-            );
+            warnings.push(Warning::UncountedQuota);
         }
         let is_queued = gate.overflow == Overflow::Queue;
         let merges = match property("merge").map(str::trim).unwrap_or_default() {
@@ -350,23 +379,30 @@ impl Bindings {
         let tenant = self.sandbox.tenant(properties, egress.clone(), settings.timeout);
         let operations = self.initialise(&tenant, init_timeout).await?;
         Ok(Binding {
-            name,
-            component_type,
-            version,
-            id: settings.id,
+            name: name.into(),
+            kind: self.kind(Kind { component_type, version, operations }),
+            id: settings.id.into(),
             subscription,
-            timeout: settings.timeout,
             keys,
             max_skew: Duration::from_millis(settings.callbacks.max_skew),
-            operations,
             tenant,
             egress,
+            digest,
             fit,
             gate,
             is_queued,
             merges,
             error_status,
         })
+    }
+
+    /// The same as that of the last binding if it is equal: of ten thousand, all may be of one kind.
+    fn kind(&self, kind: Kind) -> Arc<Kind> {
+        let mut last = self.last_kind.lock().unwrap_or_else(PoisonError::into_inner);
+        if **last != kind {
+            *last = Arc::new(kind);
+        }
+        Arc::clone(&last)
     }
 
     async fn initialise(&self, tenant: &Tenant, limit: Duration) -> Result<Vec<String>, String> {
@@ -378,7 +414,7 @@ impl Bindings {
 
     /// The binding called `name`.
     pub fn get(&self, name: &str) -> Option<Arc<Binding>> {
-        self.by_name().get(name).cloned()
+        self.by_name().get(name).map(|ByName(binding)| Arc::clone(binding))
     }
 
     /// Performs one operation of the binding called `name`. With a `reader`, "get" hands its message to that.
@@ -411,7 +447,7 @@ impl Bindings {
     /// The names of these two as far as the host gave them, and empty texts for what somebody else made up.
     pub(crate) fn known<'a>(&self, name: &'a str, operation: &'a str) -> (&'a str, &'a str) {
         match self.get(name) {
-            Some(binding) if binding.operations.iter().any(|known| known == operation) => (name, operation),
+            Some(binding) if binding.operations().iter().any(|known| known == operation) => (name, operation),
             Some(_) => (name, ""),
             None => ("", ""),
         }
@@ -419,7 +455,7 @@ impl Bindings {
 
     fn with_operation(&self, name: &str, operation: &str) -> Result<Arc<Binding>, InvokeError> {
         let binding = self.get(name).filter(|binding| binding.direction().writes());
-        invoke::check(name, operation, binding.as_ref().map(|binding| binding.operations.as_slice()))?;
+        invoke::check(name, operation, binding.as_ref().map(|binding| binding.operations()))?;
         binding.ok_or_else(|| InvokeError::NotFound(name.to_owned()))
     }
 
@@ -484,17 +520,11 @@ impl Bindings {
 
     /// All there are now, by name.
     pub fn all(&self) -> Vec<Arc<Binding>> {
-        self.by_name().values().cloned().collect()
+        self.by_name().iter().map(|ByName(binding)| Arc::clone(binding)).collect()
     }
 }
 
-fn warn_of_readable_token(name: &str, settings: &Settings) {
+fn warn_of_readable_token(settings: &Settings) -> Option<Warning> {
     let origin = settings.endpoint.origin();
-    if origin.scheme() == Scheme::Http && !origin.is_loopback() {
-        tracing::warn!(
-            binding = name,
-            destination = %origin,
-            "the url is plain http: the access token and every message travel readable; use https"
-        );
-    }
+    (origin.scheme() == Scheme::Http && !origin.is_loopback()).then(|| Warning::ReadableToken(origin.clone()))
 }

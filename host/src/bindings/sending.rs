@@ -216,7 +216,7 @@ impl Bindings {
         limit: Option<Duration>,
         is_urgent: bool,
     ) -> Result<Pass<'a>, InvokeFailure> {
-        let wait = limit.map_or(binding.timeout, |limit| binding.timeout.min(limit / 2));
+        let wait = limit.map_or(binding.timeout(), |limit| binding.timeout().min(limit / 2));
         let messages = u16::try_from(messages).unwrap_or(u16::MAX);
         binding.gate.enter(messages, wait, is_urgent).await.map_err(InvokeFailure::Withheld)
     }

@@ -1,12 +1,17 @@
 //! From component files to bindings that run: what `serve`, `invoke` and `demo` share.
 
+use std::collections::VecDeque;
 use std::env;
+use std::sync::Arc;
+
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::bindings::{Bindings, InitError};
 use crate::clock;
 use crate::egress::{Policy, Proxies};
+use crate::parallel;
 use crate::queue::Outbox;
-use crate::resources::{Context, Resources};
+use crate::resources::{BindingResource, Context, Resources};
 use crate::sandbox::{Limits, PrepareError, Sandbox};
 use crate::shown::shown;
 
@@ -22,6 +27,12 @@ pub(super) enum StartError {
     /// The outbox cannot be read.
     #[error("{0}")]
     Outbox(String),
+    /// A defect.
+    #[error("a binding's initialisation was broken off: {0}")]
+    BrokenOff(#[from] JoinError),
+    /// A defect.
+    #[error("a binding's initialisation has not ended")]
+    Shared,
 }
 
 /// Calls `read` with the process's own environment.
@@ -69,14 +80,56 @@ async fn load(loaded: Bindings, resources: Resources, policy: &Policy) -> Result
         }
         tracing::error!("{}", shown(&failure.to_string()));
     }
-    let proxies = Proxies::from_env();
-    for binding in bindings {
-        let (name, ignore_errors) = (binding.name.clone(), binding.ignore_errors);
-        match loaded.add(binding, &proxies, policy).await {
-            Ok(_) => tracing::info!(binding = name, "component loaded"),
-            Err(error) if ignore_errors => tracing::error!("{}", shown(&error.to_string())),
-            Err(error) => return Err(error.into()),
+    initialise(Arc::new(loaded), bindings, &Proxies::from_env(), policy).await
+}
+
+/// Bindings that a task initialises before it takes the next ones.
+const BATCH: usize = 16;
+
+/// Initialises these bindings, as many at once as there are cores. What is said of them, and which one's error ends the start,
+/// has their order nevertheless.
+async fn initialise(
+    loaded: Arc<Bindings>,
+    resources: Vec<BindingResource>,
+    proxies: &Proxies,
+    policy: &Policy,
+) -> Result<Bindings, StartError> {
+    let mut resources = resources.into_iter().peekable();
+    let (mut tasks, most) = (VecDeque::new(), 2 * parallel::cores());
+    loop {
+        while tasks.len() < most && resources.peek().is_some() {
+            let batch: Vec<_> = resources.by_ref().take(BATCH).collect();
+            let (loaded, proxies, policy) = (Arc::clone(&loaded), proxies.clone(), policy.clone());
+            tasks.push_back(Task(tokio::spawn(async move {
+                let mut done = Vec::with_capacity(batch.len());
+                for resource in batch {
+                    let (name, ignore_errors) = (resource.name.clone(), resource.ignore_errors);
+                    done.push((name, ignore_errors, loaded.prepare(resource, &proxies, &policy).await));
+                }
+                done
+            })));
+        }
+        let Some(mut task) = tasks.pop_front() else { break };
+        for (name, ignore_errors, prepared) in (&mut task.0).await? {
+            match prepared.said() {
+                Ok(binding) => {
+                    loaded.insert(binding);
+                    tracing::info!(binding = name, "component loaded");
+                }
+                Err(error) if ignore_errors => tracing::error!("{}", shown(&error.to_string())),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
-    Ok(loaded)
+    // Whoever has helped is done.
+    Arc::into_inner(loaded).ok_or(StartError::Shared)
+}
+
+/// Ends with the value: after an error, nobody is there for what the others would come to.
+struct Task<T>(JoinHandle<T>);
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }

@@ -85,11 +85,9 @@ pub(super) struct Reload {
     running: Running,
 }
 
-/// What has come of the files.
+/// What has come of the files, beside the bindings that run.
 struct Running {
-    /// The bindings that run.
-    bindings: BTreeMap<String, Digest>,
-    /// Those that could not be initialised.
+    /// Those that could not be initialised; before [`Reload::begin`], all.
     failed: BTreeMap<String, Digest>,
     /// What the log has of the files as they are.
     said: BTreeSet<String>,
@@ -101,19 +99,16 @@ impl Reload {
     /// `resources` is what the start has read; see [`Reload::begin`].
     pub(super) fn new(mut files: Files, resources: &Resources, policy: Policy) -> Self {
         files.secrets_files.clone_from(&resources.secrets_files);
-        let bindings = resources.bindings.iter().map(|binding| (binding.name.clone(), binding.digest())).collect();
+        let failed = resources.bindings.iter().map(|binding| (binding.name.clone(), binding.digest())).collect();
         let failures = resources.failures.iter().map(ToString::to_string);
         let said = resources.warnings.iter().cloned().chain(failures).collect();
-        let (failed, proxies) = (BTreeMap::new(), Proxies::from_env());
-        Self { files, running: Running { bindings, failed, said, proxies, policy } }
+        let proxies = Proxies::from_env();
+        Self { files, running: Running { failed, said, proxies, policy } }
     }
 
     /// The start has initialised `bindings`.
     pub(super) fn begin(&mut self, bindings: &Bindings) {
-        let (running, failed) =
-            std::mem::take(&mut self.running.bindings).into_iter().partition(|(name, _)| bindings.get(name).is_some());
-        self.running.bindings = running;
-        self.running.failed = failed;
+        self.running.failed.retain(|name, _| bindings.get(name).is_none());
     }
 
     /// Has the bindings of `input` follow the files for as long as it is polled. `hangup` has them read at once.
@@ -176,6 +171,11 @@ async fn sleep_until(time: Option<Instant>) {
     }
 }
 
+/// What is to be said of a binding that cannot become what its file says.
+fn rest(input: &Input, name: &str) -> &'static str {
+    if input.bindings().get(name).is_some() { "; it goes on as it was" } else { "" }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
     Warning,
@@ -191,7 +191,7 @@ impl Running {
         let errors = errors.iter().map(|error| kept(error.to_string()));
         let is_whole = errors.len() == 0;
         let unusable = failures.iter().map(|failure| {
-            let rest = self.rest(&failure.name);
+            let rest = rest(input, &failure.name);
             (Level::Error, format!("{failure}{rest}"))
         });
         let lines: Vec<_> = warnings.chain(errors).chain(unusable).collect();
@@ -204,19 +204,19 @@ impl Running {
         for binding in bindings {
             let (name, source, digest) = (binding.name.clone(), binding.source.clone(), binding.digest());
             named.insert(name.clone());
-            if self.bindings.get(&name) == Some(&digest) {
+            let before = input.bindings().get(&name).map(|running| running.digest());
+            if before == Some(digest) {
                 continue;
             }
             match input.add(binding, &self.proxies, &self.policy).await {
                 Ok(()) => {
-                    let change =
-                        if self.bindings.insert(name.clone(), digest).is_some() { "replaced" } else { "loaded" };
+                    let change = if before.is_some() { "replaced" } else { "loaded" };
                     input.metrics().changed(change);
                     tracing::info!(binding = name, "component {change}");
                 }
                 Err(error) => {
                     if self.failed.get(&name) != Some(&digest) {
-                        tracing::error!("{}{}", shown(&format!("{source}: {error}")), self.rest(&name));
+                        tracing::error!("{}{}", shown(&format!("{source}: {error}")), rest(input, &name));
                     }
                     input.metrics().changed("failed");
                     failed.insert(name, digest);
@@ -226,21 +226,15 @@ impl Running {
         self.failed = failed;
         // A binding that is missing may be in the file that cannot be read.
         if is_whole {
-            self.bindings.retain(|name, _| {
-                let stays = named.contains(name);
-                if !stays {
+            for binding in input.bindings().all() {
+                let name = binding.name();
+                if !named.contains(name) {
                     input.remove(name);
                     input.metrics().changed("removed");
                     tracing::info!(binding = name, "component removed");
                 }
-                stays
-            });
+            }
         }
-    }
-
-    /// What is to be said of a binding that cannot become what its file says.
-    fn rest(&self, name: &str) -> &'static str {
-        if self.bindings.contains_key(name) { "; it goes on as it was" } else { "" }
     }
 
     /// Logs what has not been said of the files as they are.

@@ -6,7 +6,7 @@
 use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
+use rustls::client::Resumption;
 use tokio::net::TcpStream;
 use tower_service::Service;
 use wasmtime_wasi_http::Error;
@@ -35,6 +36,9 @@ use crate::sandbox::Executor;
 /// What is buffered of an answer, and so the longest head that one may have. DingTalk's has some 500 bytes;
 /// hyper's own limit is 400 KiB, for each of the calls at once.
 const READ_BUFFER: usize = 32 << 10;
+
+/// TLS sessions that a client remembers. It has one server, and rustls takes room for 8 tickets of each.
+const SESSIONS: usize = 8;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -67,9 +71,16 @@ pub(super) struct Client {
     proxy_authorization: Option<HeaderValue>,
 }
 
-impl Client {
-    /// To `origin`; `limit` is the time for connecting, TLS included.
-    pub(super) fn new(origin: &Origin, limit: Duration, proxies: &Proxies, policy: &Policy) -> Result<Self, String> {
+/// What a connection to one host needs to know before there is any.
+struct Way {
+    destination: Uri,
+    host: HeaderValue,
+    intercept: Option<Intercept>,
+}
+
+impl Way {
+    /// To `origin`. The error says what keeps every connection from it.
+    fn new(origin: &Origin, proxies: &Proxies) -> Result<Self, String> {
         let authority = |with_port| match with_port {
             true => format!("{}:{}", origin.host(), origin.port()),
             false => origin.host().to_owned(),
@@ -80,21 +91,45 @@ impl Client {
             .path_and_query("/")
             .build()
             .unwrap_or_default();
-        let host = HeaderValue::try_from(authority(origin.port() != origin.scheme().default_port()));
+        let host = HeaderValue::try_from(authority(origin.port() != origin.scheme().default_port()))
+            .map_err(|_| "the host cannot be written in a header")?;
         let intercept = proxies.0.intercept(&destination);
+        if let Some(intercept) = &intercept {
+            let kind = intercept.uri().scheme_str().unwrap_or("http");
+            if kind != "http" {
+                return Err(format!(
+                    "the environment names a proxy of the kind {kind}://, which is not supported; set HTTPS_PROXY to an \
+                     http:// proxy, or add the host to NO_PROXY"
+                ));
+            }
+        }
+        Ok(Self { destination, host, intercept })
+    }
+}
+
+/// Whether there can be a client to `origin`, without making one. The error is that of [`Client::new`].
+pub(super) fn check(origin: &Origin, proxies: &Proxies) -> Result<(), String> {
+    Way::new(origin, proxies)?;
+    shared_tls(origin.scheme()).map(drop)
+}
+
+impl Client {
+    /// To `origin`; `limit` is the time for connecting, TLS included.
+    pub(super) fn new(origin: &Origin, limit: Duration, proxies: &Proxies, policy: &Policy) -> Result<Self, String> {
+        let Way { destination, host, intercept } = Way::new(origin, proxies)?;
         // The name of the robot's host is resolved by the proxy if there is one, and the proxy's own here.
         let resolver = if intercept.is_some() { Resolver::trusting(policy) } else { Resolver::checking(policy) };
         let mut http = HttpConnector::new_with_resolver(resolver);
         http.enforce_http(false);
         http.set_nodelay(true);
         let tls = Arc::new(tls(origin.scheme())?);
-        let (route, proxy_authorization) = route(origin.scheme(), intercept, &http)?;
+        let (route, proxy_authorization) = route(origin.scheme(), intercept, &http);
         let is_forwarded = matches!(route, Route::Forward(_));
         let dialer = Dialer { http, route };
         Ok(Self {
             https: HttpsConnector::new(dialer, tls, false, Arc::new(DefaultServerNameResolver::default())),
             destination,
-            host: host.map_err(|_| "the host cannot be written in a header")?,
+            host,
             limit,
             pool: Pool::default(),
             is_forwarded,
@@ -161,14 +196,29 @@ impl Client {
     }
 }
 
-/// What a client of this scheme trusts. The error names the file that cannot be read.
+/// What a client of this scheme trusts, with a store of its own for TLS sessions. The error names the file that cannot be
+/// read.
 pub(crate) fn tls(scheme: Scheme) -> Result<rustls::ClientConfig, String> {
-    let roots = match scheme {
-        Scheme::Https => roots::trusted()?,
-        // Never used for a connection; not worth reading the system's authorities for.
-        Scheme::Http => Arc::new(rustls::RootCertStore::empty()),
+    shared_tls(scheme).map(with_own_sessions)
+}
+
+/// A clone alone shares the store of sessions: one tenant would resume another one's.
+fn with_own_sessions(shared: &rustls::ClientConfig) -> rustls::ClientConfig {
+    let mut tls = shared.clone();
+    tls.resumption = Resumption::in_memory_sessions(SESSIONS);
+    tls
+}
+
+/// What the configurations of all clients of this scheme have in common. Never used for a connection itself.
+fn shared_tls(scheme: Scheme) -> Result<&'static rustls::ClientConfig, String> {
+    static HTTPS: OnceLock<Result<rustls::ClientConfig, String>> = OnceLock::new();
+    static HTTP: OnceLock<Result<rustls::ClientConfig, String>> = OnceLock::new();
+    let tls = match scheme {
+        Scheme::Https => HTTPS.get_or_init(|| roots::trusted().map(trusting)),
+        // There is none over http; not worth reading the system's authorities for.
+        Scheme::Http => HTTP.get_or_init(|| Ok(trusting(Arc::new(rustls::RootCertStore::empty())))),
     };
-    Ok(trusting(roots))
+    tls.as_ref().map_err(Clone::clone)
 }
 
 /// For TLS with whoever one of `roots` vouches for.
@@ -181,7 +231,7 @@ pub(crate) fn trusting(roots: Arc<rustls::RootCertStore>) -> rustls::ClientConfi
     builder.with_root_certificates(roots).with_no_client_auth()
 }
 
-/// How a binding's connections reach its host. Fixed when the binding is loaded: it has one destination.
+/// How a binding's connections reach its host. Fixed when its client is made: it has one destination.
 #[derive(Clone)]
 enum Route {
     Direct,
@@ -191,21 +241,10 @@ enum Route {
     Forward(Uri),
 }
 
-fn route(
-    scheme: Scheme,
-    intercept: Option<Intercept>,
-    http: &HttpConnector<Resolver>,
-) -> Result<(Route, Option<HeaderValue>), String> {
-    let Some(intercept) = intercept else { return Ok((Route::Direct, None)) };
-    let kind = intercept.uri().scheme_str().unwrap_or("http");
-    if kind != "http" {
-        return Err(format!(
-            "the environment names a proxy of the kind {kind}://, which is not supported; set HTTPS_PROXY to an http:// \
-             proxy, or add the host to NO_PROXY"
-        ));
-    }
+fn route(scheme: Scheme, intercept: Option<Intercept>, http: &HttpConnector<Resolver>) -> (Route, Option<HeaderValue>) {
+    let Some(intercept) = intercept else { return (Route::Direct, None) };
     let authorization = intercept.basic_auth().cloned();
-    Ok(match scheme {
+    match scheme {
         Scheme::Http => (Route::Forward(intercept.uri().clone()), authorization),
         Scheme::Https => {
             let tunnel = Tunnel::new(intercept.uri().clone(), http.clone());
@@ -215,7 +254,7 @@ fn route(
             };
             (Route::Tunnel(tunnel), None)
         }
-    })
+    }
 }
 
 #[derive(Clone)]
@@ -323,9 +362,65 @@ fn connect_cause(cause: &(dyn StdError + 'static), departure: &Departure) -> Opt
 #[cfg(test)]
 mod tests {
     use dingtalk_binding::settings::Settings;
+    use rustls::{HandshakeKind, ServerConfig, ServerConnection};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    /// How the handshake of a client of this configuration goes, which then reads what the server sends with it.
+    fn handshake(client: &rustls::ClientConfig, server: &Arc<ServerConfig>) -> HandshakeKind {
+        let name = "robot.example.com".try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(client.clone()), name).unwrap();
+        let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
+        for _ in 0..8 {
+            let mut wire = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut wire).unwrap();
+            }
+            server.read_tls(&mut &*wire).unwrap();
+            server.process_new_packets().unwrap();
+            wire.clear();
+            while server.wants_write() {
+                server.write_tls(&mut wire).unwrap();
+            }
+            client.read_tls(&mut &*wire).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        assert!(!client.is_handshaking() && client.handshake_kind() == server.handshake_kind());
+        server.handshake_kind().unwrap()
+    }
+
+    /// Of a client that was dropped nothing is left: the next one of the same tenant is to the server a new one.
+    #[test]
+    fn no_client_resumes_the_session_of_another_one() {
+        use HandshakeKind::{Full, Resumed};
+        let certified = rcgen::generate_simple_self_signed(["robot.example.com".to_owned()]).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certified.cert.der().clone()).unwrap();
+        let shared = trusting(Arc::new(roots));
+        for (version, has_tickets) in [
+            (&rustls::version::TLS13, true),
+            (&rustls::version::TLS13, false),
+            (&rustls::version::TLS12, true),
+            (&rustls::version::TLS12, false),
+        ] {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+            let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+            let chain = vec![certified.cert.der().clone()];
+            let mut server = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+            if has_tickets {
+                server.ticketer = rustls::crypto::ring::Ticketer::new().unwrap();
+            }
+            let server = Arc::new(server);
+            let (first, second) = (with_own_sessions(&shared), with_own_sessions(&shared));
+            let kinds = [&first, &second, &first, &second, &first].map(|client| handshake(client, &server));
+            assert_eq!(kinds, [Full, Full, Resumed, Resumed, Resumed]);
+            // What is resumed here if anything is: a configuration and its clone.
+            assert_eq!(handshake(&first.clone(), &server), Resumed);
+            assert_eq!(handshake(&with_own_sessions(&first), &server), Full);
+        }
+    }
 
     /// The server has closed it, and the connection's own task has not noticed yet.
     #[tokio::test]

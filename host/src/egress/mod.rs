@@ -12,6 +12,7 @@
 
 mod address;
 mod client;
+mod clients;
 mod departure;
 mod pool;
 mod resolver;
@@ -19,7 +20,7 @@ mod roots;
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,7 @@ pub use address::{Kind, Network};
 use client::Client;
 pub use client::Proxies;
 pub(crate) use client::{tls, trusting};
+use clients::Clients;
 use departure::Departure;
 pub use resolver::{Lookup, Policy};
 pub(crate) use roots::trusted;
@@ -61,14 +63,11 @@ pub struct Egress(Arc<Inner>);
 
 struct Inner {
     /// Whose way out it is: a binding's name, or the flag of an application.
-    owner: String,
-    robot: Option<Destination>,
-    sessions: Vec<Destination>,
-    hosts: Vec<Destination>,
-    /// Bytes of a request's body.
-    longest_request: usize,
-    /// Bytes of an answer's.
-    longest_answer: usize,
+    owner: Box<str>,
+    robot: Option<Origin>,
+    sessions: Arc<[Origin]>,
+    hosts: Box<[Origin]>,
+    clients: Clients,
     connect_timeout: Duration,
     proxies: Proxies,
     policy: Policy,
@@ -90,30 +89,38 @@ pub enum Reach {
     Hosts,
 }
 
-/// A host that may be reached, and the connections to it.
-struct Destination {
-    origin: Origin,
-    /// The spellings of host and port.
-    authorities: Vec<String>,
-    /// Made for the first request; most bindings never reply to a session.
-    client: OnceLock<Arc<Client>>,
+impl Reach {
+    /// Bytes of a request's body, and of an answer's.
+    fn longest(self) -> (usize, usize) {
+        match self {
+            Self::Hosts => (MAX_HOST_BODY, MAX_HOST_BODY),
+            Self::Nowhere | Self::Robot | Self::Sessions => (MAX_REQUEST_BODY, MAX_BODY),
+        }
+    }
 }
 
-impl Destination {
-    fn new(origin: Origin) -> Self {
-        let mut authorities = vec![format!("{}:{}", origin.host(), origin.port())];
-        if origin.port() == origin.scheme().default_port() {
-            authorities.push(origin.host().to_owned());
-        }
-        Self { origin, authorities, client: OnceLock::new() }
-    }
+/// Whether scheme and authority are those of `origin`. Compared as text, so that nothing (a user name, a port that is no
+/// number) can hide in what a parser leaves out.
+fn is(origin: &Origin, scheme: &str, authority: &str) -> bool {
+    let (host, port) = match authority.split_at_checked(origin.host().len()) {
+        Some((host, port)) => (host, port.strip_prefix(':')),
+        None => return false,
+    };
+    let is_port = match port {
+        Some(port) => port == origin.port().to_string(),
+        None => authority.len() == host.len() && origin.port() == origin.scheme().default_port(),
+    };
+    scheme == origin.scheme().as_str() && is_port && host.eq_ignore_ascii_case(origin.host())
+}
 
-    /// Compared as text, so that nothing (a user name, a port that is no number) can hide in what a parser
-    /// leaves out.
-    fn is(&self, scheme: &str, authority: &str) -> bool {
-        scheme == self.origin.scheme().as_str()
-            && self.authorities.iter().any(|known| known.eq_ignore_ascii_case(authority))
+/// The hosts of sessions of `settings`. What the last tenant has, too, is there once: most have DingTalk's own alone.
+fn sessions(settings: &Settings) -> Arc<[Origin]> {
+    static LAST: LazyLock<Mutex<Arc<[Origin]>>> = LazyLock::new(|| Mutex::new(Arc::new([])));
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if !settings.session_origins().eq(last.iter().cloned()) {
+        *last = settings.session_origins().collect();
     }
+    Arc::clone(&last)
 }
 
 impl Egress {
@@ -131,26 +138,18 @@ impl Egress {
         let check = |property: &str, origin: &Origin| {
             policy.check_literal(origin.host()).map_err(|reason| format!("property \"{property}\": {reason}"))
         };
-        let robot = Destination::new(settings.endpoint.origin().clone());
-        check("url", &robot.origin)?;
-        let client = Arc::new(Client::new(&robot.origin, connect_timeout, proxies, policy)?);
-        let mut sessions = Vec::new();
-        for origin in settings.session_origins() {
-            check("sessionWebhookHosts", &origin)?;
-            let session = Destination::new(origin);
-            if session.origin == robot.origin {
-                let _ = session.client.set(Arc::clone(&client));
-            }
-            sessions.push(session);
-        }
-        let _ = robot.client.set(client);
+        let robot = settings.endpoint.origin();
+        check("url", robot)?;
+        // What keeps it from sending is said now, not with the first message.
+        client::check(robot, proxies)?;
+        let sessions = sessions(settings);
+        sessions.iter().try_for_each(|origin| check("sessionWebhookHosts", origin))?;
         Ok(Self(Arc::new(Inner {
-            owner: binding.to_owned(),
-            robot: Some(robot),
+            owner: binding.into(),
+            robot: Some(robot.clone()),
             sessions,
-            hosts: Vec::new(),
-            longest_request: MAX_REQUEST_BODY,
-            longest_answer: MAX_BODY,
+            hosts: Box::default(),
+            clients: Clients::default(),
             connect_timeout,
             proxies: proxies.clone(),
             policy: policy.clone(),
@@ -162,21 +161,16 @@ impl Egress {
     /// For an application: allows `hosts`, at addresses that `policy` lets be reached. The error says which host, or
     /// which proxy of the environment, cannot be used.
     pub(crate) fn to_hosts(owner: &str, hosts: &[Origin], proxies: &Proxies, policy: &Policy) -> Result<Self, String> {
-        let mut destinations = Vec::new();
         for origin in hosts {
             policy.check_literal(origin.host())?;
-            let client = Client::new(origin, CONNECT_TIMEOUT, proxies, policy)?;
-            let destination = Destination::new(origin.clone());
-            let _ = destination.client.set(Arc::new(client));
-            destinations.push(destination);
+            client::check(origin, proxies)?;
         }
         Ok(Self(Arc::new(Inner {
-            owner: owner.to_owned(),
+            owner: owner.into(),
             robot: None,
-            sessions: Vec::new(),
-            hosts: destinations,
-            longest_request: MAX_HOST_BODY,
-            longest_answer: MAX_HOST_BODY,
+            sessions: Arc::new([]),
+            hosts: hosts.into(),
+            clients: Clients::default(),
             connect_timeout: CONNECT_TIMEOUT,
             proxies: proxies.clone(),
             policy: policy.clone(),
@@ -215,39 +209,36 @@ impl Exit {
         self.departure.refusal()
     }
 
-    fn check(&self, uri: &hyper::Uri) -> Result<&Destination, Error> {
+    fn check(&self, uri: &hyper::Uri) -> Result<&Origin, Error> {
         let Inner { owner, robot, sessions, hosts, refused, quiet, .. } = &*self.egress.0;
         let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?.as_str();
         let allowed = match self.reach {
             Reach::Nowhere => &[],
             Reach::Robot => robot.as_slice(),
-            Reach::Sessions => sessions.as_slice(),
-            Reach::Hosts => hosts.as_slice(),
+            Reach::Sessions => sessions,
+            Reach::Hosts => hosts,
         };
         let scheme = uri.scheme_str().unwrap_or_default();
-        if let Some(destination) = allowed.iter().find(|allowed| allowed.is(scheme, authority)) {
+        if let Some(destination) = allowed.iter().find(|allowed| is(allowed, scheme, authority)) {
             return Ok(destination);
         }
         refused.fetch_add(1, Ordering::Relaxed);
         if let Some(more) = quiet.count("refused") {
             let destination = uri.host().unwrap_or_default();
-            tracing::warn!(owner, destination, reach = ?self.reach, more, "egress refused");
+            tracing::warn!(owner = &**owner, destination, reach = ?self.reach, more, "egress refused");
         }
         Err(Error::HttpRequestDenied)
     }
 
-    fn client(&self, destination: &Destination) -> Result<Arc<Client>, Error> {
-        if let Some(client) = destination.client.get() {
-            return Ok(Arc::clone(client));
-        }
-        let Inner { owner, connect_timeout, proxies, policy, quiet, .. } = &*self.egress.0;
-        let client = Client::new(&destination.origin, *connect_timeout, proxies, policy).map_err(|reason| {
+    /// The client to `origin`, made unless the last one is still there.
+    fn client(&self, origin: &Origin) -> Result<Arc<Client>, Error> {
+        let Inner { owner, clients, connect_timeout, proxies, policy, quiet, .. } = &*self.egress.0;
+        clients.to(origin, || Client::new(origin, *connect_timeout, proxies, policy)).map_err(|reason| {
             if let Some(more) = quiet.count("no way") {
-                tracing::warn!(owner, reason, more, "no way to the session's host");
+                tracing::warn!(owner = &**owner, reason, more, "no way to the session's host");
             }
             Error::DestinationUnavailable
-        })?;
-        Ok(Arc::clone(destination.client.get_or_init(|| Arc::new(client))))
+        })
     }
 
     async fn send(
@@ -259,7 +250,7 @@ impl Exit {
         let timeout = options.and_then(|options| options.first_byte_timeout).unwrap_or(DEFAULT_TIMEOUT);
         let deadline = Instant::now() + timeout;
         let (parts, body) = request.into_parts();
-        let Inner { longest_request, longest_answer, .. } = *self.egress.0;
+        let (longest_request, longest_answer) = self.reach.longest();
         let body = Limited::new(body, longest_request).collect().await.map_err(|_| Error::HttpRequestBodySize(None))?;
         let request = Request::from_parts(parts, body.to_bytes());
         // One timer for the whole exchange: each costs as much as a call into the component.
@@ -276,7 +267,7 @@ impl Exit {
                 if matches!(error, Error::DestinationIpProhibited) {
                     refused.fetch_add(1, Ordering::Relaxed);
                 }
-                tracing::debug!(owner, %error, "sending failed");
+                tracing::debug!(owner = &**owner, %error, "sending failed");
             })?;
         // The binding's component looks at the length itself. An application would take a part for the whole.
         if self.reach == Reach::Hosts && response.body().is_longer_than(longest_answer) {

@@ -6,7 +6,7 @@ use dingtalk_binding::secret::Secret;
 
 /// Reads an environment variable, which need not be a text; `None` if it is not set. Passed in, so that tests need not
 /// change the process's environment.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+pub type Environment<'a> = &'a (dyn Fn(&str) -> Option<OsString> + Sync);
 
 /// The list of the variables that may be referred to, if it is set.
 const ALLOW_LIST: &str = "DAPR_ENV_KEYS";

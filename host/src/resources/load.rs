@@ -16,8 +16,8 @@ use super::{
     BindingFailure, BindingResource, Context, DEFAULT_INIT_TIMEOUT, Environment, LoadError, ResourceError, Resources,
     Source, environment, resiliency, secrets, templates, uuids, yaml,
 };
-use crate::files;
 use crate::resiliency::Resiliency;
+use crate::{files, parallel};
 
 /// The component files of a directory, in the order of their names.
 pub(super) fn yaml_files(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
@@ -27,16 +27,22 @@ pub(super) fn yaml_files(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
     };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
+        let entry = entry.map_err(unreadable)?;
+        let path = entry.path();
         let is_yaml = path
             .extension()
             .is_some_and(|ending| ending.eq_ignore_ascii_case("yaml") || ending.eq_ignore_ascii_case("yml"));
-        // A broken link stays in, and is reported when it is read.
-        if is_yaml && !path.is_dir() {
+        // The directory itself says what it is, unless it is a link. A broken one stays in, and is reported when it is read.
+        let is_dir = || match entry.file_type() {
+            Ok(kind) if !kind.is_symlink() => kind.is_dir(),
+            _ => path.is_dir(),
+        };
+        if is_yaml && !is_dir() {
             files.push(path);
         }
     }
-    files.sort();
+    // They differ in their names alone: paths are compared part by part.
+    files.sort_unstable_by(|one, other| one.file_name().cmp(&other.file_name()));
     Ok(files)
 }
 
@@ -63,7 +69,14 @@ struct Contents {
     /// Stores of a kind that is not handled, and what is said of them.
     others: Vec<(String, String)>,
     warnings: Vec<String>,
+    /// Components of this application, whatever their type.
+    names: Vec<(String, Source)>,
+    /// Documents that are left out, and why.
+    left_out: Vec<(Option<String>, Source, &'static str)>,
 }
+
+/// Files that a thread reads before it takes the next ones: enough that a thread is worth it.
+const BATCH: usize = 32;
 
 /// Reads these files.
 pub(super) fn load(
@@ -75,9 +88,14 @@ pub(super) fn load(
     let mut resources = Resources::default();
     let mut names = BTreeMap::new();
     let mut all = Contents::default();
-    for file in files {
-        match contents(file, context, &mut names) {
-            Ok(Contents { bindings, stores, policies, others, warnings }) => {
+    // Whichever thread was first: what is said of them has their order.
+    for (contents, ended) in parallel::map(files, BATCH, |file| contents(file, context)) {
+        for (name, source, reason) in &contents.left_out {
+            tracing::debug!(component = name, %source, reason, "left out");
+        }
+        match unique(&mut names, &contents.names).and(ended) {
+            Ok(()) => {
+                let Contents { bindings, stores, policies, others, warnings, .. } = contents;
                 policies.into_iter().for_each(|policies| resources.resiliency.extend(policies));
                 all.bindings.extend(bindings);
                 all.stores.extend(stores);
@@ -105,54 +123,69 @@ pub(super) fn load(
     Ok(resources)
 }
 
-/// Reads one file. `names` has the components of this application so far.
-fn contents(file: &Path, context: &Context<'_>, names: &mut BTreeMap<String, Source>) -> Result<Contents, LoadError> {
-    let mut contents = Contents::default();
-    let in_file = |mistake: yaml::Mistake| LoadError::Document {
-        file: file.to_owned(),
-        line: mistake.line,
-        column: mistake.column,
-        reason: mistake.reason,
-    };
-    let (text, _) = files::read(file).map_err(|reason| LoadError::Unreadable { path: file.to_owned(), reason })?;
-    for document in yaml::read(&text).map_err(in_file)? {
-        let here = Source { file: file.to_owned(), line: document.line };
-        if let Some(found) = resiliency::read(&document, &here, context, &mut contents.warnings).map_err(in_file)? {
-            contents.policies.push(found);
-            continue;
+/// Adds the components of one file to those of the files before it, none of which may have the same name.
+fn unique(names: &mut BTreeMap<String, Source>, found: &[(String, Source)]) -> Result<(), LoadError> {
+    for (name, source) in found {
+        if let Some(first) = names.get(name) {
+            return Err(LoadError::DuplicateName { name: name.clone(), first: first.clone(), second: source.clone() });
         }
-        let Some(head) = Head::read(&document).map_err(in_file)? else {
-            tracing::debug!(file = %file.display(), line = document.line, "not a Component; left out");
-            continue;
-        };
-        let source = Source { file: file.to_owned(), line: head.line };
-        if let Some(reason) = applies_not(&head, context) {
-            tracing::debug!(component = head.name, %source, reason, "left out");
-            continue;
-        }
-        if let Some(first) = names.get(&head.name) {
-            return Err(LoadError::DuplicateName { name: head.name, first: first.clone(), second: source });
-        }
-        names.insert(head.name.clone(), source.clone());
-        let store = StoreKind::of(&head.component_type);
-        if store.is_none() && !is_binding(&head, &source, &mut contents.warnings) {
-            if head.component_type.to_ascii_lowercase().starts_with("secretstores.") {
-                let reason = format!(
-                    "has the type {}, which is not handled by this host; use secretstores.local.file or secretstores.local.env",
-                    head.component_type
-                );
-                contents.others.push((head.name, reason));
-            }
-            continue;
-        }
-        let component = head.component().map_err(in_file)?;
-        let found = Found { name: head.name, component_type: head.component_type, source, component };
-        match store {
-            Some(kind) => contents.stores.push((kind, found)),
-            None => contents.bindings.push(found),
-        }
+        names.insert(name.clone(), source.clone());
     }
-    Ok(contents)
+    Ok(())
+}
+
+/// Reads one file, up to the first mistake in it.
+fn contents(file: &Path, context: &Context<'_>) -> (Contents, Result<(), LoadError>) {
+    let mut contents = Contents::default();
+    let ended = contents.read(file, context);
+    (contents, ended)
+}
+
+impl Contents {
+    fn read(&mut self, file: &Path, context: &Context<'_>) -> Result<(), LoadError> {
+        let in_file = |mistake: yaml::Mistake| LoadError::Document {
+            file: file.to_owned(),
+            line: mistake.line,
+            column: mistake.column,
+            reason: mistake.reason,
+        };
+        let (text, _) = files::read(file).map_err(|reason| LoadError::Unreadable { path: file.to_owned(), reason })?;
+        for document in yaml::read(&text).map_err(in_file)? {
+            let here = Source { file: file.to_owned(), line: document.line };
+            if let Some(found) = resiliency::read(&document, &here, context, &mut self.warnings).map_err(in_file)? {
+                self.policies.push(found);
+                continue;
+            }
+            let Some(head) = Head::read(&document).map_err(in_file)? else {
+                self.left_out.push((None, here, "not a Component"));
+                continue;
+            };
+            let source = Source { file: file.to_owned(), line: head.line };
+            if let Some(reason) = applies_not(&head, context) {
+                self.left_out.push((Some(head.name), source, reason));
+                continue;
+            }
+            self.names.push((head.name.clone(), source.clone()));
+            let store = StoreKind::of(&head.component_type);
+            if store.is_none() && !is_binding(&head, &source, &mut self.warnings) {
+                if head.component_type.to_ascii_lowercase().starts_with("secretstores.") {
+                    let reason = format!(
+                        "has the type {}, which is not handled by this host; use secretstores.local.file or secretstores.local.env",
+                        head.component_type
+                    );
+                    self.others.push((head.name, reason));
+                }
+                continue;
+            }
+            let component = head.component().map_err(in_file)?;
+            let found = Found { name: head.name, component_type: head.component_type, source, component };
+            match store {
+                Some(kind) => self.stores.push((kind, found)),
+                None => self.bindings.push(found),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Why a component is not for this application, if so.

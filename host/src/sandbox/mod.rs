@@ -24,6 +24,7 @@ mod contract;
 mod fair;
 #[cfg(test)]
 mod fuel;
+mod properties;
 mod slots;
 mod state;
 mod stops;
@@ -33,6 +34,7 @@ pub(crate) use admission::Rule;
 use contract::{BindingPre, wit};
 pub use contract::{Callback, Reply, Request, Response};
 pub(crate) use fair::{Executor, Processor, Share};
+use properties::Properties;
 pub(crate) use slots::Slots;
 use state::{State, linker};
 pub use stops::Limit;
@@ -200,7 +202,7 @@ pub trait Handler: Send + Sync {
 
 /// Who a call is made for: configuration and a way out, nothing that runs.
 pub struct Tenant {
-    properties: wit::Metadata,
+    properties: Properties,
     egress: Egress,
     timeout: Duration,
     share: Share,
@@ -223,6 +225,11 @@ impl Tenant {
     /// Its turns at the processor, for what runs on its behalf outside of the sandbox.
     pub(crate) fn share(&self) -> &Share {
         &self.share
+    }
+
+    /// The binding's own time limit for one call.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 }
 
@@ -280,7 +287,7 @@ impl Sandbox {
     /// A tenant with these properties. `timeout` is the binding's own time limit for one call.
     pub fn tenant(&self, properties: Vec<(String, String)>, egress: Egress, timeout: Duration) -> Tenant {
         let (share, stops, quiet) = (self.processor.tenant(), Stops::default(), Quiet::default());
-        Tenant { properties, egress, timeout, share, stops, quiet }
+        Tenant { properties: Properties::new(&properties), egress, timeout, share, stops, quiet }
     }
 
     /// Initialises an instance for `tenant` and asks for its operations: what a host does once when it loads
@@ -328,7 +335,7 @@ impl Sandbox {
     ) -> Result<Response, CallError<InvokeError>> {
         #[cfg(test)]
         if let Some(stand_in) = &self.stand_in {
-            return stand_in.invoke(&tenant.properties, request()).await;
+            return stand_in.invoke(&tenant.properties.list(), request()).await;
         }
         let ends = within.map(|limit| Instant::now() + limit);
         let reach = match operation {
@@ -459,7 +466,7 @@ struct Instance {
 
 impl Instance {
     async fn init(&mut self, tenant: &Tenant) -> wasmtime::Result<Result<(), PropertyError>> {
-        let init = self.binding.dingtalk_binding_init().call_init(&mut self.store, &tenant.properties).await?;
+        let init = self.binding.dingtalk_binding_init().call_init(&mut self.store, &tenant.properties.list()).await?;
         Ok(init.map_err(Into::into))
     }
 

@@ -1,5 +1,6 @@
 //! Which limits have stopped how many calls of one tenant.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use wasmtime::Trap;
@@ -49,35 +50,26 @@ impl Limit {
     }
 }
 
-/// A counter for each.
+/// A counter for each, made when one has stopped a call: most tenants never see that.
 #[derive(Debug, Default)]
-pub(super) struct Stops {
-    time: AtomicU64,
-    instructions: AtomicU64,
-    stack: AtomicU64,
-    abort: AtomicU64,
-    resources: AtomicU64,
-    trap: AtomicU64,
-}
+pub(super) struct Stops(OnceLock<Box<[AtomicU64; Limit::ALL.len()]>>);
 
 impl Stops {
     pub(super) fn count(&self, limit: Limit) {
-        self.of(limit).fetch_add(1, Ordering::Relaxed);
+        let counters = Limit::ALL.into_iter().zip(self.0.get_or_init(Box::default).iter());
+        counters.filter(|(counted, _)| *counted == limit).for_each(|(_, counter)| {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
     }
 
     pub(super) fn counts(&self) -> [(Limit, u64); 6] {
-        Limit::ALL.map(|limit| (limit, self.of(limit).load(Ordering::Relaxed)))
-    }
-
-    fn of(&self, limit: Limit) -> &AtomicU64 {
-        match limit {
-            Limit::Time => &self.time,
-            Limit::Instructions => &self.instructions,
-            Limit::Stack => &self.stack,
-            Limit::Abort => &self.abort,
-            Limit::Resources => &self.resources,
-            Limit::Trap => &self.trap,
+        let mut counts = Limit::ALL.map(|limit| (limit, 0));
+        for ((_, count), counter) in
+            counts.iter_mut().zip(self.0.get().into_iter().flat_map(|counters| counters.iter()))
+        {
+            *count = counter.load(Ordering::Relaxed);
         }
+        counts
     }
 }
 
