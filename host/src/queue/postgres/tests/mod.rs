@@ -26,7 +26,7 @@ async fn host(address: &Address) -> (Database, Events) {
 }
 
 async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    for _ in 0..4_000 {
+    for _ in 0..12_000 {
         if condition().await {
             return;
         }
