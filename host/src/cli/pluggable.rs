@@ -107,13 +107,10 @@ pub(super) async fn run(args: PluggableArgs) -> Result<(), Failure> {
     let mut ended = Ended::new()?;
     let grace = Duration::from_secs(args.dapr_graceful_shutdown_seconds.into());
     // Beside this task, which hears a signal even while a file or a disk lets the start wait.
-    let Serving { sockets, callbacks, api, pluggable, spans } = tokio::select! {
-        started = tokio::spawn(start(args)) => started??,
-        _ = ended.wait() => {
-            tracing::info!("stopped before anything was served");
-            return Ok(());
-        }
-    };
+    let starting = tokio::spawn(start(args));
+    let end = async |serving: Serving| serving.pluggable.stop().await;
+    let Some(started) = shutdown::started(starting, &mut ended, end).await? else { return Ok(()) };
+    let Serving { sockets, callbacks, api, pluggable, spans } = started;
     let stop = CancellationToken::new();
     let calls = || api.calls() + pluggable.calls();
     let serving = async {

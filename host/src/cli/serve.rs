@@ -110,13 +110,9 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let hangup = Hangup::new()?;
     let grace = Duration::from_secs(args.dapr_graceful_shutdown_seconds.into());
     // Beside this task, which hears a signal even while a file, a disk or a name server lets the start wait.
-    let Serving { server, api, input, reload, spans } = tokio::select! {
-        started = tokio::spawn(start(args)) => started??,
-        _ = ended.wait() => {
-            tracing::info!("stopped before anything was served");
-            return Ok(());
-        }
-    };
+    let starting = tokio::spawn(start(args));
+    let started = shutdown::started(starting, &mut ended, async |serving: Serving| serving.input.stop().await).await?;
+    let Some(Serving { server, api, input, reload, spans }) = started else { return Ok(()) };
     let stop = CancellationToken::new();
     // Files are followed until the process is asked to end.
     tokio::spawn(stop.clone().run_until_cancelled_owned(reload.run(input.clone(), hangup)));
