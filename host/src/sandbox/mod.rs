@@ -21,6 +21,7 @@ use crate::quiet::Quiet;
 
 mod admission;
 mod contract;
+mod exports;
 mod fair;
 mod slots;
 mod state;
@@ -28,8 +29,9 @@ mod stops;
 mod turns;
 pub use admission::Overload;
 pub(crate) use admission::Rule;
-use contract::{BindingPre, wit};
+use contract::wit;
 pub use contract::{Callback, Reply, Request, Response};
+use exports::{Binding, BindingPre};
 pub(crate) use fair::{Executor, Processor, Share};
 pub(crate) use slots::Slots;
 use state::{State, linker};
@@ -165,7 +167,7 @@ pub struct PrepareError(#[from] wasmtime::Error);
 /// The compiled component, ready to be instantiated. Cheap to clone.
 #[derive(Clone)]
 pub struct Sandbox {
-    binding: BindingPre<State>,
+    binding: BindingPre,
     limits: Arc<Limits>,
     clock: Clock,
     operations: Slots,
@@ -452,7 +454,7 @@ impl Sandbox {
 /// The component during one call.
 struct Instance {
     store: Store<State>,
-    binding: contract::Binding,
+    binding: Binding,
 }
 
 impl Instance {
