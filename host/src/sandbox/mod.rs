@@ -23,6 +23,7 @@ mod admission;
 mod contract;
 mod exports;
 mod fair;
+mod http;
 mod slots;
 mod state;
 mod stops;
@@ -34,6 +35,8 @@ pub use contract::{Callback, Reply, Request, Response};
 use exports::{Binding, BindingPre};
 pub(crate) use fair::{Executor, Processor, Share};
 pub(crate) use slots::Slots;
+#[doc(hidden)]
+pub use state::WasiHttp;
 use state::{State, linker};
 pub use stops::Limit;
 use stops::Stops;
@@ -239,12 +242,23 @@ struct Call<'a> {
 impl Sandbox {
     /// Prepares `component`, compiling it unless the cache on disk has it.
     pub fn new(component: &[u8], limits: Limits, clock: Clock) -> Result<Self, PrepareError> {
-        let engine = Engine::new(&config(&limits))?;
-        let component = Component::from_binary(&engine, component)?;
-        let pre = linker(&engine)?.instantiate_pre(&component)?;
+        let component = compile(component, &limits)?;
+        // Ours, and what wants no more than it does, is served by this host alone.
+        let binding = link(&component, WasiHttp::Own).or_else(|_| link(&component, WasiHttp::Wasmtime))?;
+        Ok(Self::of(binding, limits, clock))
+    }
+
+    /// The same with one implementation of wasi:http, for holding the two against each other.
+    #[doc(hidden)]
+    pub fn over(http: WasiHttp, component: &[u8], limits: Limits, clock: Clock) -> Result<Self, PrepareError> {
+        let binding = link(&compile(component, &limits)?, http)?;
+        Ok(Self::of(binding, limits, clock))
+    }
+
+    fn of(binding: BindingPre, limits: Limits, clock: Clock) -> Self {
         let rule = Rule { all: limits.instances as usize, each: limits.instances_per_binding };
-        Ok(Self {
-            binding: BindingPre::new(pre)?,
+        Self {
+            binding,
             operations: Slots::new(rule),
             callbacks: Slots::new(rule),
             processor: Processor::new(std::thread::available_parallelism().map_or(1, usize::from)),
@@ -252,7 +266,7 @@ impl Sandbox {
             clock,
             #[cfg(test)]
             stand_in: None,
-        })
+        }
     }
 
     /// The same, whose calls `stand_in` performs.
@@ -449,6 +463,14 @@ impl Sandbox {
         store.set_max_component_handles(limits.handles);
         Ok(store)
     }
+}
+
+fn compile(component: &[u8], limits: &Limits) -> wasmtime::Result<Component> {
+    Component::from_binary(&Engine::new(&config(limits))?, component)
+}
+
+fn link(component: &Component, http: WasiHttp) -> wasmtime::Result<BindingPre> {
+    BindingPre::new(linker(component.engine(), http)?.instantiate_pre(component)?)
 }
 
 /// The component during one call.
