@@ -34,6 +34,7 @@ use contract::wit;
 pub use contract::{Callback, Reply, Request, Response};
 use exports::{Binding, BindingPre};
 pub(crate) use fair::{Executor, Processor, Share};
+use http::Aside;
 pub(crate) use slots::Slots;
 #[doc(hidden)]
 pub use state::WasiHttp;
@@ -394,8 +395,10 @@ impl Sandbox {
         let _slot = slot.map_err(CallError::Overloaded)?;
         let wall = until_then().min(limit + self.limits.grace);
         let reads = reader.is_some();
+        let aside = Aside::default();
         let run = pin!(async {
             let mut instance = self.instantiate(tenant, exit.clone(), reader).await?;
+            instance.store.data_mut().own_http().exchange_aside(aside.clone());
             if let Err(error) = instance.init(tenant).await? {
                 return Ok(Err(CallError::Init(error)));
             }
@@ -404,7 +407,7 @@ impl Sandbox {
             }
             Ok(run(&mut instance).await?.map_err(CallError::Binding))
         });
-        match tokio::time::timeout(wall, tenant.share.run(run)).await {
+        match tokio::time::timeout(wall, tenant.share.run(aside.run(run))).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(trap)) => {
                 let reason = explain(&trap);

@@ -12,6 +12,7 @@
 
 #![allow(unreachable_pub, reason = "the generated traits name these types, and want them public in their own module")]
 
+mod aside;
 mod error;
 mod fields;
 mod handles;
@@ -24,6 +25,7 @@ mod tests;
 
 use wasmtime::component::{HasSelf, Linker};
 
+pub(super) use self::aside::Aside;
 use self::generated::wasi::http::{outgoing_handler, types};
 use self::generated::wasi::io;
 use self::handles::Handles;
@@ -74,12 +76,19 @@ pub(super) struct Http {
     handles: Handles,
     /// Bytes that the bodies of all its requests together may still have.
     room: usize,
+    /// Where exchanges are polled; on the call's own stack, if whoever polls the call polls nothing beside it.
+    aside: Option<Aside>,
 }
 
 impl Http {
     /// For a call that leaves by `exit` and may hold so many handles.
     pub(super) fn new(exit: Exit, handles: usize) -> Self {
-        Self { exit, handles: Handles::new(handles), room: MAX_REQUEST_BODY }
+        Self { exit, handles: Handles::new(handles), room: MAX_REQUEST_BODY, aside: None }
+    }
+
+    /// From now on whoever polls the call polls its exchanges beside it.
+    pub(super) fn exchange_aside(&mut self, aside: Aside) {
+        self.aside = Some(aside);
     }
 
     /// How many handles the component holds: none, where it has given back all that it was given.

@@ -7,6 +7,7 @@ use wasmtime::component::Resource;
 use wasmtime_wasi_http::Error;
 
 use super::Http;
+use super::aside::Aside;
 use super::error::code;
 use super::generated::wasi::http::types::{
     ErrorCode, HostFutureIncomingResponse, HostIncomingBody, HostIncomingResponse,
@@ -15,7 +16,7 @@ use super::streams::{InputStream, Pollable};
 use crate::egress::Received;
 use crate::event::BoxFuture;
 
-type Exchanged = Result<Response<Received>, Error>;
+pub type Exchanged = Result<Response<Received>, Error>;
 
 pub enum FutureIncomingResponse {
     /// Polled while the component waits for it. With it ends the exchange.
@@ -26,9 +27,15 @@ pub enum FutureIncomingResponse {
 
 impl FutureIncomingResponse {
     /// Waits until there is an answer or an error.
-    pub(super) async fn ready(&mut self) {
-        if let Self::Pending(exchange) = self {
-            *self = Self::Ready(exchange.await);
+    pub(super) async fn ready(&mut self, aside: Option<&Aside>) {
+        if !matches!(self, Self::Pending(_)) {
+            return;
+        }
+        if let Self::Pending(exchange) = mem::replace(self, Self::Consumed) {
+            *self = Self::Ready(match aside {
+                Some(aside) => aside.exchange(exchange).await,
+                None => exchange.await,
+            });
         }
     }
 }

@@ -47,7 +47,7 @@ impl HostPollable for Http {
     async fn block(&mut self, pollable: Resource<Pollable>) -> wasmtime::Result<()> {
         if let Pollable::Response(future) = self.handles.get(&pollable)? {
             let future = Resource::<FutureIncomingResponse>::new_borrow(*future);
-            self.handles.get_mut(&future)?.ready().await;
+            self.handles.get_mut(&future)?.ready(self.aside.as_ref()).await;
         }
         Ok(())
     }

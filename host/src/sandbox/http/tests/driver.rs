@@ -1,6 +1,7 @@
 //! A component that does nothing of itself: it hands each function that it imports on as an export, so that a test calls
 //! them as a component would, in any order, whoever implements them.
 
+use std::pin::pin;
 use std::sync::LazyLock;
 
 use wasmtime::component::{Component, Instance, InstancePre, ResourceAny, Val};
@@ -9,6 +10,7 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::abi::{AbiVariant, WasmType};
 use wit_parser::{Function, Handle, Resolve, Type, TypeDefKind, WorldItem};
 
+use super::super::Aside;
 use crate::clock;
 use crate::egress::{Egress, Reach};
 use crate::sandbox::state::{State, WasiHttp, linker};
@@ -149,6 +151,7 @@ static LINKED: LazyLock<[InstancePre<State>; 2]> = LazyLock::new(|| {
 pub(super) struct Driver {
     store: Store<State>,
     instance: Instance,
+    aside: Aside,
 }
 
 impl Driver {
@@ -165,14 +168,16 @@ impl Driver {
         store.set_hostcall_fuel(limits.hostcall_bytes);
         store.set_max_component_handles(limits.handles);
         let instance = pre.instantiate_async(&mut store).await.unwrap();
-        Self { store, instance }
+        let aside = Aside::default();
+        store.data_mut().own_http().exchange_aside(aside.clone());
+        Self { store, instance, aside }
     }
 
     /// Calls a function. An error is the end of the call, and of the instance.
     pub(super) async fn call(&mut self, name: &str, parameters: &[Val]) -> wasmtime::Result<Val> {
         let function = self.instance.get_func(&mut self.store, name).unwrap();
         let mut results = vec![Val::Bool(false); function.ty(&self.store).results().len()];
-        function.call_async(&mut self.store, parameters, &mut results).await?;
+        self.aside.run(pin!(function.call_async(&mut self.store, parameters, &mut results))).await?;
         Ok(results.pop().unwrap_or(Val::Bool(true)))
     }
 
