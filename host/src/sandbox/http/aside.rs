@@ -1,8 +1,7 @@
 //! Has an exchange polled beside the call that waits for it, and not on the call's own stack.
 //!
-//! Each call has a stack of its own, which is small and, with many calls at once, in no cache. What an HTTP client
-//! does there costs more than the same on the stack of the thread; and while the exchange goes on, the call need
-//! not be resumed at all.
+//! Each call has a stack of its own, and it is small: how deep an HTTP client goes is not known. And while the exchange
+//! goes on, the call need not be resumed at all.
 
 use std::future::poll_fn;
 use std::mem;

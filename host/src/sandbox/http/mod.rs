@@ -2,7 +2,7 @@
 //! request, and no body is boxed.
 //!
 //! A message is small and is sent whole, and the component waits for one answer at a time. So a body is a buffer until it
-//! is finished, an exchange is a future that is polled while the component waits for it, and an answer is there to its
+//! is finished, an exchange is a future that is polled beside the call while the component waits for it, and an answer is there to its
 //! end before the component sees it. What a component may do is what WASI says and what wasmtime-wasi-http lets it do;
 //! the tests hold the two against each other, function by function. Components that import more than
 //! this (imports.wit) are linked with that one.

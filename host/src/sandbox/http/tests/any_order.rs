@@ -29,8 +29,10 @@ const KINDS: [&str; 11] = [
     "error",
 ];
 
-/// Functions, what they take, which of it for good, and what they make.
-const FUNCTIONS: [(&str, &[(&str, bool)], &str); 20] = [
+/// A function, what it takes, whether each for good, and what it makes.
+type Known = (&'static str, &'static [(&'static str, bool)], &'static str);
+
+const FUNCTIONS: [Known; 20] = [
     ("fields-from-list", &[], "fields"),
     ("outgoing-request-new", &[("fields", true)], "outgoing-request"),
     ("outgoing-request-body", &[("outgoing-request", false)], "outgoing-body"),
