@@ -1,7 +1,7 @@
 # Each target does all the set-up it needs, so that a fresh clone starts with the one command that is wanted.
 # After the first, plain `cargo run`, `cargo test` and `cargo bench` work too.
 
-.PHONY: demo test peers interop daprd outbox-kills dapr dapr-kills dapr-bench dapr-traces dapr-differences alertmanager lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
+.PHONY: demo test peers interop daprd outbox-kills outbox-bench dapr dapr-kills dapr-bench dapr-traces dapr-differences alertmanager lint bench p3 bench-p3 component reproducible fuzz mutants audit toolchain
 
 # Sends one message of each kind through the sandbox to a simulated group, lets someone there speak to the robot,
 # whom the application in examples/ answers, and shows the group.
@@ -50,6 +50,11 @@ outbox-kills: export OUTBOX_MESSAGES ?= 10000
 outbox-kills: export OUTBOX_WINDOW_MS ?= 3000
 outbox-kills: toolchain
 	cargo test --locked --package dingtalk-host --test promises -- --ignored --nocapture --test-threads 1 outbox::kills outbox::hosts
+
+# Messages a second that the outbox takes over HTTP, asked by ApacheBench; with BENCH_STORE, in PostgreSQL too.
+outbox-bench: toolchain
+	cargo build --locked --profile measure --package dingtalk-host --bin dingtalk-host
+	scripts/outbox-bench target/measure/dingtalk-host
 
 # Requests a second, and their times: the host, daprd with Dapr's binding, daprd with this one.
 dapr-bench: toolchain

@@ -156,11 +156,13 @@ fn read(policy: &Policy, body: &[u8]) -> Result<Metadata, Refusal> {
     let (mut text, mut content) = (None, None);
     let mut repeated = None;
     json::members(body, &mut |name, value| {
+        let Some(name) = json::name(name) else { return };
         let slots = METADATA.iter().copied().zip(&mut values);
-        for (known, slot) in slots.chain([("text", &mut text), ("content", &mut content)]) {
-            if json::resembles(name, known) && slot.replace(json::is(name, known).then_some(value)).is_some() {
-                repeated = Some(known);
-            }
+        let mut slots = slots.chain([("text", &mut text), ("content", &mut content)]);
+        if let Some((known, slot)) = slots.find(|(known, _)| json::folds_to(&name, known))
+            && slot.replace((name == known).then_some(value)).is_some()
+        {
+            repeated = Some(known);
         }
     })
     .map_err(|_| malformed("it is not one JSON object"))?;
@@ -524,6 +526,44 @@ mod tests {
         ) {
             let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
             prop_assert!(accept(&policy(), headers, &body, now).is_err());
+        }
+
+        /// In whatever case and with whatever escapes it is written, a name that is known occurs once.
+        #[test]
+        fn a_member_is_known_by_its_name_however_that_is_written(
+            members in prop::collection::vec((0..METADATA.len() + 1, 0..5), 0..4),
+        ) {
+            let written: Vec<String> = members.iter().enumerate().map(|(at, (member, spelling))| {
+                let name = METADATA.get(*member).copied().unwrap_or("other");
+                let name = match spelling {
+                    0 => name.to_owned(),
+                    1 => format!("\\u{:04x}{}", name.as_bytes()[0], &name[1..]),
+                    2 => name.to_uppercase(),
+                    3 => name.replacen('s', "\u{17f}", 1).replacen('o', "O", 1),
+                    _ => name.replacen('s', "\\u017F", 1).replacen('e', "\\u0045", 1),
+                };
+                format!("\"{name}\":{at}")
+            }).collect();
+            let names: Vec<String> = written.iter().map(|member| {
+                let (name, _) = member.rsplit_once(':').unwrap();
+                serde_json::from_str(name).unwrap()
+            }).collect();
+            let folded: Vec<String> = names.iter().map(|name| name.replace('\u{17f}', "s").to_lowercase()).collect();
+            let known = METADATA.map(str::to_lowercase);
+            let is_repeated = |name: &String| folded.iter().filter(|other| *other == name).count() > 1;
+            let read = body(&policy(), &format!("{{{}}}", written.join(",")));
+            if known.iter().any(is_repeated) {
+                prop_assert!(matches!(read, Err(Refusal::Malformed(_))), "{read:?}");
+            } else {
+                let mut expected: Vec<_> = METADATA.iter().filter_map(|known| {
+                    names.iter().position(|name| name == known).map(|at| ((*known).to_owned(), at.to_string()))
+                }).collect();
+                let mut read = read.unwrap();
+                read.retain(|(name, _)| name != "text");
+                expected.sort();
+                read.sort();
+                prop_assert_eq!(read, expected);
+            }
         }
 
         #[test]

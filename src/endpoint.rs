@@ -149,7 +149,7 @@ impl Endpoint {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
         };
-        let encode = |part: &str| utf8_percent_encode(part, RAW_FORBIDDEN).to_string();
+        let encode = |part: &str| utf8_percent_encode(part, RAW_FORBIDDEN).collect();
         Ok(Self {
             origin,
             authority: authority.to_ascii_lowercase(),
@@ -246,7 +246,7 @@ impl SentSignature {
     pub fn new(secret: &Secret, timestamp: u64) -> Self {
         let plain = crate::signature::sign(secret.expose(), timestamp);
         // Exactly once: `%2B` encoded again is `%252B`, which DingTalk is known to answer with 310000.
-        let encoded = utf8_percent_encode(&plain, NON_ALPHANUMERIC).to_string();
+        let encoded = utf8_percent_encode(&plain, NON_ALPHANUMERIC).collect();
         Self { timestamp, plain, encoded }
     }
 

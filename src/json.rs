@@ -15,7 +15,7 @@ use crate::secret;
 
 /// Calls `each` with name and value of an object's members as they are written, in order, repeated names
 /// included. Keeps and copies none of them: an object of 4 MiB can have 800,000, and a list of those would not
-/// fit into an instance's memory. For what a name means, see [`is`].
+/// fit into an instance's memory. For what a name means, see [`name`].
 pub fn members<'a>(object: &'a str, each: &mut dyn FnMut(&'a str, &'a str)) -> serde_json::Result<()> {
     struct Each<'e, 'a>(&'e mut dyn FnMut(&'a str, &'a str));
     impl<'a> Visitor<'a> for Each<'_, 'a> {
@@ -38,9 +38,10 @@ pub fn members<'a>(object: &'a str, each: &mut dyn FnMut(&'a str, &'a str)) -> s
 /// The members of these names as they are written; the last one counts where a name is repeated, as in most parsers.
 pub fn find<'a, const N: usize>(object: &'a str, names: [&str; N]) -> serde_json::Result<[Option<&'a str>; N]> {
     let mut found = [None; N];
-    members(object, &mut |name, value| {
+    members(object, &mut |written, value| {
+        let Some(name) = name(written) else { return };
         for (known, slot) in names.iter().zip(&mut found) {
-            if is(name, known) {
+            if name == *known {
                 *slot = Some(value);
             }
         }
@@ -48,30 +49,47 @@ pub fn find<'a, const N: usize>(object: &'a str, names: [&str; N]) -> serde_json
     Ok(found)
 }
 
-/// Whether a name, given as written, is this one, however it is escaped.
-pub fn is(name: &str, this: &str) -> bool {
-    bare(name) == Some(this) || (name.contains('\\') && string(name).is_some_and(|name| name == this))
+/// A name, given as written, however it is escaped: read once where it is compared more than once.
+#[inline(never)]
+pub fn name(written: &str) -> Option<Cow<'_, str>> {
+    if written.contains('\\') {
+        return string(written).map(Cow::Owned);
+    }
+    written.strip_prefix('"')?.strip_suffix('"').map(Cow::Borrowed)
+}
+
+/// Whether a name, given as written, is this one.
+pub fn is(written: &str, this: &str) -> bool {
+    name(written).is_some_and(|name| name == this)
 }
 
 /// Whether a name, given as written, could be read as this one: some parsers (Go's) do not regard the case.
-pub fn resembles(name: &str, this: &str) -> bool {
-    bare(name).is_some_and(|name| folds_to(name, this))
-        || (name.contains('\\') && string(name).is_some_and(|name| folds_to(&name, this)))
+pub fn resembles(written: &str, this: &str) -> bool {
+    name(written).is_some_and(|name| folds_to(&name, this))
 }
 
 /// Whether Go's encoding/json takes `name` for the field `this`, which is ASCII. It compares by Unicode's simple
 /// folding, in which two letters have a third form outside ASCII: s the long s, and k the sign for kelvin.
 pub fn folds_to(name: &str, this: &str) -> bool {
-    let fold = |c| match c {
-        '\u{17f}' => 's',
-        '\u{212a}' => 'k',
-        c => c.to_ascii_lowercase(),
-    };
-    name.chars().map(fold).eq(this.chars().map(fold))
-}
-
-fn bare(name: &str) -> Option<&str> {
-    name.strip_prefix('"').and_then(|name| name.strip_suffix('"'))
+    let (mut left, this) = (name.as_bytes(), this.as_bytes());
+    // No letter is shorter than the one it stands for; most names differ in this.
+    if left.len() < this.len() {
+        return false;
+    }
+    for expected in this {
+        let (letter, rest) = match left {
+            // U+017F and U+212A in UTF-8.
+            [0xc5, 0xbf, rest @ ..] => (b's', rest),
+            [0xe2, 0x84, 0xaa, rest @ ..] => (b'k', rest),
+            [letter, rest @ ..] => (letter.to_ascii_lowercase(), rest),
+            [] => return false,
+        };
+        if letter != expected.to_ascii_lowercase() {
+            return false;
+        }
+        left = rest;
+    }
+    left.is_empty()
 }
 
 /// The content of a JSON string, given as written; `None` for every other JSON.
@@ -104,7 +122,7 @@ pub fn mended(json: &[u8]) -> Cow<'_, [u8]> {
 /// Where the next escape of half a surrogate pair begins. `from` must not be inside of an escape.
 fn next_half(json: &[u8], mut from: usize) -> Option<usize> {
     loop {
-        from += json.get(from..)?.iter().position(|byte| *byte == b'\\')?;
+        from += memchr::memchr(b'\\', json.get(from..)?)?;
         from += match (half(json, from), half(json, from + 6)) {
             (Some(Half::First), Some(Half::Second)) => 12,
             (Some(_), _) => return Some(from),
@@ -283,10 +301,42 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_name_is_what_a_parser_reads(written in r#""([a-z\u{17f}你]|\\u00[46][1-9a]|\\["\\/bn]){0,6}""#) {
+            let read: String = serde_json::from_str(&written).unwrap();
+            let name = name(&written);
+            prop_assert_eq!(name.as_deref(), Some(read.as_str()));
+            prop_assert!(is(&written, &read) && !is(&written, &(read + "x")));
+        }
+
+        /// Objects, and what is nearly one: the same are read, and in the same members the same is found.
+        #[test]
+        fn members_are_what_a_parser_finds(
+            object in r#" ?\{( ?"(a|b|\\u0061|A|\\n|x\\ud800)" ?: ?(1|-0.5e9|null|"a\\"b"|\[\{\},"a"\]|\{"a":7\}|tru),?){0,4}\} ?x?"#,
+        ) {
+            let found = find(&object, ["a", "b"]);
+            prop_assert_eq!(found.is_ok(), serde_json::from_str::<&RawValue>(&object).is_ok());
+            if let (Ok(found), Ok(read)) = (found, serde_json::from_str::<serde_json::Value>(&object)) {
+                let values = found.map(|value| value.map(|value| serde_json::from_str(value).unwrap()));
+                prop_assert_eq!(values, ["a", "b"].map(|name| read.get(name).cloned()));
+            }
+        }
+
+        #[test]
         fn folding_is_case_and_two_more_letters(name in "[a-zA-Z\u{17f}\u{212a}\u{131}]{0,8}", this in "[a-zA-Z]{0,8}") {
             let plain = name.replace('\u{17f}', "s").replace('\u{212a}', "K");
             prop_assert_eq!(folds_to(&name, &this), plain.eq_ignore_ascii_case(&this));
             prop_assert!(folds_to(&name, &plain));
+        }
+
+        /// The rule once more, by characters.
+        #[test]
+        fn folding_is_done_letter_by_letter(name in "[sSkK\u{17f}\u{212a}a]{0,3}|.{0,4}", this in "[sSkKa]{0,3}") {
+            let fold = |c| match c {
+                '\u{17f}' => 's',
+                '\u{212a}' => 'k',
+                c => c.to_ascii_lowercase(),
+            };
+            prop_assert_eq!(folds_to(&name, &this), name.chars().map(fold).eq(this.chars().map(fold)));
         }
     }
 }

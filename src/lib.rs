@@ -35,6 +35,10 @@ pub mod text;
 
 #[cfg(all(target_family = "wasm", feature = "component"))]
 mod allocator;
+// The component has it as a part of its memory.
+#[cfg(test)]
+mod front;
+
 #[cfg(all(target_family = "wasm", feature = "component"))]
 mod exports;
 #[cfg(all(target_family = "wasm", feature = "component"))]

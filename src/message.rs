@@ -150,16 +150,19 @@ pub fn shape(data: &[u8], options: &Options) -> Result<Vec<u8>, String> {
     let data = json::without_mark(data);
     let text = core::str::from_utf8(data)
         .map_err(|error| format!("data is not UTF-8 (byte {}); a message is JSON or text", error.valid_up_to() + 1))?;
-    match (text.trim_start_matches([' ', '\t', '\r', '\n']).chars().next(), serde_json::from_str::<&RawValue>(text)) {
-        (None, _) => Err("data is empty; a message is a JSON object or text".into()),
-        (Some('{'), Ok(object)) => shape_object(text, object, options),
-        (Some('{'), Err(error)) => Err(format!("data starts like a JSON object and is none: {error}")),
-        (Some('"'), Ok(string)) => shape_text(&json::string(string.get()).unwrap_or_default(), options),
-        (_, Ok(other)) => Err(format!(
+    let first = text.bytes().find(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n'));
+    match first {
+        None => return Err("data is empty; a message is a JSON object or text".into()),
+        Some(b'{') => return shape_object(text, options),
+        Some(_) => {}
+    }
+    match serde_json::from_str::<&RawValue>(text) {
+        Ok(string) if first == Some(b'"') => shape_text(&json::string(string.get()).unwrap_or_default(), options),
+        Ok(other) => Err(format!(
             "data is the JSON {}; a message is a JSON object or text (write it in quotes to send it as text)",
             name_of(other)
         )),
-        (_, Err(_)) => shape_text(text, options),
+        Err(_) => shape_text(text, options),
     }
 }
 
@@ -172,22 +175,26 @@ fn name_of(json: &RawValue) -> &'static str {
     }
 }
 
-fn shape_object(text: &str, object: &RawValue, options: &Options) -> Result<Vec<u8>, String> {
-    let object = object.get();
+fn shape_object(text: &str, options: &Options) -> Result<Vec<u8>, String> {
     let (mut count, mut last) = (0, None);
-    let mut body = options.msg_uuid.as_deref().map(|uuid| starting_with(uuid, object.len())).transpose()?;
-    json::members(object, &mut |name, value| {
+    let mut body = options.msg_uuid.as_deref().map(|uuid| starting_with(uuid, text.len())).transpose()?;
+    json::members(text, &mut |written, value| {
+        let name = json::name(written);
         count += 1;
-        last = json::is(name, "message").then_some(value);
+        last = (name.as_deref() == Some("message")).then_some(value);
         // The caller's metadata is the later word: a `msgUuid` in the object gives way.
-        if let Some(body) = body.as_mut().filter(|_| !json::is(name, "msgUuid")) {
+        if let Some(body) = body.as_mut().filter(|_| name.as_deref() != Some("msgUuid")) {
             body.push(b',');
-            body.extend_from_slice(name.as_bytes());
+            body.extend_from_slice(written.as_bytes());
             body.push(b':');
             body.extend_from_slice(value.as_bytes());
         }
     })
-    .map_err(|error| format!("data: {error}"))?;
+    .map_err(|error| {
+        // In the words that the same mistake has in JSON of any other kind.
+        let error = serde_json::from_str::<&RawValue>(text).err().unwrap_or(error);
+        format!("data starts like a JSON object and is none: {error}")
+    })?;
     if count == 1
         && let Some(message) = last.and_then(json::string)
     {
@@ -461,6 +468,22 @@ mod tests {
                 let value: Value = serde_json::from_slice(&body).unwrap();
                 prop_assert!(value.is_object());
                 if let Some(uuid) = uuid { prop_assert_eq!(&value["msgUuid"], &json!(uuid)); }
+            }
+        }
+
+        /// Objects, and what is nearly one.
+        #[test]
+        fn an_object_is_taken_as_it_is_or_refused_in_a_parsers_words(
+            object in r#"[ \n]?\{( ?("a"|"message"|b) ?: ?(1|null|"\\u00e9"|"\\x"|\[\{\},\]|\{"a":7\}),? ?){0,3}[}\]]? ?x?"#,
+        ) {
+            let is_short = object.matches("message").count() == 1 && object.matches(':').count() == 1;
+            match serde_json::from_str::<&RawValue>(&object) {
+                Ok(_) if is_short && object.contains("u00e9") => prop_assert_eq!(message(&object, &[]), text("é")),
+                Ok(_) => prop_assert_eq!(shaped(&object, &[]), Ok(object)),
+                Err(error) => prop_assert_eq!(
+                    shaped(&object, &[]),
+                    Err(format!("data starts like a JSON object and is none: {error}"))
+                ),
             }
         }
 

@@ -173,10 +173,12 @@ fn hex(high: u8, low: u8) -> Option<u8> {
 /// Whether a character is not seen, or makes the text around it be seen as another one: control characters, which
 /// could forge log lines, separators of lines, marks of direction, and what has no width.
 pub fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    // Nearly every character is none of these.
+    !matches!(c, ' '..='~')
+        && (c.is_control()
+            || matches!(c,
+                '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'))
 }
 
 /// Characters of a value from outside that an error shows: what is longer may be a secret in the wrong place.

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::grpc::app as grpc;
 use crate::support::app::{Act, App};
 use crate::support::receiving::{GET, callback, post, signed, talkative, text, until};
+use crate::support::server::Server;
 use crate::support::witness::Received;
 use crate::support::{Host, Reply, Resources, Robot, SECRET, command, component, finish, guest, send, stderr, stdout};
 
@@ -117,6 +118,28 @@ fn a_message_that_is_given_up_is_told_by_a_route_and_metadata_of_its_own() {
     let said: Vec<_> = others.iter().map(|event| (event.target.as_str(), event.header("operation"))).collect();
     assert_eq!(said, [("/team", vec![]), ("/team", vec![]), ("/team", vec!["get"])]);
     assert_eq!(letters(&app).len(), 2);
+}
+
+#[test]
+fn hosts_that_share_a_database_tell_of_a_message_once() {
+    let Some(server) = Server::start() else { return };
+    server.sql("CREATE SCHEMA s");
+    let (place, app) = (Place::new(&[]), App::start());
+    refuse(&place.robot);
+    let (port, url) = (app.port(), server.url("s"));
+    let serve = || Host::serve_with(&place.resources, &["--app-port", &port], &[("DINGTALK_STORE", &url)]);
+    let hosts = [serve(), serve()];
+    for (number, host) in hosts.iter().enumerate() {
+        queue(host, &format!("order-{number}"));
+    }
+    until("both dead letters", || letters(&app).len() >= 2);
+    // One more, after which there is nothing left of the others.
+    queue(&hosts[0], "last");
+    until("the last one", || letters(&app).iter().any(|letter| uuid(letter) == "last"));
+    let mut uuids: Vec<_> = letters(&app).iter().map(uuid).collect();
+    uuids.sort();
+    assert_eq!(uuids, ["last", "order-0", "order-1"]);
+    assert_eq!(hosts.iter().filter(|host| host.log().contains("ERROR")).count(), 0, "{}", hosts[0].log());
 }
 
 #[test]

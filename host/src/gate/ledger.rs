@@ -25,8 +25,8 @@ pub(crate) trait Ledger: Send + Sync + 'static {
 pub(crate) struct Intent {
     /// The robot.
     pub(crate) robot: Digest,
-    /// What it takes; without a rate, they count for others alone.
-    pub(crate) rate: Option<Rate>,
+    /// What it takes, all of which is kept; without a rate, they count for others alone.
+    pub(crate) rates: Vec<Rate>,
     /// How many.
     pub(crate) messages: u16,
     /// For how many milliseconds after its end each may count, for any binding of the robot.

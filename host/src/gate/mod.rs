@@ -2,7 +2,8 @@
 //! after one message too many, and because what DingTalk refuses for hours need not be asked every second.
 //!
 //! `window` and `door` decide, as pure functions of state and time; `lesson` says what the end of a call means to them.
-//! Here is who shares them, and who waits. Two bindings of one robot share its window and its penalties. What is wrong with one binding's
+//! Here is who shares them, and who waits. Two bindings of one robot share its window, its widest
+//! rate and its penalties. What is wrong with one binding's
 //! settings is its own matter: the door of another one with the right secret stays open, and a file that is mended brings a
 //! new binding with a new door.
 
@@ -13,6 +14,7 @@ mod pass;
 mod policy;
 pub mod quota;
 pub mod rate;
+mod rates;
 mod window;
 mod withheld;
 
@@ -34,18 +36,13 @@ use ledger::{Claimed, Intent, Ledger, Unclaimed};
 use lesson::{Closing, Kind, Lesson};
 use pass::Probes;
 use rate::Rate;
+use rates::Rates;
 use window::Window;
 use withheld::Why;
 
 pub use pass::Pass;
 pub use policy::{Overflow, Policy};
 pub use withheld::Withheld;
-
-/// What is remembered of a robot that nobody limits.
-const LEAST_KEPT: u16 = 20;
-
-/// How far back at least: DingTalk's own window.
-const LEAST_WINDOW_MS: u32 = 60_000;
 
 /// Calls that wait for one robot at once, and for all: each holds its message, and a request of its port.
 const WAITING_EACH: usize = 64;
@@ -125,8 +122,6 @@ struct Robot {
     /// Of its address, which has its token in it.
     key: Digest,
     state: Mutex<State>,
-    /// Made when somebody has to wait: most robots never see that.
-    queues: Mutex<Option<Box<Queues>>>,
 }
 
 /// One for each rate: who has to wait for long must not stand before those who need not.
@@ -147,11 +142,9 @@ struct State {
     /// Of a robot that was posted to.
     window: Option<Box<Window>>,
     door: Door,
-    /// The most messages that any binding's rate allows, and the longest time that one looks back.
-    keep: u16,
-    longest_ms: u32,
-    /// Until then others have used up the rate.
-    used_up_until: u64,
+    rates: Rates,
+    /// Made when somebody has to wait: most robots never see that.
+    queues: Option<Box<Queues>>,
 }
 
 /// One binding's way to its robot.
@@ -178,12 +171,7 @@ impl Robots {
     /// The way to the robot behind `endpoint`.
     pub fn gate(&self, endpoint: &Endpoint, policy: Policy) -> Gate {
         let robot = lock(&self.0.by_key).robot(key(endpoint), self.now());
-        {
-            let mut state = lock(&robot.state);
-            // DingTalk's own limit at least: a binding with a wider rate may come, and must know what was sent before it.
-            state.keep = state.keep.max(policy.rate.map_or(0, Rate::count)).max(LEAST_KEPT);
-            state.longest_ms = state.longest_ms.max(policy.rate.map_or(0, Rate::window_ms)).max(LEAST_WINDOW_MS);
-        }
+        policy.rate.into_iter().for_each(|rate| lock(&robot.state).rates.add(rate));
         Gate { robots: self.clone(), robot, door: Mutex::default(), policy }
     }
 
@@ -198,8 +186,8 @@ impl Robots {
         for ledger::Known { robot, posts, shut } in known {
             let robot = lock(&self.0.by_key).robot(robot, now);
             let mut state = lock(&robot.state);
-            state.keep = state.keep.max(u16::try_from(posts.len()).unwrap_or(u16::MAX).min(rate::MOST));
-            let keep = state.keep;
+            state.rates.keep_at_least(posts.len());
+            let keep = state.rates.kept();
             for ago in posts {
                 let window = state.window();
                 window.pass(1);
@@ -240,7 +228,7 @@ impl Known {
         if let Some(ByKey(robot)) = self.robots.get(&key) {
             return Arc::clone(robot);
         }
-        let robot = Arc::new(Robot { key, state: Mutex::default(), queues: Mutex::default() });
+        let robot = Arc::new(Robot { key, state: Mutex::default() });
         self.robots.insert(ByKey(Arc::clone(&robot)));
         robot
     }
@@ -252,20 +240,19 @@ impl Default for Robots {
     }
 }
 
-impl Robot {
-    /// How many wait at this rate.
-    fn waiting(&self, rate: Rate) -> usize {
-        let queues = lock(&self.queues);
-        queues
-            .iter()
-            .flat_map(|queues| queues.iter())
-            .find(|(known, _)| *known == rate)
-            .map_or(0, |(_, queue)| queue.waiting.load(Ordering::Acquire))
+impl State {
+    fn window(&mut self) -> &mut Window {
+        self.window.get_or_insert_default()
     }
 
-    fn queue(&self, rate: Rate) -> Arc<Queue> {
-        let mut queues = lock(&self.queues);
-        let queues = queues.get_or_insert_default();
+    /// How many wait at this rate.
+    fn waiting(&self, rate: Rate) -> usize {
+        let mut queues = self.queues.iter().flat_map(|queues| queues.iter());
+        queues.find(|(known, _)| *known == rate).map_or(0, |(_, queue)| queue.waiting.load(Ordering::Acquire))
+    }
+
+    fn queue(&mut self, rate: Rate) -> Arc<Queue> {
+        let queues = self.queues.get_or_insert_default();
         // Rates come and go with files.
         queues.retain(|(known, queue)| *known == rate || Arc::strong_count(queue) > 1);
         match queues.iter().find(|(known, _)| *known == rate) {
@@ -276,12 +263,6 @@ impl Robot {
                 queue
             }
         }
-    }
-}
-
-impl State {
-    fn window(&mut self) -> &mut Window {
-        self.window.get_or_insert_default()
     }
 
     fn is_idle(&self, now: u64) -> bool {
@@ -313,7 +294,7 @@ impl Gate {
     /// Leave to post one message that can wait elsewhere: now, or not. Only behind calls that wait it does so too, in the order in
     /// which they came, because they would always come before it otherwise.
     pub async fn enter_for_queue(&self, seq: i64, is_urgent: bool) -> Result<Pass<'_>, Withheld> {
-        let ahead = self.policy.rate.is_some_and(|rate| self.robot.waiting(rate) > 0);
+        let ahead = self.policy.rate.is_some_and(|rate| lock(&self.robot.state).waiting(rate) > 0);
         let limit = if ahead { QUEUES_FOR } else { Duration::ZERO };
         self.enter_noted(1, limit, ahead, is_urgent, Some(seq)).await
     }
@@ -354,9 +335,16 @@ impl Gate {
         let Policy { rate, quota, .. } = &self.policy;
         let intent = Intent {
             robot: self.robot.key,
-            rate: *rate,
+            rates: self
+                .rates()
+                .map(Vec::from)
+                .map(|mut rates| {
+                    rates.dedup();
+                    rates
+                })
+                .unwrap_or_default(),
             messages: pass.left,
-            counts_for: lock(&self.robot.state).longest_ms,
+            counts_for: lock(&self.robot.state).rates.longest_ms(),
             quota: quota.as_deref().cloned(),
             is_urgent,
             queued,
@@ -382,8 +370,7 @@ impl Gate {
         };
         let (why, wait) = match (unclaimed, rate) {
             (Unclaimed::Full(wait), Some(rate)) => {
-                let mut state = lock(&self.robot.state);
-                state.used_up_until = state.used_up_until.max(self.robots.now().saturating_add(wait));
+                lock(&self.robot.state).window().use_up(self.robots.now().saturating_add(wait));
                 (Why::Rate(*rate), wait)
             }
             // Without a rate there is none to use up.
@@ -407,7 +394,7 @@ impl Gate {
         let Some(rate) = self.policy.rate else { return Ok(self.pass(messages, Probes::default())) };
         let now = self.robots.now();
         // Nobody overtakes those who wait.
-        let ahead = self.robot.waiting(rate);
+        let ahead = lock(&self.robot.state).waiting(rate);
         let stopped = match self.try_enter(rate, messages, ahead) {
             Ok(pass) => return Ok(pass),
             Err(stopped) => stopped,
@@ -417,7 +404,7 @@ impl Gate {
         if !waits || !self.is_worth_waiting(&stopped, rate, now, others, until) {
             return Err(self.withheld(stopped, rate, now, others));
         }
-        let queue = self.robot.queue(rate);
+        let queue = lock(&self.robot.state).queue(rate);
         let _place = match self.robots.place(&queue) {
             Ok(place) => place,
             Err(number) => {
@@ -430,14 +417,19 @@ impl Gate {
 
     /// Whether so many messages can ever be let through at once.
     pub fn holds(&self, messages: usize) -> bool {
-        self.policy.rate.is_none_or(|rate| messages <= usize::from(rate.count()))
+        self.rates().into_iter().flatten().all(|rate| messages <= usize::from(rate.count()))
     }
 
     /// How many messages go out in a minute; nothing, where there is no limit.
     pub fn a_minute(&self) -> Option<usize> {
-        let rate = self.policy.rate?;
-        let count = u64::from(rate.count()) * 60_000 / u64::from(rate.window_ms()).max(1);
+        let a_minute = |rate: Rate| u64::from(rate.count()) * 60_000 / u64::from(rate.window_ms()).max(1);
+        let count = self.rates()?.into_iter().map(a_minute).min()?;
         Some(usize::try_from(count).unwrap_or(usize::MAX).max(1))
+    }
+
+    /// What it keeps to.
+    fn rates(&self) -> Option<[Rate; 2]> {
+        self.policy.rate.map(|rate| lock(&self.robot.state).rates.of(rate))
     }
 
     async fn wait(&self, queue: &Queue, rate: Rate, messages: u16, limit: u64) -> Result<Pass<'_>, Stopped> {
@@ -476,7 +468,9 @@ impl Gate {
 
     /// When a call with so many `others` before it can begin at the earliest.
     fn earliest(&self, stopped: &Stopped, rate: Rate, now: u64, others: usize) -> u64 {
-        let window = lock(&self.robot.state).window().earliest(now, rate, others);
+        let mut state = lock(&self.robot.state);
+        let rates = state.rates.of(rate);
+        let window = state.window().earliest(now, &rates, others);
         let stopped = match (&stopped.why, stopped.until) {
             (_, Some(until)) => until,
             (Why::Shut(_), None) => now + FINDING_OUT_MS,
@@ -496,15 +490,13 @@ impl Gate {
         if ahead > 0 {
             return Err(Stopped { why: Why::Rate(rate), until: None });
         }
-        if now < state.used_up_until {
-            return Err(Stopped { why: Why::Rate(rate), until: Some(state.used_up_until) });
-        }
-        if !state.window().enter(now, rate, messages) {
+        let rates = state.rates.of(rate);
+        if let Err(full) = state.window().enter(now, &rates, messages) {
             // Where all of them are under way, nobody knows when one ends.
             let others = usize::from(messages.saturating_sub(1));
-            let until = Some(state.window().earliest(now, rate, others));
-            let until = until.filter(|_| !state.window().is_under_way(rate, messages));
-            return Err(Stopped { why: Why::Rate(rate), until });
+            let until = Some(state.window().earliest(now, &rates, others));
+            let until = until.filter(|_| !state.window().is_under_way(&rates, messages));
+            return Err(Stopped { why: Why::Rate(full), until });
         }
         let probes = Probes { own: own.pass(), robot: state.door.pass() };
         Ok(Pass { gate: self, probes, left: messages, is_running: false, claims: None })
@@ -520,16 +512,20 @@ impl Gate {
         let now = self.robots.now();
         let is_own = |kind| kind == Kind::Configuration;
         lock(&self.door).leave(now, probes.own, lesson, is_own);
-        {
-            let mut state = lock(&self.robot.state);
-            let keep = state.keep;
-            let ended = if *lesson == Lesson::Unknown { now + LATE_MS } else { now };
-            state.window().leave(ended, *lesson != Lesson::Unsent, keep);
-            state.door.leave(now, probes.robot, lesson, |kind| !is_own(kind));
-        }
-        for (_, queue) in lock(&self.robot.queues).iter().flat_map(|queues| queues.iter()) {
+        let mut state = lock(&self.robot.state);
+        let keep = state.rates.kept();
+        let ended = if *lesson == Lesson::Unknown { now + LATE_MS } else { now };
+        state.window().leave(ended, *lesson != Lesson::Unsent, keep);
+        state.door.leave(now, probes.robot, lesson, |kind| !is_own(kind));
+        for (_, queue) in state.queues.iter().flat_map(|queues| queues.iter()) {
             queue.ended.notify_one();
         }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.policy.rate.into_iter().for_each(|rate| lock(&self.robot.state).rates.remove(rate));
     }
 }
 

@@ -1,5 +1,6 @@
 //! How many messages in how long: the property `rateLimit`.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::num::NonZeroU16;
 use std::time::Duration;
@@ -49,6 +50,14 @@ impl Rate {
     /// Messages within one window.
     pub fn count(self) -> u16 {
         self.count.get()
+    }
+
+    /// Which of two lets more through in the long run; where both let as many, the one that lets fewer through at once is
+    /// taken for the wider one, because the other keeps it then, too.
+    pub(super) fn width(self, other: Self) -> Ordering {
+        let product = |count: u16, window: u32| u64::from(count) * u64::from(window);
+        let run = product(self.count(), other.window).cmp(&product(other.count(), self.window));
+        run.then(other.count.cmp(&self.count))
     }
 
     /// How long it is, in milliseconds.

@@ -97,6 +97,27 @@ async fn who_waits_for_a_narrow_limit_does_not_stand_before_a_wide_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn bindings_with_different_limits_keep_the_robots_together() {
+    let robots = Robots::new();
+    let short = gate(&robots, URL, "8/30s", Overflow::Refuse);
+    let minute = gate(&robots, URL, "20/1m", Overflow::Refuse);
+    for (gate, messages) in [(&short, 8), (&minute, 12)] {
+        for _ in 0..messages {
+            post(gate, &Lesson::Counted).await.unwrap();
+        }
+    }
+    // The short one's 30 seconds are over, the robot's minute is not.
+    tokio::time::advance(Duration::from_secs(31)).await;
+    let refused = post(&short, &Lesson::Counted).await.unwrap_err();
+    assert_eq!((refused.why.clone(), refused.wait.as_secs()), (Why::Rate(Rate::parse(None).unwrap().unwrap()), 29));
+    assert_eq!(said(refused).0, "the robot takes 20 messages a minute (property \"rateLimit\"); send again after 29 s");
+    assert!(!short.holds(9) && short.holds(8));
+    // Without the other binding, nobody has said that the robot takes no more.
+    drop(minute);
+    post(&short, &Lesson::Counted).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wider_limit_finds_what_was_sent_before_it_came() {
     let robots = Robots::new();
     let open = gate(&robots, URL, "0", Overflow::Wait);

@@ -16,19 +16,26 @@ pub(super) struct Window {
     ended: VecDeque<u32>,
     base: u64,
     under_way: u32,
+    used_up_until: u64,
 }
 
 /// Offsets are kept below that, which is 24 days.
 const FAR: u64 = 1 << 31;
 
 impl Window {
-    /// Begins so many calls if `rate` allows them all now.
-    pub(super) fn enter(&mut self, now: u64, rate: Rate, calls: u16) -> bool {
-        let free = self.count(now, rate) + usize::from(calls) <= usize::from(rate.count());
-        if free {
+    /// Begins so many calls if all `rates` allow them all now; the error is the first that does not.
+    pub(super) fn enter(&mut self, now: u64, rates: &[Rate], calls: u16) -> Result<(), Rate> {
+        let is_full = |rate: &Rate| self.count(now, *rate) + usize::from(calls) > usize::from(rate.count());
+        let full = rates.iter().copied().find(|rate| now < self.used_up_until || is_full(rate));
+        if full.is_none() {
             self.pass(calls);
         }
-        free
+        full.map_or(Ok(()), Err)
+    }
+
+    /// Until then, others have used up what the robot takes.
+    pub(super) fn use_up(&mut self, until: u64) {
+        self.used_up_until = self.used_up_until.max(until);
     }
 
     /// Begins so many calls whatever the rate; others count them.
@@ -65,7 +72,12 @@ impl Window {
     }
 
     /// When the caller that has `ahead` others before it can begin at the earliest; `now`, if it need not wait.
-    pub(super) fn earliest(&self, now: u64, rate: Rate, ahead: usize) -> u64 {
+    pub(super) fn earliest(&self, now: u64, rates: &[Rate], ahead: usize) -> u64 {
+        let earliest = rates.iter().map(|rate| self.earliest_at(now, *rate, ahead)).max();
+        earliest.unwrap_or(now).max(self.used_up_until)
+    }
+
+    fn earliest_at(&self, now: u64, rate: Rate, ahead: usize) -> u64 {
         let (count, window) = (usize::from(rate.count()), u64::from(rate.window_ms()));
         let taken = self.count(now, rate);
         // So many of those that count have to go first.
@@ -82,14 +94,14 @@ impl Window {
     }
 
     /// Whether so many are under way that there is no room for `calls` before one of them ends: nobody knows when.
-    pub(super) fn is_under_way(&self, rate: Rate, calls: u16) -> bool {
-        self.under_way + u32::from(calls) > u32::from(rate.count())
+    pub(super) fn is_under_way(&self, rates: &[Rate], calls: u16) -> bool {
+        rates.iter().any(|rate| self.under_way.saturating_add(u32::from(calls)) > u32::from(rate.count()))
     }
 
     /// Whether nothing of it has a meaning for anybody who looks back for `window_ms`.
     pub(super) fn is_idle(&self, now: u64, window_ms: u32) -> bool {
         let last = self.ended.back().map(|last| self.base + u64::from(*last));
-        self.under_way == 0 && last.is_none_or(|last| last + u64::from(window_ms) <= now)
+        self.under_way == 0 && self.used_up_until <= now && last.is_none_or(|last| last + u64::from(window_ms) <= now)
     }
 
     fn count(&self, now: u64, rate: Rate) -> usize {
@@ -132,15 +144,23 @@ mod tests {
     #[test]
     fn a_message_counts_until_one_window_after_its_end() {
         let (mut window, rate) = (Window::default(), rate("2/1m"));
-        assert!(window.enter(0, rate, 1) && window.enter(10, rate, 1) && !window.enter(20, rate, 1));
-        assert_eq!(window.earliest(20, rate, 0), 60_020, "both are under way");
+        assert!(
+            window.enter(0, &[rate], 1).is_ok()
+                && window.enter(10, &[rate], 1).is_ok()
+                && !window.enter(20, &[rate], 1).is_ok()
+        );
+        assert_eq!(window.earliest(20, &[rate], 0), 60_020, "both are under way");
         window.leave(5_000, true, 2);
-        assert_eq!(window.earliest(5_000, rate, 0), 65_000);
-        assert_eq!(window.earliest(5_000, rate, 1), 65_000, "one is under way: it ends now at the earliest");
+        assert_eq!(window.earliest(5_000, &[rate], 0), 65_000);
+        assert_eq!(window.earliest(5_000, &[rate], 1), 65_000, "one is under way: it ends now at the earliest");
         window.leave(6_000, false, 2);
-        assert_eq!(window.earliest(6_000, rate, 0), 6_000);
-        assert_eq!(window.earliest(6_000, rate, 1), 65_000);
-        assert!(window.enter(6_000, rate, 1) && !window.enter(64_999, rate, 1) && window.enter(65_000, rate, 1));
+        assert_eq!(window.earliest(6_000, &[rate], 0), 6_000);
+        assert_eq!(window.earliest(6_000, &[rate], 1), 65_000);
+        assert!(
+            window.enter(6_000, &[rate], 1).is_ok()
+                && !window.enter(64_999, &[rate], 1).is_ok()
+                && window.enter(65_000, &[rate], 1).is_ok()
+        );
     }
 
     #[test]
@@ -156,11 +176,14 @@ mod tests {
             window.leave(2_000 + late, true, 3);
             // Two of three are free, each second.
             for now in (2_000..2_000 + late).step_by(1_000) {
-                assert!(window.enter(now, rate, 2) && !window.enter(now, rate, 1), "{before}: {now}");
+                assert!(
+                    window.enter(now, &[rate], 2).is_ok() && !window.enter(now, &[rate], 1).is_ok(),
+                    "{before}: {now}"
+                );
                 window.leave(now, true, 3);
                 window.leave(now, true, 3);
             }
-            assert!(!window.enter(2_999 + late, rate, 3) && window.enter(3_000 + late, rate, 3));
+            assert!(!window.enter(2_999 + late, &[rate], 3).is_ok() && window.enter(3_000 + late, &[rate], 3).is_ok());
         }
     }
 
@@ -168,9 +191,9 @@ mod tests {
     fn who_has_no_limit_counts_for_who_has() {
         let (mut window, rate) = (Window::default(), rate("1/1m"));
         window.pass(1);
-        assert!(!window.enter(0, rate, 1));
+        assert!(!window.enter(0, &[rate], 1).is_ok());
         window.leave(0, true, 1);
-        assert!(!window.enter(59_999, rate, 1) && window.enter(60_000, rate, 1));
+        assert!(!window.enter(59_999, &[rate], 1).is_ok() && window.enter(60_000, &[rate], 1).is_ok());
         window.leave(60_000, true, 0);
         assert!(window.is_idle(60_000, 60_000), "where nobody has a limit, nothing is kept");
     }
@@ -182,17 +205,21 @@ mod tests {
         let mut now = 0;
         for _ in 0..100 {
             now += day;
-            assert!(window.enter(now, rate, 1) && window.enter(now, rate, 1) && !window.enter(now, rate, 1));
+            assert!(
+                window.enter(now, &[rate], 1).is_ok()
+                    && window.enter(now, &[rate], 1).is_ok()
+                    && !window.enter(now, &[rate], 1).is_ok()
+            );
             window.leave(now, true, 2);
             window.leave(now + 1, true, 2);
-            assert!(!window.enter(now + 59_999, rate, 1));
+            assert!(!window.enter(now + 59_999, &[rate], 1).is_ok());
         }
         // And where it never rests for a whole window.
         for step in 0..400_000_u64 {
             let at = now + day + step * 30_000;
-            assert!(window.enter(at, rate, 1), "{step}");
+            assert!(window.enter(at, &[rate], 1).is_ok(), "{step}");
             window.leave(at, true, 2);
-            assert!(step == 0 || !window.enter(at, rate, 1), "{step}");
+            assert!(step == 0 || !window.enter(at, &[rate], 1).is_ok(), "{step}");
         }
     }
 
@@ -231,8 +258,8 @@ mod tests {
                 match step {
                     Step::Wait(time) => now += time,
                     Step::Enter => {
-                        let earliest = window.earliest(now, rate, 0);
-                        let entered = window.enter(now, rate, 1);
+                        let earliest = window.earliest(now, &[rate], 0);
+                        let entered = window.enter(now, &[rate], 1).is_ok();
                         prop_assert_eq!(entered, earliest == now);
                         if entered {
                             calls.push(now);
@@ -264,13 +291,13 @@ mod tests {
             let mut now = 0;
             for pause in ended {
                 now += pause;
-                if window.enter(now, rate, 1) {
+                if window.enter(now, &[rate], 1).is_ok() {
                     window.leave(now, true, count);
                 }
             }
-            let earliest = window.earliest(now, rate, 0);
-            prop_assert!(earliest == now || !window.enter(earliest - 1, rate, 1));
-            prop_assert!(window.enter(earliest, rate, 1));
+            let earliest = window.earliest(now, &[rate], 0);
+            prop_assert!(earliest == now || !window.enter(earliest - 1, &[rate], 1).is_ok());
+            prop_assert!(window.enter(earliest, &[rate], 1).is_ok());
         }
     }
 }

@@ -23,6 +23,8 @@ mod admission;
 mod contract;
 mod exports;
 mod fair;
+#[cfg(test)]
+mod fuel;
 mod http;
 mod slots;
 mod state;
@@ -53,8 +55,8 @@ pub struct Limits {
     pub instances_per_binding: usize,
     /// Linear memory of one call; see [`Limits::for_messages_of`].
     pub memory: usize,
-    /// Instructions of one call; see [`Limits::for_messages_of`]. A usual message takes 60,000. A long text
-    /// takes 14 a byte, short members and items up to 500.
+    /// Instructions of one call; see [`Limits::for_messages_of`]. A usual message takes 85,000 (see `fuel`). A
+    /// long text takes 13 a byte, short members and items up to 500.
     pub fuel: u64,
     /// Bytes that the component may hand to the host in one function call. It writes a message in pieces of
     /// 1 MiB.

@@ -26,9 +26,10 @@ func main() {
 		}
 		return "SUCCESS", contains(string(output), "SUCCESS", "1 templates", "1 receivers")
 	})
-	// The storm takes minutes, in which the others find room.
+	// The storms take minutes, in which the others find room.
 	var all sync.WaitGroup
 	all.Go(func() { storm(t, p) })
+	all.Go(func() { queue(t, p) })
 	for _, world := range []func(*table, programs){
 		messages, reminders, lostAnswer, away, shut, wrongKeyword, wrongSecret,
 	} {

@@ -30,6 +30,10 @@ type setting struct {
 	secret string
 	// DingTalk is not there at the start.
 	away bool
+	// What the binding has beside the example's properties.
+	properties map[string]string
+	// The host keeps what it takes.
+	outbox bool
 }
 
 // Alertmanager with the example's files, the host with the example's binding, and the robot.
@@ -74,17 +78,12 @@ func (w *world) begin() (err error) {
 			return err
 		}
 	}
-	environment := []string{"ROBOT_URL=" + w.robotURL + "/robot/send?access_token=" + token, "ROBOT_SECRET=" + w.secret}
-	w.host, err = start(environment, w.programs.host, "serve", "--resources-path", filepath.Join(w.example, "components"),
-		"--dapr-http-port", "0", "--dapr-grpc-port", "0")
-	if err != nil {
+	if err := w.binding(); err != nil {
 		return err
 	}
-	address, err := w.host.says(`HTTP API is listening.*address=(\S+)`)
-	if err != nil {
+	if err := w.serve("0"); err != nil {
 		return err
 	}
-	w.hostURL = "http://" + address
 	if err := w.files(); err != nil {
 		return err
 	}
@@ -101,6 +100,48 @@ func (w *world) begin() (err error) {
 	}
 	_, err = w.manager.says(`(Listening on)`)
 	return err
+}
+
+// The host, on this port.
+func (w *world) serve(port string) (err error) {
+	environment := []string{"ROBOT_URL=" + w.robotURL + "/robot/send?access_token=" + token, "ROBOT_SECRET=" + w.secret}
+	command := []string{w.programs.host, "serve", "--resources-path", filepath.Join(w.folder, "components"),
+		"--dapr-http-port", port, "--dapr-grpc-port", "0"}
+	if w.outbox {
+		command = append(command, "--outbox", filepath.Join(w.folder, "outbox"))
+	}
+	if w.host, err = start(environment, command...); err != nil {
+		return err
+	}
+	address, err := w.host.says(`HTTP API is listening.*address=(\S+)`)
+	w.hostURL = "http://" + address
+	return err
+}
+
+// The host is killed, says nothing to anybody, and is there again.
+func (w *world) killed() error {
+	w.host.command.Process.Kill()
+	<-w.host.ended
+	return w.serve(w.hostURL[strings.LastIndex(w.hostURL, ":")+1:])
+}
+
+// The example's binding, with further properties.
+func (w *world) binding() error {
+	bytes, err := os.ReadFile(filepath.Join(w.example, "components", "alerts.yaml"))
+	if err != nil {
+		return err
+	}
+	const first = "  metadata:\n  - name: id\n"
+	if strings.Count(string(bytes), first) != 1 {
+		return fmt.Errorf("the example does not have %q any more", first)
+	}
+	more := "  metadata:\n"
+	for name, value := range w.properties {
+		more += fmt.Sprintf("  - name: %s\n    value: %q\n", name, value)
+	}
+	text := strings.Replace(string(bytes), first, more+"  - name: id\n", 1)
+	folder := filepath.Join(w.folder, "components")
+	return errors.Join(os.Mkdir(folder, 0o755), os.WriteFile(filepath.Join(folder, "alerts.yaml"), []byte(text), 0o644))
 }
 
 // The robot is there from now on.

@@ -120,6 +120,10 @@ pub(crate) fn is_urgent(message: &Event) -> bool {
     message.metadata(PRIORITY) == Some(Priority::High.name())
 }
 
+/// Bytes of a dead message that are handed on. DingTalk takes 20,000; a longer one is not to keep anybody from hearing of it,
+/// nor to fill the memory.
+pub(in crate::queue) const LONGEST_TOLD: usize = 1 << 20;
+
 /// A message that was given up, and of which nobody has been told. Its `Debug` output shows nothing of it: people wrote it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DeadLetter {

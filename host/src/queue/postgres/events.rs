@@ -8,6 +8,7 @@ use tokio_postgres::Statement;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::group::Groups;
 use super::insert::Usage;
 use super::lease::LaneKey;
 use super::pool::{Fault, Session};
@@ -36,6 +37,7 @@ pub(super) struct Inner {
     /// Events that are, or may be, in the database while their callbacks have not run.
     pub(super) inserting: Mutex<HashSet<i64>>,
     pub(super) usage: Mutex<Usage>,
+    pub(super) groups: Mutex<Groups>,
     /// Insertions under way, which end by themselves.
     pub(super) tasks: TaskTracker,
 }
@@ -91,6 +93,7 @@ impl Events {
             limits,
             inserting: Mutex::default(),
             usage: Mutex::default(),
+            groups: Mutex::default(),
             tasks: TaskTracker::new(),
         }))
     }
@@ -490,8 +493,13 @@ impl Storage for Events {
     fn insert(&self, items: Vec<Item>, now: u64, then: Then) -> BoxFuture<'_, Result<(), QueueError>> {
         Box::pin(async move {
             self.check()?;
-            let task = self.0.tasks.spawn(self.clone().insert_all(items, now, then));
-            task.await.unwrap_or(Err(QueueError::Stopped))
+            match <[Item; 1]>::try_from(items) {
+                Ok([item]) => self.insert_with_others(item, now, then).await,
+                Err(items) => {
+                    let task = self.0.tasks.spawn(self.clone().insert_whole(items, now, then));
+                    task.await.unwrap_or(Err(QueueError::Stopped))
+                }
+            }
         })
     }
 

@@ -37,19 +37,20 @@ impl Usage {
 }
 
 /// An item as it is stored.
-struct Prepared {
+pub(super) struct Prepared {
     item: Item,
+    expires: Option<i64>,
     metadata: String,
     trace: String,
-    lane: LaneKey,
+    pub(super) lane: LaneKey,
     key: Option<Vec<u8>>,
     digest: Vec<u8>,
-    size: i64,
+    pub(super) size: i64,
 }
 
-/// What became of an insertion.
-enum Inserted {
-    Stored(Vec<Stored>),
+/// What became of an item.
+pub(super) enum Inserted {
+    Stored(Stored),
     /// The identifier is that of this other event.
     Other(i64),
 }
@@ -71,7 +72,7 @@ const ADD_EVENT: &str =
      RETURNING seq";
 
 impl Events {
-    fn prepare(&self, item: Item) -> Result<Prepared, QueueError> {
+    pub(super) fn prepare(&self, item: Item, now: u64) -> Result<Prepared, QueueError> {
         let json = |pairs: &[(String, String)]| {
             serde_json::to_string(pairs)
                 .map_err(|error| self.error(Fault::Other(format!("cannot be written: {error}"))))
@@ -83,7 +84,8 @@ impl Events {
         let id = item.id.as_ref().map_or(0, String::len);
         let texts = item.event.data.len() + metadata.len() + trace.len() + id + 2 * item.conversation.len();
         let size = ROW_BYTES + texts as u64;
-        Ok(Prepared { item, metadata, trace, lane, key, digest, size: stored(size) })
+        let expires = item.expires_at.map(|time| moved(time, now, 0));
+        Ok(Prepared { item, expires, metadata, trace, lane, key, digest, size: stored(size) })
     }
 
     fn usage(&self) -> MutexGuard<'_, Usage> {
@@ -91,7 +93,7 @@ impl Events {
     }
 
     /// Whether there is room for these. What other hosts add is seen some seconds later.
-    async fn make_room(&self, items: &[Prepared]) -> Result<(), QueueError> {
+    pub(super) async fn make_room(&self, items: &[Prepared]) -> Result<(), QueueError> {
         let is_to_look = {
             let mut usage = self.usage();
             let is_old = usage.at.is_none_or(|at| at.elapsed() >= LOOK);
@@ -138,26 +140,40 @@ impl Events {
             .await
     }
 
-    /// In a task of its own: what is committed is known here, whoever has gone away.
-    pub(super) async fn insert_all(self, items: Vec<Item>, now: u64, then: Then) -> Result<(), QueueError> {
-        let items: Vec<Prepared> = items.into_iter().map(|item| self.prepare(item)).collect::<Result<_, _>>()?;
+    /// All of these or none. In a task of its own: what is committed is known here, whoever has gone away.
+    pub(super) async fn insert_whole(self, items: Vec<Item>, now: u64, then: Then) -> Result<(), QueueError> {
+        let items = items.into_iter().map(|item| self.prepare(item, now));
+        let items: Vec<Prepared> = items.collect::<Result<_, _>>()?;
         self.make_room(&items).await?;
-        let mut marked = Marked { events: self.clone(), seqs: Vec::new() };
+        let mut marked = Marked::new(&self);
+        let inserted = self.insert_all(&items, true, &mut marked).await.map_err(|fault| self.error(fault))?;
+        let mut all = Vec::with_capacity(inserted.len());
+        for inserted in inserted {
+            match inserted {
+                Inserted::Stored(stored) => all.push(stored),
+                Inserted::Other(seq) => return Err(QueueError::OtherBody { side: self.0.side, seq }),
+            }
+        }
+        then(all);
+        drop(marked);
+        Ok(())
+    }
+
+    /// What became of each of these. With `is_whole`, none is stored if one of them cannot be; it is the last then of which
+    /// something is said.
+    pub(super) async fn insert_all(
+        &self,
+        items: &[Prepared],
+        is_whole: bool,
+        marked: &mut Marked,
+    ) -> Result<Vec<Inserted>, Fault> {
         let mut attempt = 1;
-        let inserted = loop {
-            match self.0.database.run(|session| self.try_insert(session, &items, now, &mut marked)).await {
+        loop {
+            match self.0.database.run(|session| self.try_insert(session, items, is_whole, marked)).await {
                 Err(Fault::Conflict(_)) if attempt < super::ATTEMPTS => attempt += 1,
-                inserted => break inserted.map_err(|fault| self.error(fault))?,
+                inserted => return inserted,
             }
             tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
-        };
-        match inserted {
-            Inserted::Stored(stored) => {
-                then(stored);
-                drop(marked);
-                Ok(())
-            }
-            Inserted::Other(seq) => Err(QueueError::OtherBody { side: self.0.side, seq }),
         }
     }
 
@@ -165,9 +181,9 @@ impl Events {
         &self,
         session: Session,
         items: &[Prepared],
-        now: u64,
+        is_whole: bool,
         marked: &mut Marked,
-    ) -> Result<Inserted, Fault> {
+    ) -> Result<Vec<Inserted>, Fault> {
         marked.clear();
         let (known, add_lane, add_event, end_lane) = tokio::try_join!(
             session.prepare_cached(KNOWN),
@@ -176,11 +192,10 @@ impl Events {
             session.prepare_cached(END_LANE),
         )?;
         let (number, host) = (self.number(), self.host());
-        let (mut stored, mut needless) = (Vec::with_capacity(items.len()), Vec::new());
+        let (mut inserted, mut needless) = (Vec::with_capacity(items.len()), Vec::new());
         for (index, prepared) in items.iter().enumerate() {
-            let Prepared { item, metadata, trace, lane, key, digest, size } = prepared;
+            let Prepared { item, expires, metadata, trace, lane, key, digest, size } = prepared;
             let (binding, data) = (item.event.binding.as_str(), &item.event.data[..]);
-            let expires = item.expires_at.map(|time| moved(time, now, 0));
             let id = item.id.as_ref().map(String::as_bytes);
             let conversation = item.conversation.as_bytes();
             let look = || async {
@@ -202,7 +217,7 @@ impl Events {
                 async { session.query_opt(
                     &add_event,
                     &[
-                        &number, &binding, &id, key, &conversation, &lane_key, &item.rank, &expires, metadata, trace,
+                        &number, &binding, &id, key, &conversation, &lane_key, &item.rank, expires, metadata, trace,
                         &data, digest, size,
                     ],
                 ).await },
@@ -210,7 +225,7 @@ impl Events {
             if let Some(row) = seq {
                 let seq = row.try_get(0)?;
                 marked.add(seq);
-                stored.push(Stored::New(seq));
+                inserted.push(Inserted::Stored(Stored::New(seq)));
                 continue;
             }
             // Committed by another transaction since, or removed.
@@ -219,12 +234,12 @@ impl Events {
                 None => look().await?.ok_or_else(|| Fault::Conflict("was changed by others at that moment".into()))?,
             };
             let (seq, is_same) = (before.try_get(0)?, before.try_get::<_, bool>(3)?);
-            if !is_same {
+            if !is_same && is_whole {
                 session.batch_execute("ROLLBACK").await?;
                 session.done();
-                return Ok(Inserted::Other(seq));
+                return Ok(vec![Inserted::Other(seq)]);
             }
-            stored.push(known_event(&before)?);
+            inserted.push(if is_same { Inserted::Stored(known_event(&before)?) } else { Inserted::Other(seq) });
             needless.push(lane);
         }
         if marked.seqs.is_empty() {
@@ -238,7 +253,7 @@ impl Events {
             session.batch_execute("COMMIT").await?;
         }
         session.done();
-        Ok(Inserted::Stored(stored))
+        Ok(inserted)
     }
 }
 
@@ -252,12 +267,16 @@ fn known_event(row: &Row) -> Result<Stored, Fault> {
 }
 
 /// Events whose callbacks have not run, until this is dropped.
-struct Marked {
+pub(super) struct Marked {
     events: Events,
     seqs: Vec<i64>,
 }
 
 impl Marked {
+    pub(super) fn new(events: &Events) -> Self {
+        Self { events: events.clone(), seqs: Vec::new() }
+    }
+
     fn add(&mut self, seq: i64) {
         self.seqs.push(seq);
         self.events.inserting().insert(seq);

@@ -166,7 +166,7 @@ impl Database {
         )?;
         let lock_quota = session.prepare_cached(LOCK_QUOTA).await?;
         let robot = intent.robot.as_slice();
-        let counts_for = i64::from(intent.counts_for.max(intent.rate.map_or(0, |rate| rate.window_ms())));
+        let counts_for = i64::from(intent.rates.iter().map(|rate| rate.window_ms()).fold(intent.counts_for, u32::max));
         let (_, row) = tokio::try_join!(
             biased;
             session.batch_execute("BEGIN"),
@@ -175,18 +175,22 @@ impl Database {
         let (now, shut_until): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
         let (closing, counts_for): (Option<&str>, i64) = (row.try_get(2)?, row.try_get(3)?);
         let mut refused = None;
-        if let Some(rate) = intent.rate {
-            if shut_until > now
-                && shut_until < now.saturating_add(FAR_MS)
-                && let Some(closing) = closing.and_then(Closing::from_text)
-            {
-                refused = Some(Unclaimed::Shut(closing, read(shut_until.saturating_sub(now))));
+        if !intent.rates.is_empty()
+            && shut_until > now
+            && shut_until < now.saturating_add(FAR_MS)
+            && let Some(closing) = closing.and_then(Closing::from_text)
+        {
+            refused = Some(Unclaimed::Shut(closing, read(shut_until.saturating_sub(now))));
+        }
+        for rate in &intent.rates {
+            if refused.is_some() {
+                break;
             }
             let window = i64::from(rate.window_ms());
             let others = i64::from(rate.count()) - i64::from(intent.messages);
-            if refused.is_none() && others < 0 {
+            if others < 0 {
                 refused = Some(Unclaimed::Full(read(window)));
-            } else if refused.is_none() {
+            } else {
                 let until =
                     session.query_opt(&full, &[&robot, &window, &stored(LATE_MS), &now, &others, &LEASE_MS]).await?;
                 if let Some(until) = until {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::events::Events;
 use super::pool::Fault;
 use crate::queue::Side;
-use crate::queue::outbox::DeadLetter;
+use crate::queue::outbox::{DeadLetter, LONGEST_TOLD};
 
 /// Messages that are read at once.
 const AT_ONCE: i64 = 16;
@@ -19,15 +19,17 @@ impl Events {
         if self.side() == Side::Inbox {
             return Ok(Vec::new());
         }
-        let sql = "WITH some AS (SELECT seq FROM events
+        let sql = "WITH dead AS (SELECT seq FROM events
                  WHERE side = $1 AND state = 'dead' AND untold AND telling_until <= now_ms() AND binding <> ALL ($2)
                  ORDER BY seq LIMIT $3 FOR UPDATE SKIP LOCKED)
-             UPDATE events SET telling_until = now_ms() + $4 FROM some WHERE events.seq = some.seq
-             RETURNING events.seq, binding, msg_id, last_error, attempts, data, metadata, trace, finished_at";
+             UPDATE events SET telling_until = now_ms() + $4 FROM dead WHERE events.seq = dead.seq
+             RETURNING events.seq, binding, msg_id, last_error, attempts,
+                 CASE WHEN length(data) <= $5 THEN data END, metadata, trace, finished_at";
         self.database()
             .run(async |session| {
                 let sql = session.prepare_cached(sql).await?;
-                let rows = session.query(&sql, &[&self.number(), &except, &AT_ONCE, &TELLING_MS]).await?;
+                let longest = i32::try_from(LONGEST_TOLD).unwrap_or(i32::MAX);
+                let rows = session.query(&sql, &[&self.number(), &except, &AT_ONCE, &TELLING_MS, &longest]).await?;
                 let letter = |row: &tokio_postgres::Row| -> Result<DeadLetter, tokio_postgres::Error> {
                     let uuid = row.try_get::<_, Option<&[u8]>>(2)?;
                     Ok(DeadLetter {
@@ -36,7 +38,7 @@ impl Events {
                         uuid: uuid.map(|uuid| String::from_utf8_lossy(uuid).into_owned()),
                         reason: row.try_get::<_, Option<String>>(3)?.unwrap_or_default(),
                         attempts: u32::try_from(row.try_get::<_, i64>(4)?).unwrap_or(u32::MAX),
-                        body: Some(Bytes::copy_from_slice(row.try_get(5)?)),
+                        body: row.try_get::<_, Option<&[u8]>>(5)?.map(Bytes::copy_from_slice),
                         metadata: serde_json::from_str(row.try_get(6)?).unwrap_or_default(),
                         trace: serde_json::from_str(row.try_get(7)?).unwrap_or_default(),
                         died_at: row

@@ -16,6 +16,7 @@
 
 mod address;
 mod events;
+mod group;
 mod insert;
 mod lanes;
 mod lease;

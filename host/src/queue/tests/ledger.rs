@@ -11,13 +11,14 @@ use crate::gate::rate::Rate;
 over_both! {
     a_months_messages_are_counted_and_what_was_not_sent_is_given_back,
     a_new_month_has_a_new_allowance,
+    what_dingtalk_may_know_by_its_identifier_stays_alone,
 }
 
 pub(in crate::queue) fn intent(rate: &str, quota: Option<&str>, messages: u16) -> Intent {
     Intent {
         queued: None,
         robot: [7; 32],
-        rate: Rate::parse(Some(rate)).unwrap(),
+        rates: Rate::parse(Some(rate)).unwrap().into_iter().collect(),
         messages,
         counts_for: 60_000,
         quota: Quota::parse(quota, None, quota.map(|_| "acme"), String::new).unwrap(),
@@ -75,4 +76,19 @@ async fn a_new_month_has_a_new_allowance(bench: Bench) {
     let Claimed { posts, used } = ledger.claim(intent("0", Some("2"), 1)).await.unwrap();
     assert_eq!(used, Some(1));
     assert_eq!(posts[0].counted.as_ref().unwrap().1, crate::gate::quota::month(bench.now()));
+}
+
+async fn what_dingtalk_may_know_by_its_identifier_stays_alone(bench: Bench) {
+    let storage = bench.open(Side::Outbox).await;
+    let first = add(&bench, &*storage, "1", "c").await;
+    add(&bench, &*storage, "2", "c").await;
+    assert_eq!(storage.front(first, 1).await.unwrap().len(), 2);
+    storage.close().await;
+    drop(storage);
+    let ledger = bench.ledger().await;
+    ledger.claim(Intent { queued: Some(first), ..intent("0", None, 1) }).await.unwrap();
+    drop(ledger);
+    // Whatever becomes of the host then.
+    let storage = bench.open(Side::Outbox).await;
+    assert_eq!(storage.front(first, 1).await, Ok(Vec::new()));
 }

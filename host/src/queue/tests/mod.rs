@@ -1,6 +1,7 @@
 //! What a queue promises, whatever keeps it: one suite over SQLite and PostgreSQL.
 
 pub(super) mod ledger;
+mod letters;
 mod promises;
 pub(crate) mod server;
 

@@ -1,6 +1,7 @@
 //! What is special to a database: several hosts, their clocks, and its being gone.
 
 mod attack;
+mod groups;
 mod hosts;
 mod outage;
 mod plans;

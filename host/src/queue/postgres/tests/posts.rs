@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::gate::LATE_MS;
-use crate::gate::ledger::{Claimed, Ledger, Unclaimed};
+use crate::gate::ledger::{Claimed, Intent, Ledger, Unclaimed};
 use crate::gate::lesson::{Kind, Lesson};
+use crate::gate::rate::Rate;
 use crate::queue::tests::ledger::{closing, intent, until};
 
 /// A host's ledger, and how to wait until all ends are noted.
@@ -51,6 +52,24 @@ async fn a_post_counts_for_every_host_from_its_beginning_until_a_window_after_it
     assert_eq!(full(&one, "2/1m", 1).await, None);
     // Of the other one nobody knows when it arrived.
     assert_eq!(full(&two, "2/1m", 2).await, Some(LATE_MS));
+}
+
+#[tokio::test]
+async fn each_rate_that_the_robot_has_is_kept() {
+    let Some(bench) = Bench::database().await else { return };
+    let one = ledger(&bench).await;
+    let sent = one.0.claim(intent("0", None, 4)).await.unwrap().posts;
+    sent.into_iter().for_each(|post| one.0.end(post, &Lesson::Counted));
+    one.1.flush().await;
+    bench.sql("UPDATE posts SET ended_at = (SELECT ms FROM present)");
+    bench.pass(31_000);
+    let both = |first: &str, second: &str, messages| {
+        let rates = [first, second].iter().filter_map(|rate| Rate::parse(Some(rate)).unwrap()).collect();
+        one.0.claim(Intent { rates, ..intent("0", None, messages) })
+    };
+    assert_eq!(both("2/30s", "4/1m", 1).await, Err(Unclaimed::Full(29_000)));
+    assert_eq!(both("4/1m", "2/30s", 1).await, Err(Unclaimed::Full(29_000)));
+    assert!(both("2/30s", "5/1m", 1).await.is_ok());
 }
 
 #[tokio::test]
