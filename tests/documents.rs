@@ -517,7 +517,7 @@ fn a_test_that_contributors_are_sent_to_exists() {
 }
 
 /// What a row of docs/security.md says, and the line of the code from which it follows.
-const LIMITS: [(&str, &str, &str, &str); 63] = [
+const LIMITS: [(&str, &str, &str, &str); 64] = [
     ("memory", "32 MiB", "sandbox/mod.rs", "memory: 32 << 20,"),
     ("memory", "8 times", "sandbox/mod.rs", "size.saturating_mul(8)"),
     ("instructions", "2,000,000,000", "sandbox/mod.rs", "fuel: 2_000_000_000,"),
@@ -525,6 +525,7 @@ const LIMITS: [(&str, &str, &str, &str); 63] = [
     ("stack", "16 KiB in its memory", "../../components/builder/src/lib.rs", "stack_bytes: Some(16 * 1024),"),
     ("handles to host resources", "64", "sandbox/mod.rs", "handles: 64,"),
     ("bytes handed to the host", "2 MiB", "sandbox/mod.rs", "hostcall_bytes: 2 << 20,"),
+    ("bodies of its requests", "16 MiB", "egress/mod.rs", "const MAX_REQUEST_BODY: usize = 16 * 1024 * 1024;"),
     ("time", "5 s more", "sandbox/mod.rs", "grace: Duration::from_secs(5),"),
     ("time", "at most 5 s for a slot", "sandbox/mod.rs", "queue: Duration::from_secs(5),"),
     ("calls at once", "256 operations", "sandbox/mod.rs", "instances: 256,"),

@@ -23,9 +23,13 @@ use crate::support::{Host, Resources, Robot, SECRET, component, forget_peak, pea
 /// A component that exports what our world does, imports `imports` and does `body` in every function, the
 /// allocation function included.
 fn hostile(imports: &str, body: &str) -> Vec<u8> {
+    exporting(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit"), imports, body)
+}
+
+/// The same, whose contract is in this folder.
+fn exporting(wit: &Path, imports: &str, body: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
-    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
-    for package in [wit.clone(), wit.join("component")] {
+    for package in [wit.to_owned(), wit.join("component")] {
         resolve.push_dir(package).unwrap();
     }
     let text = format!(
@@ -94,6 +98,28 @@ fn two() -> Limits {
 #[test]
 fn a_trap_ends_the_call() {
     assert!(stopped(TRAP, two()).contains("aborted"));
+}
+
+/// Also an export that no call of this host needs.
+#[test]
+fn a_component_with_another_contract_is_refused_by_its_first_call() {
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
+    let other = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(&wit).unwrap().map(Result::unwrap) {
+        if file.path().extension().is_some_and(|extension| extension == "wit") {
+            std::fs::copy(file.path(), other.path().join(file.file_name())).unwrap();
+        }
+    }
+    std::os::unix::fs::symlink(wit.join("component"), other.path().join("component")).unwrap();
+    let read = std::fs::read_to_string(wit.join("read.wit")).unwrap();
+    std::fs::write(other.path().join("read.wit"), read.replace("close: func()", "close: func(now: bool)")).unwrap();
+    let sandbox = Sandbox::new(&exporting(other.path(), "", TRAP), two(), clock::system()).unwrap();
+    let tenant = tenant(&sandbox, "http://127.0.0.1:1/", Duration::from_secs(60));
+    match runtime().block_on(sandbox.operations(&tenant)) {
+        // It never came to its trap.
+        Err(CallError::Stopped { reason, .. }) => assert!(!reason.contains("aborted"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

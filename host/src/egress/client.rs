@@ -23,6 +23,7 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::client::Resumption;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tower_service::Service;
 use wasmtime_wasi_http::Error;
 
@@ -182,18 +183,33 @@ impl Client {
         self.pool.give(connection).await;
     }
 
+    /// In a task of its own, which ends with this future: a call runs on a small stack, and how deep names, proxies and
+    /// TLS handshakes go is not known.
     async fn connect(&self) -> Result<Connection, BoxError> {
-        let mut https = self.https.clone();
-        let connecting = async {
-            poll_fn(|cx| https.poll_ready(cx)).await?;
-            https.call(self.destination.clone()).await
-        };
-        let io = tokio::time::timeout(self.limit, connecting).await.map_err(|_| Failure::ConnectTimeout)??;
-        let (connection, io) = http1::Builder::new().max_buf_size(READ_BUFFER).handshake(io).await?;
-        // Ends with the connection, or with the last who can send over it.
-        Executor.execute(io);
-        Ok(connection)
+        let connecting = connect(self.https.clone(), self.destination.clone(), self.limit);
+        let (mut sender, receiver) = oneshot::channel();
+        Executor.execute(async move {
+            tokio::select! {
+                () = sender.closed() => {}
+                connected = connecting => {
+                    let _ = sender.send(connected);
+                }
+            }
+        });
+        receiver.await?
     }
+}
+
+async fn connect(mut https: HttpsConnector<Dialer>, to: Uri, limit: Duration) -> Result<Connection, BoxError> {
+    let connecting = async {
+        poll_fn(|cx| https.poll_ready(cx)).await?;
+        https.call(to).await
+    };
+    let io = tokio::time::timeout(limit, connecting).await.map_err(|_| Failure::ConnectTimeout)??;
+    let (connection, io) = http1::Builder::new().max_buf_size(READ_BUFFER).handshake(io).await?;
+    // Ends with the connection, or with the last who can send over it.
+    Executor.execute(io);
+    Ok(connection)
 }
 
 /// What a client of this scheme trusts, with a store of its own for TLS sessions. The error names the file that cannot be

@@ -55,7 +55,7 @@ pub(crate) const MAX_HOST_BODY: usize = 1 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For a request that names no time limit; the binding's component always names one.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The outgoing side of one binding, or of an application. Cheap to clone; clones share connections and counters.
 #[derive(Clone)]
@@ -246,15 +246,31 @@ impl Exit {
         request: Request<WasiBody>,
         options: Option<RequestOptions>,
     ) -> Result<Response<WasiBody>, Error> {
-        let client = self.client(self.check(request.uri())?)?;
         let timeout = options.and_then(|options| options.first_byte_timeout).unwrap_or(DEFAULT_TIMEOUT);
         let deadline = Instant::now() + timeout;
+        let (longest, _) = self.reach.longest();
         let (parts, body) = request.into_parts();
-        let (longest_request, longest_answer) = self.reach.longest();
-        let body = Limited::new(body, longest_request).collect().await.map_err(|_| Error::HttpRequestBodySize(None))?;
-        let request = Request::from_parts(parts, body.to_bytes());
+        let body = async move {
+            let body = Limited::new(body, longest).collect().await.map_err(|_| Error::HttpRequestBodySize(None))?;
+            Ok(body.to_bytes())
+        };
+        let response = self.exchange(Request::from_parts(parts, ()), body, deadline).await?;
+        Ok(response.map(BodyExt::boxed_unsync))
+    }
+
+    /// Sends `request` once all of `body` is there, and reads the answer to its end or one byte past the longest that may
+    /// be. It must have come by `deadline`.
+    pub(crate) async fn exchange(
+        self,
+        request: Request<()>,
+        body: impl Future<Output = Result<Bytes, Error>>,
+        deadline: Instant,
+    ) -> Result<Response<Received>, Error> {
+        let client = self.client(self.check(request.uri())?)?;
+        let (_, longest_answer) = self.reach.longest();
+        let body = body.await?;
         // One timer for the whole exchange: each costs as much as a call into the component.
-        let exchange = client.send(request, longest_answer, &self.departure);
+        let exchange = client.send(request.map(|()| body), longest_answer, &self.departure);
         let (response, connection) = tokio::time::timeout_at(deadline.into(), exchange)
             .await
             .map_err(|_| match self.close() {
@@ -277,7 +293,7 @@ impl Exit {
         if let Some(connection) = connection {
             client.keep(connection).await;
         }
-        Ok(response.map(BodyExt::boxed_unsync))
+        Ok(response)
     }
 }
 
@@ -332,7 +348,7 @@ async fn read(mut body: hyper::body::Incoming, longest: usize) -> Received {
 }
 
 /// An answer's body as far as it came, and what ended it.
-struct Received {
+pub(crate) struct Received {
     data: Option<Bytes>,
     end: Option<Error>,
     /// Whether its connection has nothing left of it.
@@ -340,6 +356,11 @@ struct Received {
 }
 
 impl Received {
+    /// What came, and the error that it ended with.
+    pub(crate) fn into_parts(self) -> (Bytes, Option<Error>) {
+        (self.data.unwrap_or_default(), self.end)
+    }
+
     fn is_longer_than(&self, longest: usize) -> bool {
         self.data.as_ref().is_some_and(|data| data.len() > longest)
     }

@@ -27,7 +27,7 @@ mod generated {
 pub use dingtalk_binding::contract::{InvokeRequest as Request, InvokeResponse as Response, Reply};
 
 pub(super) use generated::dingtalk::binding::{handler, types as wit};
-pub(super) use generated::{Binding, BindingPre};
+pub(super) use generated::{Binding, BindingIndices};
 
 /// One HTTP request from DingTalk, as it arrived. Its `Debug` output shows sizes alone.
 #[derive(Clone)]

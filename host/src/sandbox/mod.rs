@@ -21,9 +21,11 @@ use crate::quiet::Quiet;
 
 mod admission;
 mod contract;
+mod exports;
 mod fair;
 #[cfg(test)]
 mod fuel;
+mod http;
 mod properties;
 mod slots;
 mod state;
@@ -31,11 +33,15 @@ mod stops;
 mod turns;
 pub use admission::Overload;
 pub(crate) use admission::Rule;
-use contract::{BindingPre, wit};
+use contract::wit;
 pub use contract::{Callback, Reply, Request, Response};
+use exports::{Binding, BindingPre};
 pub(crate) use fair::{Executor, Processor, Share};
+use http::Aside;
 use properties::Properties;
 pub(crate) use slots::Slots;
+#[doc(hidden)]
+pub use state::WasiHttp;
 use state::{State, linker};
 pub use stops::Limit;
 use stops::Stops;
@@ -169,7 +175,7 @@ pub struct PrepareError(#[from] wasmtime::Error);
 /// The compiled component, ready to be instantiated. Cheap to clone.
 #[derive(Clone)]
 pub struct Sandbox {
-    binding: BindingPre<State>,
+    binding: BindingPre,
     limits: Arc<Limits>,
     clock: Clock,
     operations: Slots,
@@ -246,12 +252,23 @@ struct Call<'a> {
 impl Sandbox {
     /// Prepares `component`, compiling it unless the cache on disk has it.
     pub fn new(component: &[u8], limits: Limits, clock: Clock) -> Result<Self, PrepareError> {
-        let engine = Engine::new(&config(&limits))?;
-        let component = Component::from_binary(&engine, component)?;
-        let pre = linker(&engine)?.instantiate_pre(&component)?;
+        let component = compile(component, &limits)?;
+        // Ours, and what wants no more than it does, is served by this host alone.
+        let binding = link(&component, WasiHttp::Own).or_else(|_| link(&component, WasiHttp::Wasmtime))?;
+        Ok(Self::of(binding, limits, clock))
+    }
+
+    /// The same with one implementation of wasi:http, for holding the two against each other.
+    #[doc(hidden)]
+    pub fn over(http: WasiHttp, component: &[u8], limits: Limits, clock: Clock) -> Result<Self, PrepareError> {
+        let binding = link(&compile(component, &limits)?, http)?;
+        Ok(Self::of(binding, limits, clock))
+    }
+
+    fn of(binding: BindingPre, limits: Limits, clock: Clock) -> Self {
         let rule = Rule { all: limits.instances as usize, each: limits.instances_per_binding };
-        Ok(Self {
-            binding: BindingPre::new(pre)?,
+        Self {
+            binding,
             operations: Slots::new(rule),
             callbacks: Slots::new(rule),
             processor: Processor::new(std::thread::available_parallelism().map_or(1, usize::from)),
@@ -259,7 +276,7 @@ impl Sandbox {
             clock,
             #[cfg(test)]
             stand_in: None,
-        })
+        }
     }
 
     /// The same, whose calls `stand_in` performs.
@@ -387,8 +404,10 @@ impl Sandbox {
         let _slot = slot.map_err(CallError::Overloaded)?;
         let wall = until_then().min(limit + self.limits.grace);
         let reads = reader.is_some();
+        let aside = Aside::default();
         let run = pin!(async {
             let mut instance = self.instantiate(tenant, exit.clone(), reader).await?;
+            instance.store.data_mut().own_http().exchange_aside(aside.clone());
             if let Err(error) = instance.init(tenant).await? {
                 return Ok(Err(CallError::Init(error)));
             }
@@ -397,7 +416,7 @@ impl Sandbox {
             }
             Ok(run(&mut instance).await?.map_err(CallError::Binding))
         });
-        match tokio::time::timeout(wall, tenant.share.run(run)).await {
+        match tokio::time::timeout(wall, tenant.share.run(aside.run(run))).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(trap)) => {
                 let reason = explain(&trap);
@@ -458,10 +477,18 @@ impl Sandbox {
     }
 }
 
+fn compile(component: &[u8], limits: &Limits) -> wasmtime::Result<Component> {
+    Component::from_binary(&Engine::new(&config(limits))?, component)
+}
+
+fn link(component: &Component, http: WasiHttp) -> wasmtime::Result<BindingPre> {
+    BindingPre::new(linker(component.engine(), http)?.instantiate_pre(component)?)
+}
+
 /// The component during one call.
 struct Instance {
     store: Store<State>,
-    binding: contract::Binding,
+    binding: Binding,
 }
 
 impl Instance {

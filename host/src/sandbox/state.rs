@@ -10,22 +10,37 @@ use wasmtime_wasi::p2::bindings::clocks::wall_clock;
 use wasmtime_wasi_http::p2::bindings::http::outgoing_handler;
 use wasmtime_wasi_http::p2::bindings::http::types::{self, ErrorCode};
 use wasmtime_wasi_http::{
-    Error as HttpError, RequestOptions, WasiBody, WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
+    Error as HttpError, RequestOptions, WasiBody, WasiHttp as HasWasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
 };
 use wasmtime_wasi_io::IoView;
 
 use super::contract::{handler, wit};
+use super::http::{self, Http};
 use super::{Handler, Limits, Share};
 use crate::clock::Clock;
 use crate::egress::{Exit, Sending};
 
+/// Whose wasi:http a component is linked with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WasiHttp {
+    /// This host's: what our component imports, and nothing else.
+    Own,
+    /// wasmtime-wasi-http: all that the world imports.
+    Wasmtime,
+}
+
 /// Exactly what the world imports. A component that asks for more does not link.
-pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+pub(super) fn linker(engine: &Engine, http: WasiHttp) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
-    wasmtime_wasi_io::add_to_linker_async(&mut linker)?;
     wall_clock::add_to_linker::<State, HasSelf<CallClock>>(&mut linker, |state| &mut state.clock)?;
-    types::add_to_linker::<State, WasiHttp>(&mut linker, &Default::default(), State::http)?;
-    outgoing_handler::add_to_linker::<State, WasiHttp>(&mut linker, State::http)?;
+    match http {
+        WasiHttp::Own => http::add_to_linker(&mut linker)?,
+        WasiHttp::Wasmtime => {
+            wasmtime_wasi_io::add_to_linker_async(&mut linker)?;
+            types::add_to_linker::<State, HasWasiHttp>(&mut linker, &Default::default(), State::http)?;
+            outgoing_handler::add_to_linker::<State, HasWasiHttp>(&mut linker, State::http)?;
+        }
+    }
     handler::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     Ok(linker)
 }
@@ -35,6 +50,7 @@ pub(super) struct State {
     table: ResourceTable,
     http: WasiHttpCtx,
     exit: FairExit,
+    own_http: Http,
     reader: Option<Arc<dyn Handler>>,
     clock: CallClock,
     pub(super) limits: StoreLimits,
@@ -54,6 +70,7 @@ impl State {
         Self {
             table,
             http: WasiHttpCtx::new(),
+            own_http: Http::new(exit.clone(), limits.handles),
             exit: FairExit { exit, share },
             reader,
             clock: CallClock(clock),
@@ -64,6 +81,10 @@ impl State {
     /// From now on this is the time.
     pub(super) fn set_clock(&mut self, clock: Clock) {
         self.clock = CallClock(clock);
+    }
+
+    pub(super) fn own_http(&mut self) -> &mut Http {
+        &mut self.own_http
     }
 
     fn http(&mut self) -> WasiHttpCtxView<'_> {

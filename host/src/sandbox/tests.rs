@@ -183,3 +183,78 @@ async fn a_delivery_does_not_run_on_the_stack_of_a_call() {
     let answer = sandbox.invoke(&tenant, get, Some(reader)).await.unwrap();
     assert_eq!(answer.data, Some(vec![1]));
 }
+
+/// A resolver that says whether it runs in another task than the test.
+struct ApartLookup {
+    test: Option<tokio::task::Id>,
+    was_apart: Arc<std::sync::OnceLock<bool>>,
+}
+
+impl crate::egress::Lookup for ApartLookup {
+    fn lookup(&self, _: String) -> BoxFuture<'static, std::io::Result<Vec<std::net::IpAddr>>> {
+        let _ = self.was_apart.set(tokio::task::try_id() != self.test);
+        Box::pin(async { Ok(vec![std::net::Ipv4Addr::LOCALHOST.into()]) })
+    }
+}
+
+/// Nor are names, proxies and TLS, which a call needs for its first request.
+#[tokio::test]
+async fn a_connection_is_not_made_on_the_stack_of_a_call() {
+    for http in [WasiHttp::Own, WasiHttp::Wasmtime] {
+        let sandbox = Sandbox::over(http, dingtalk_component::COMPONENT, Limits::default(), clock::system()).unwrap();
+        let properties = [("id", "one"), ("url", "http://robot.internal:1")];
+        let was_apart = Arc::default();
+        let lookup = ApartLookup { test: tokio::task::try_id(), was_apart: Arc::clone(&was_apart) };
+        let policy = crate::egress::Policy::allowing(&["127.0.0.1".parse().unwrap()]).resolved_by(Arc::new(lookup));
+        let settings = Settings::parse(properties).unwrap();
+        let egress = Egress::within("x", &settings, &Proxies::none(), &policy).unwrap();
+        let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let tenant = sandbox.tenant(properties, egress, settings.timeout);
+        let request = Request { operation: "create".into(), data: b"Hi".to_vec(), metadata: Vec::new() };
+        let sent = sandbox.invoke(&tenant, request, None).await.unwrap_err();
+        assert!(matches!(sent, CallError::Binding(InvokeError { cause: InvokeCause::Unreachable(_), .. })), "{sent:?}");
+        assert_eq!(was_apart.get(), Some(&true), "{http:?}");
+    }
+}
+
+/// Whoever wants to use an instance for another call must know that nothing of this one is left.
+#[tokio::test]
+async fn our_component_gives_back_every_handle_that_it_was_given() {
+    let limits = Limits { fuel: u64::MAX, ..Limits::default() };
+    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system()).unwrap();
+    let (server, answers) = (
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        [
+            "HTTP/1.1 200 OK\r\nContent-Length: 27\r\nConnection: close\r\n\r\n{\"errcode\":0,\"errmsg\":\"ok\"}",
+            "HTTP/1.1 500 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 27\r\nConnection: close\r\n\r\n{\"errc",
+            "no HTTP",
+        ],
+    );
+    let url = format!("http://{}/robot/send?access_token=x", server.local_addr().unwrap());
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        for answer in answers {
+            let (mut connection, _) = server.accept().await.unwrap();
+            let mut message = Vec::new();
+            while !message.ends_with(b"}}") {
+                connection.read_buf(&mut message).await.unwrap();
+            }
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        }
+        // Then nobody listens.
+    });
+    let settings = Settings::parse([("id", "x"), ("url", url.as_str())]).unwrap();
+    let egress = Egress::new("x", &settings, &Proxies::none()).unwrap();
+    let properties = [("id".to_owned(), "x".to_owned()), ("url".to_owned(), url)].to_vec();
+    let tenant = sandbox.tenant(properties, egress, settings.timeout);
+    let mut instance = sandbox.instantiate(&tenant, tenant.egress.exit(Reach::Robot), None).await.unwrap();
+    instance.init(&tenant).await.unwrap().unwrap();
+    let text = r#"{"msgtype":"text","text":{"content":"Hi"}}"#;
+    let mut succeeded = 0;
+    for data in [text, text, text, text, text, "null"] {
+        succeeded += usize::from(instance.invoke(&request(data)).await.unwrap().is_ok());
+        assert_eq!(instance.store.data_mut().own_http().live_handles(), 0, "{data}");
+    }
+    assert_eq!(succeeded, 1);
+}
