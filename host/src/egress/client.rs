@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dingtalk_binding::endpoint::{Origin, Scheme};
-use http::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, PROXY_AUTHORIZATION};
 use hyper::client::conn::http1;
 use hyper::rt::Executor as _;
 use hyper::{Request, Response, Uri};
@@ -146,7 +146,12 @@ impl Client {
         longest: usize,
         departure: &Arc<Departure>,
     ) -> Result<(Response<Received>, Option<Connection>), Error> {
+        let length = request.body().len();
         let mut request = request.map(|body| Parcel::new(body, Arc::clone(departure)));
+        // hyper asks for no body where it frames none, as for GET without a length, and would lose this one.
+        if length > 0 {
+            request.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+        }
         if let Some(authorization) = &self.proxy_authorization {
             request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
         }
@@ -155,13 +160,18 @@ impl Client {
         if !self.is_forwarded
             && let Some(target) = request.uri().path_and_query()
         {
-            *request.uri_mut() = Uri::from(target.clone());
+            let is_empty = target.as_str().is_empty();
+            *request.uri_mut() = if is_empty { Uri::from_static("/") } else { Uri::from(target.clone()) };
         }
         loop {
             let (mut connection, is_new) = match self.pool.take() {
                 Some(connection) => (connection, false),
                 None => (self.connect().await.map_err(|error| connect_failure(&*error, departure))?, true),
             };
+            // Nor does it ask for one where there is none, and the request would leave unseen.
+            if length == 0 && !departure.leave() {
+                return Err(Error::ConnectionTerminated);
+            }
             match connection.try_send_request(request).await {
                 Ok(response) => {
                     let (parts, body) = response.into_parts();
@@ -463,6 +473,51 @@ mod tests {
         let departure = Arc::default();
         let sent = client.send(request, 1 << 10, &departure).await;
         assert!(sent.is_ok_and(|(response, connection)| response.status() == 200 && connection.is_some()));
+    }
+
+    /// Whatever method and framing: what a server has seen is never said not to have left.
+    #[tokio::test]
+    async fn a_request_without_a_body_is_seen_to_leave() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", server.local_addr().unwrap());
+        let settings = Settings::parse([("id", "x"), ("url", url.as_str())]).unwrap();
+        let limit = Duration::from_secs(60);
+        let client = Client::new(settings.endpoint.origin(), limit, &Proxies::none(), &Policy::default()).unwrap();
+        let seen = tokio::spawn(async move {
+            let mut all = Vec::new();
+            for _ in 0..3 {
+                let (mut connection, _) = server.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.windows(4).any(|end| end == b"\r\n\r\n")
+                    || request.starts_with(b"PUT") && !request.ends_with(b"body")
+                {
+                    connection.read_buf(&mut request).await.unwrap();
+                }
+                all.push(String::from_utf8(request).unwrap());
+            }
+            all
+        });
+        let get = Request::get(&url).body(Bytes::new()).unwrap();
+        let empty = Request::post(&url).header("content-length", 0).body(Bytes::new()).unwrap();
+        let without_length = Request::put(&url).body("body".into()).unwrap();
+        for request in [get, empty, without_length] {
+            let departure = Arc::<Departure>::default();
+            assert!(client.send(request, 1 << 10, &departure).await.is_err(), "there is no answer");
+            assert_eq!(departure.close(), dingtalk_binding::error::Outcome::Unknown);
+        }
+        assert!(seen.await.unwrap()[2].contains("content-length: 4\r\n"));
+        // And none leaves once that was said.
+        let departure = Arc::<Departure>::default();
+        departure.close();
+        let (ours, theirs) = tokio::io::duplex(1024);
+        let (idle, io) = http1::handshake(TokioIo::new(ours)).await.unwrap();
+        tokio::spawn(io);
+        client.keep(idle).await;
+        assert!(client.send(Request::get(&url).body(Bytes::new()).unwrap(), 1 << 10, &departure).await.is_err());
+        let mut left = Vec::new();
+        let mut theirs = theirs;
+        theirs.read_to_end(&mut left).await.unwrap();
+        assert_eq!(left, b"");
     }
 
     /// Each has a text of its own for the operator, and says that nothing was sent.

@@ -28,8 +28,8 @@ const LEFT: u8 = 1;
 const CLOSED: u8 = 2;
 
 impl Departure {
-    /// A connection asks for the request's bytes. Whether it may have them.
-    fn leave(&self) -> bool {
+    /// A connection is about to have the request's bytes. Whether it may have them.
+    pub(super) fn leave(&self) -> bool {
         self.state.compare_exchange(HERE, LEFT, Ordering::AcqRel, Ordering::Acquire) != Err(CLOSED)
     }
 

@@ -31,7 +31,7 @@ use dingtalk_binding::error::Outcome;
 use dingtalk_binding::settings::Settings;
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Limited};
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::quiet::Quiet;
@@ -266,6 +266,10 @@ impl Exit {
         body: impl Future<Output = Result<Bytes, Error>>,
         deadline: Instant,
     ) -> Result<Response<Received>, Error> {
+        // A tunnel's bytes are nobody's message.
+        if request.method() == Method::CONNECT {
+            return Err(Error::HttpRequestDenied);
+        }
         let client = self.client(self.check(request.uri())?)?;
         let (_, longest_answer) = self.reach.longest();
         let body = body.await?;

@@ -147,7 +147,7 @@ mod tests {
         assert!(
             window.enter(0, &[rate], 1).is_ok()
                 && window.enter(10, &[rate], 1).is_ok()
-                && !window.enter(20, &[rate], 1).is_ok()
+                && window.enter(20, &[rate], 1).is_err()
         );
         assert_eq!(window.earliest(20, &[rate], 0), 60_020, "both are under way");
         window.leave(5_000, true, 2);
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(window.earliest(6_000, &[rate], 1), 65_000);
         assert!(
             window.enter(6_000, &[rate], 1).is_ok()
-                && !window.enter(64_999, &[rate], 1).is_ok()
+                && window.enter(64_999, &[rate], 1).is_err()
                 && window.enter(65_000, &[rate], 1).is_ok()
         );
     }
@@ -177,13 +177,13 @@ mod tests {
             // Two of three are free, each second.
             for now in (2_000..2_000 + late).step_by(1_000) {
                 assert!(
-                    window.enter(now, &[rate], 2).is_ok() && !window.enter(now, &[rate], 1).is_ok(),
+                    window.enter(now, &[rate], 2).is_ok() && window.enter(now, &[rate], 1).is_err(),
                     "{before}: {now}"
                 );
                 window.leave(now, true, 3);
                 window.leave(now, true, 3);
             }
-            assert!(!window.enter(2_999 + late, &[rate], 3).is_ok() && window.enter(3_000 + late, &[rate], 3).is_ok());
+            assert!(window.enter(2_999 + late, &[rate], 3).is_err() && window.enter(3_000 + late, &[rate], 3).is_ok());
         }
     }
 
@@ -191,9 +191,9 @@ mod tests {
     fn who_has_no_limit_counts_for_who_has() {
         let (mut window, rate) = (Window::default(), rate("1/1m"));
         window.pass(1);
-        assert!(!window.enter(0, &[rate], 1).is_ok());
+        assert!(window.enter(0, &[rate], 1).is_err());
         window.leave(0, true, 1);
-        assert!(!window.enter(59_999, &[rate], 1).is_ok() && window.enter(60_000, &[rate], 1).is_ok());
+        assert!(window.enter(59_999, &[rate], 1).is_err() && window.enter(60_000, &[rate], 1).is_ok());
         window.leave(60_000, true, 0);
         assert!(window.is_idle(60_000, 60_000), "where nobody has a limit, nothing is kept");
     }
@@ -208,18 +208,18 @@ mod tests {
             assert!(
                 window.enter(now, &[rate], 1).is_ok()
                     && window.enter(now, &[rate], 1).is_ok()
-                    && !window.enter(now, &[rate], 1).is_ok()
+                    && window.enter(now, &[rate], 1).is_err()
             );
             window.leave(now, true, 2);
             window.leave(now + 1, true, 2);
-            assert!(!window.enter(now + 59_999, &[rate], 1).is_ok());
+            assert!(window.enter(now + 59_999, &[rate], 1).is_err());
         }
         // And where it never rests for a whole window.
         for step in 0..400_000_u64 {
             let at = now + day + step * 30_000;
             assert!(window.enter(at, &[rate], 1).is_ok(), "{step}");
             window.leave(at, true, 2);
-            assert!(step == 0 || !window.enter(at, &[rate], 1).is_ok(), "{step}");
+            assert!(step == 0 || window.enter(at, &[rate], 1).is_err(), "{step}");
         }
     }
 
@@ -296,7 +296,7 @@ mod tests {
                 }
             }
             let earliest = window.earliest(now, &[rate], 0);
-            prop_assert!(earliest == now || !window.enter(earliest - 1, &[rate], 1).is_ok());
+            prop_assert!(earliest == now || window.enter(earliest - 1, &[rate], 1).is_err());
             prop_assert!(window.enter(earliest, &[rate], 1).is_ok());
         }
     }

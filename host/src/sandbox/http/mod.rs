@@ -70,12 +70,18 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     outgoing_handler::add_to_linker::<State, HasSelf<Http>>(linker, State::own_http)
 }
 
+/// What one call may hand over in all: four times the longest body. Copying it takes some 50 ms, in which nothing else runs
+/// on its thread.
+const MOST_HANDED: usize = 4 * MAX_REQUEST_BODY;
+
 /// The wasi:http of one call.
 pub(super) struct Http {
     exit: Exit,
     handles: Handles,
     /// Bytes that the bodies of all its requests together may still have.
     room: usize,
+    /// Bytes that the component may still hand over: these functions take time that no instruction pays for.
+    handing: usize,
     /// Where exchanges are polled; on the call's own stack, if whoever polls the call polls nothing beside it.
     aside: Option<Aside>,
 }
@@ -83,12 +89,21 @@ pub(super) struct Http {
 impl Http {
     /// For a call that leaves by `exit` and may hold so many handles.
     pub(super) fn new(exit: Exit, handles: usize) -> Self {
-        Self { exit, handles: Handles::new(handles), room: MAX_REQUEST_BODY, aside: None }
+        Self { exit, handles: Handles::new(handles), room: MAX_REQUEST_BODY, handing: MOST_HANDED, aside: None }
     }
 
     /// From now on whoever polls the call polls its exchanges beside it.
     pub(super) fn exchange_aside(&mut self, aside: Aside) {
         self.aside = Some(aside);
+    }
+
+    /// The component hands over so many bytes, or entries that take as much time.
+    fn hand_over(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        self.handing = self
+            .handing
+            .checked_sub(bytes)
+            .ok_or_else(|| wasmtime::Error::msg("more was handed over than the host permits in one call"))?;
+        Ok(())
     }
 
     /// How many handles the component holds: none, where it has given back all that it was given.

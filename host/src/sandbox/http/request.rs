@@ -22,6 +22,11 @@ use super::streams::OutputStream;
 /// For a request that names no time limit for its answer.
 const DEFAULT_TIMEOUT: Duration = crate::egress::DEFAULT_TIMEOUT;
 
+/// Of a method and an authority, which are not in the component's own memory: longer ones are nobody's. A name in DNS has 253
+/// bytes.
+const LONGEST_METHOD: usize = 32;
+const LONGEST_AUTHORITY: usize = 300;
+
 pub struct OutgoingRequest {
     method: http::Method,
     /// Another one than these two is remembered as one that nobody can use.
@@ -87,6 +92,9 @@ impl HostOutgoingRequest for Http {
     }
 
     fn set_method(&mut self, request: Resource<OutgoingRequest>, method: Method) -> wasmtime::Result<Result<(), ()>> {
+        if let Method::Other(name) = &method {
+            self.hand_over(name.len())?;
+        }
         let method = match method {
             Method::Get => http::Method::GET,
             Method::Head => http::Method::HEAD,
@@ -97,6 +105,7 @@ impl HostOutgoingRequest for Http {
             Method::Options => http::Method::OPTIONS,
             Method::Trace => http::Method::TRACE,
             Method::Patch => http::Method::PATCH,
+            Method::Other(name) if name.len() > LONGEST_METHOD => return Ok(Err(())),
             Method::Other(name) => match http::Method::from_bytes(name.as_bytes()) {
                 Ok(method) => method,
                 Err(_) => return Ok(Err(())),
@@ -111,6 +120,7 @@ impl HostOutgoingRequest for Http {
         request: Resource<OutgoingRequest>,
         path_with_query: Option<String>,
     ) -> wasmtime::Result<Result<(), ()>> {
+        self.hand_over(path_with_query.as_ref().map_or(0, String::len))?;
         let Ok(path_with_query) = path_with_query.map(parse_path_with_query).transpose() else { return Ok(Err(())) };
         self.handles.get_mut(&request)?.path_with_query = path_with_query;
         Ok(Ok(()))
@@ -121,6 +131,9 @@ impl HostOutgoingRequest for Http {
         request: Resource<OutgoingRequest>,
         scheme: Option<Scheme>,
     ) -> wasmtime::Result<Result<(), ()>> {
+        if let Some(Scheme::Other(name)) = &scheme {
+            self.hand_over(name.len())?;
+        }
         let scheme = match scheme {
             None | Some(Scheme::Https) => Ok(http::uri::Scheme::HTTPS),
             Some(Scheme::Http) => Ok(http::uri::Scheme::HTTP),
@@ -139,6 +152,10 @@ impl HostOutgoingRequest for Http {
         request: Resource<OutgoingRequest>,
         authority: Option<String>,
     ) -> wasmtime::Result<Result<(), ()>> {
+        self.hand_over(authority.as_ref().map_or(0, String::len))?;
+        if authority.as_ref().is_some_and(|authority| authority.len() > LONGEST_AUTHORITY) {
+            return Ok(Err(()));
+        }
         let Ok(authority) = authority.map(Authority::try_from).transpose() else { return Ok(Err(())) };
         self.handles.get_mut(&request)?.authority = authority;
         Ok(Ok(()))

@@ -96,6 +96,7 @@ impl HostOutputStream for Http {
         if contents.len() as u64 > WRITE {
             return Err(wasmtime::Error::msg("more was written than the host permits at once"));
         }
+        self.hand_over(contents.len())?;
         let room = self.room;
         let body = self.body_of(&stream)?;
         if body.is_forsaken() {

@@ -16,7 +16,7 @@ use wit_parser::{Resolve, WorldId, WorldItem};
 use self::driver::{BOTH, Driver, bytes, case, egress, entries, none, said, some, text, thing};
 use self::robot::Robot;
 use super::Http;
-use super::generated::wasi::http::types::{HostFields, HostOutgoingBody, HostOutgoingRequest};
+use super::generated::wasi::http::types::{HostFields, HostOutgoingBody, HostOutgoingRequest, Method};
 use super::generated::wasi::io::streams::HostOutputStream;
 use crate::clock;
 use crate::egress::Reach;
@@ -185,6 +185,23 @@ async fn a_request_takes_what_can_be_one() {
         assert_eq!(driver.ask("outgoing-request-body", &[Val::Resource(request)]).await, "ok(handle)");
         assert_eq!(driver.ask("outgoing-request-body", &[Val::Resource(request)]).await, "err");
     }
+}
+
+/// Not asked of the other implementation, which has no such limits.
+#[tokio::test]
+async fn what_a_call_may_hand_over_has_an_end() {
+    let mut http = Http::new(egress("http://127.0.0.1:1").exit(Reach::Robot), 64);
+    let fields = http.from_list(Vec::new()).unwrap().unwrap();
+    let request = HostOutgoingRequest::new(&mut http, fields).unwrap();
+    let request = || Resource::new_borrow(request.rep());
+    assert!(http.set_method(request(), Method::Other("X".repeat(33))).unwrap().is_err());
+    assert!(http.set_authority(request(), Some("a".repeat(301))).unwrap().is_err());
+    assert!(http.set_authority(request(), Some("a".repeat(300))).unwrap().is_ok());
+    // Each fails at its first entry, and costs the host all of them.
+    let many = || vec![("not a name".to_owned(), Vec::new()); 1_000];
+    let calls = (0..1_000).take_while(|_| http.from_list(many()).is_ok_and(|fields| fields.is_err())).count();
+    assert!((200..300).contains(&calls), "{calls}");
+    assert!(http.set_path_with_query(request(), Some("/".repeat(300_000))).is_err());
 }
 
 #[tokio::test]
