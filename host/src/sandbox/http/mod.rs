@@ -92,7 +92,6 @@ impl Http {
     }
 
     /// How many handles the component holds: none, where it has given back all that it was given.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever uses an instance for more than one call"))]
     pub(super) fn live_handles(&self) -> usize {
         self.handles.live()
     }
