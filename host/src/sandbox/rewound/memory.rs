@@ -170,6 +170,12 @@ impl Held {
         self.memory.size() == self.memory.initial
     }
 
+    /// Where its memory is: what distinguishes it.
+    #[cfg(test)]
+    pub(super) fn address(&self) -> usize {
+        self.memory.base.as_ptr().addr()
+    }
+
     /// What is in its memory.
     #[expect(unsafe_code, reason = "memory that compiled code uses is read")]
     pub(super) fn image(&mut self) -> Box<[u8]> {
