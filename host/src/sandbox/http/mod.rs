@@ -91,6 +91,12 @@ impl Http {
         self.aside = Some(aside);
     }
 
+    /// Has the component hold one more.
+    #[cfg(test)]
+    pub(super) fn hold_one(&mut self) {
+        self.handles.push(error::IoError(None)).unwrap();
+    }
+
     /// How many handles the component holds: none, where it has given back all that it was given.
     pub(super) fn live_handles(&self) -> usize {
         self.handles.live()

@@ -6,8 +6,8 @@
 //! fresh instance of it.
 
 use wasmparser::{
-    CanonicalFunction, ComponentType, Encoding, FunctionBody, GlobalType, MemoryType, Operator, Parser,
-    Payload, TypeRef, ValType,
+    CanonicalFunction, ComponentType, Encoding, FunctionBody, GlobalType, MemoryType, Operator, Parser, Payload,
+    TypeRef, ValType,
 };
 
 use super::super::KEEP_RESIDENT;

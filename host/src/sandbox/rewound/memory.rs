@@ -140,9 +140,7 @@ pub(super) struct Held {
 
 impl Held {
     /// Has `instantiate` make an instance, and no other beside it.
-    pub(super) async fn make(
-        instantiate: impl Future<Output = wasmtime::Result<Instance>>,
-    ) -> wasmtime::Result<Self> {
+    pub(super) async fn make(instantiate: impl Future<Output = wasmtime::Result<Instance>>) -> wasmtime::Result<Self> {
         let mut instantiate = pin!(instantiate);
         let mut made = Vec::new();
         let instance = std::future::poll_fn(|context| {

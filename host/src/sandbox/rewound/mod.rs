@@ -56,14 +56,17 @@ impl Instances {
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|instances| instances.name() == text).ok_or_else(|| "must be fresh or rewound".into())
+        Self::ALL
+            .into_iter()
+            .find(|instances| instances.name() == text)
+            .ok_or_else(|| "must be fresh or rewound".into())
     }
 }
 
-/// Instances that exist at once, running or not. Each takes its memory and stack, some 100 KiB; with them come images,
-/// 64 KiB a tenant at most. Half of the places are for tenants that have none. More than 32 of one tenant would be in use
-/// only where robots are slow, and then an instance is not what a message waits for.
-const PLACES: Rule = Rule { all: 256, each: 32 };
+/// Instances that exist at once, running or not, and those of one tenant: as many as operations may run, so that instances
+/// are not what messages have too few of. Each takes its memory and what it used of its stack, some 100 KiB, 25 MiB for all;
+/// with them come images, 64 KiB for each tenant that has any. Half of the places are for tenants that have none.
+const PLACES: Rule = Rule { all: 256, each: 64 };
 
 /// How long an instance is kept that nobody uses; and a tenant whose last message is longer ago begins with a fresh one:
 /// making one to keep costs more than making one, which pays for those who send again soon.
@@ -153,8 +156,8 @@ pub(super) struct Shelf {
 struct Waiting {
     /// By the time since when, the oldest first.
     instances: Vec<(Instant, Kept)>,
-    /// What is in memory after `init`.
-    image: Option<Arc<[u8]>>,
+    /// What is in memory after `init`, as long as there is an instance.
+    image: Option<Weak<[u8]>>,
     last_call: Option<Instant>,
     /// Whether a task waits for the oldest to be too old.
     is_swept: bool,
@@ -188,7 +191,13 @@ impl Shelf {
     /// The tenant's image: the first one that was taken.
     fn image(&self, held: &mut Held) -> Option<Arc<[u8]>> {
         let own = held.image();
-        let image = Arc::clone(self.waiting().image.get_or_insert_with(|| own.as_ref().into()));
+        let mut waiting = self.waiting();
+        let image = waiting.image.as_ref().and_then(Weak::upgrade).unwrap_or_else(|| {
+            let image = Arc::from(own.as_ref());
+            waiting.image = Some(Arc::downgrade(&image));
+            image
+        });
+        drop(waiting);
         // A component whose `init` does not always do the same is not one to put back.
         (*image == *own).then_some(image)
     }
@@ -217,8 +226,6 @@ async fn sweep(shelf: Sweep) {
         match waiting.instances.first() {
             Some((since, _)) => at = *since + IDLE,
             None => {
-                // The next message takes a new one, should there be any.
-                waiting.image = None;
                 waiting.is_swept = false;
                 drop(waiting);
                 drop(dropped);
@@ -298,9 +305,10 @@ impl Sandbox {
         reader: Option<Arc<dyn Handler>>,
     ) -> wasmtime::Result<Lease> {
         // A tenant that another sandbox made has nothing here.
-        let shelf = tenant.shelf.as_ref().filter(|shelf| {
-            self.rewinder.as_ref().is_some_and(|rewinder| Arc::ptr_eq(rewinder, &shelf.rewinder))
-        });
+        let shelf = tenant
+            .shelf
+            .as_ref()
+            .filter(|shelf| self.rewinder.as_ref().is_some_and(|rewinder| Arc::ptr_eq(rewinder, &shelf.rewinder)));
         let Some(shelf) = shelf else { return Ok(Lease::Fresh(self.instantiate(tenant, exit, reader).await?)) };
         let (kept, is_worth_one) = shelf.take();
         if let Some(Kept { mut held, image, place }) = kept {

@@ -156,7 +156,8 @@ enum Message {
 }
 
 fn messages() -> impl Strategy<Value = Vec<Message>> {
-    let words = prop_oneof!["\\PC{0,40}", Just("rejected".to_owned()), Just("broken".to_owned()), Just("cut off".to_owned())];
+    let words =
+        prop_oneof!["\\PC{0,40}", Just("rejected".to_owned()), Just("broken".to_owned()), Just("cut off".to_owned())];
     let message = prop_oneof![
         4 => words.prop_map(|words| Message::Create(text(&words.replace(['"', '\\'], "")))),
         1 => "\\PC{0,200}".prop_map(Message::Create),
@@ -265,6 +266,38 @@ async fn nothing_of_a_call_stays_in_the_host_for_its_instance() {
         matches!(refused, CallError::Binding(InvokeError { cause: InvokeCause::NotReading(_), .. })),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn a_call_that_leaves_a_handle_leaves_no_instance() {
+    let (sandbox, tenant) = prepared(Limits::default()).await;
+    for (handles, expected) in [(0, 1), (1, 0)] {
+        warm(&sandbox, &tenant).await;
+        let mut lease = sandbox.lease(&tenant, tenant.egress.exit(Reach::Robot), None).await.unwrap();
+        (0..handles).for_each(|_| lease.instance().store.data_mut().own_http().hold_one());
+        lease.end(&sandbox, &tenant);
+        assert_eq!((waiting(&tenant), living(&sandbox)), (expected, expected));
+        tenant.shelf.as_ref().unwrap().waiting().instances.clear();
+        tenant.shelf.as_ref().unwrap().waiting().last_call = None;
+    }
+}
+
+#[tokio::test]
+async fn an_instance_whose_init_did_something_else_than_the_first_is_not_kept() {
+    let (sandbox, tenant) = prepared(Limits::default()).await;
+    warm(&sandbox, &tenant).await;
+    let mut other = memories(&tenant).remove(0);
+    other[0] ^= 1;
+    let other = Arc::from(other);
+    {
+        let mut waiting = tenant.shelf.as_ref().unwrap().waiting();
+        waiting.instances.clear();
+        waiting.image = Some(Arc::downgrade(&other));
+    }
+    for _ in 0..3 {
+        create(&sandbox, &tenant, USUAL).await.unwrap();
+        assert_eq!((waiting(&tenant), living(&sandbox)), (0, 0));
+    }
 }
 
 #[tokio::test]
@@ -386,33 +419,21 @@ async fn an_instance_is_used_by_the_sandbox_that_made_it_alone() {
 
 #[tokio::test]
 async fn there_are_so_many_at_once_and_no_more() {
-    let (sandbox, tenant) = prepared(Limits::default()).await;
+    let (sandbox, tenant) =
+        prepared(Limits { instances: 512, instances_per_binding: PLACES.each + 8, ..Limits::default() }).await;
     warm(&sandbox, &tenant).await;
-    let holding = Holding::new();
+    let (sandbox, tenant, holding) = (Arc::new(sandbox), Arc::new(tenant), Holding::new());
     let at_once = PLACES.each + 8;
     let calls = (0..at_once).map(|_| {
-        let (sandbox, tenant, holding) = (&sandbox, &tenant, Arc::clone(&holding));
-        async move { get(sandbox, tenant, Some(holding as Arc<dyn Handler>)).await.map(drop) }
+        let (sandbox, tenant, holding) = (Arc::clone(&sandbox), Arc::clone(&tenant), Arc::clone(&holding));
+        tokio::spawn(async move { get(&sandbox, &tenant, Some(holding as Arc<dyn Handler>)).await.map(drop) })
     });
-    let mut calls: Vec<_> = calls.map(Box::pin).collect();
-    // Each is polled until it has handed over its message.
-    let mut handed = 0;
-    let all = std::future::poll_fn(|context| {
-        for call in &mut calls {
-            let polled = call.as_mut().poll(context);
-            assert!(polled.is_pending(), "{polled:?}");
-        }
-        while let Ok(permit) = holding.called.try_acquire() {
-            permit.forget();
-            handed += 1;
-        }
-        if handed == at_once { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    });
-    all.await;
+    let calls: Vec<_> = calls.collect();
+    holding.called.acquire_many(u32::try_from(at_once).unwrap()).await.unwrap().forget();
     assert_eq!((waiting(&tenant), living(&sandbox)), (0, PLACES.each));
     holding.may_answer.add_permits(at_once);
     for call in calls {
-        call.await.unwrap();
+        call.await.unwrap().unwrap();
     }
     assert_eq!((waiting(&tenant), living(&sandbox)), (PLACES.each, PLACES.each));
 }
@@ -429,7 +450,7 @@ async fn who_sends_nothing_for_a_while_has_none() {
     assert_eq!((waiting(&tenant), living(&sandbox)), (1, 1));
     tokio::time::sleep(IDLE - nearly + Duration::from_millis(10)).await;
     assert_eq!((waiting(&tenant), living(&sandbox)), (0, 0));
-    assert!(tenant.shelf.as_ref().unwrap().waiting().image.is_none());
+    assert!(tenant.shelf.as_ref().unwrap().waiting().image.as_ref().unwrap().upgrade().is_none());
     // Then it is as at the beginning.
     warm(&sandbox, &tenant).await;
 }
