@@ -116,6 +116,8 @@ fn the_stack_pointer_is_restored_on_every_way_out() {
         "ENTER (if (local.get $x) (then (local.set $sp (local.get $x)) LEAVE) (else LEAVE))",
         "ENTER (loop (call $g (local.get $sp)) LEAVE (br_if 0 (local.get $x)))",
         // The first turn restores it, the second does not.
+        "(local.set $saved (global.get 0)) (loop (global.set 0 (local.get $saved)) (local.set $saved (local.get $x)) \
+         (br_if 0 (local.get $x)))",
         "ENTER (loop LEAVE (local.set $sp (i32.const 0)) ENTER (br_if 0 (local.get $x))) (global.set 0 (local.get $saved))",
         "(loop (local.set $saved (local.get $sp)) (local.set $sp (global.get 0)) (br_if 0 (local.get $x))) (global.set 0 \
          (local.get $saved))",
