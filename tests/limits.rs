@@ -9,7 +9,7 @@ use dingtalk_binding::settings::Settings;
 use dingtalk_component::COMPONENT;
 use dingtalk_host::clock;
 use dingtalk_host::egress::{Egress, Proxies};
-use dingtalk_host::sandbox::{CallError, Callback, Limits, Overload, Request, Sandbox, Tenant};
+use dingtalk_host::sandbox::{CallError, Callback, Instances, Limits, Overload, Request, Sandbox, Tenant};
 use dingtalk_host::simulator::fault::{Fault, Times};
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -75,6 +75,12 @@ fn runtime() -> Runtime {
 
 /// What a hostile component ends with, and what the same host says to the next one.
 fn stopped(body: &str, limits: Limits) -> String {
+    let [fresh, rewound] = Instances::ALL.map(|lifetime| stopped_in(body, Limits { lifetime, ..limits.clone() }));
+    assert_eq!(fresh, rewound);
+    fresh
+}
+
+fn stopped_in(body: &str, limits: Limits) -> String {
     let sandbox = Sandbox::new(&hostile("", body), limits, clock::system()).unwrap();
     let tenant = tenant(&sandbox, "http://127.0.0.1:1/", Duration::from_millis(200));
     runtime().block_on(async {
@@ -124,13 +130,15 @@ fn a_component_with_another_contract_is_refused_by_its_first_call() {
 
 #[test]
 fn a_callback_whose_component_traps_has_no_answer_that_could_acknowledge_it() {
-    let sandbox = Sandbox::new(&hostile("", TRAP), two(), clock::system()).unwrap();
-    let tenant = tenant(&sandbox, "http://127.0.0.1:1/", Duration::from_millis(200));
-    let callback = || Callback { headers: Vec::new(), body: Vec::new(), arrived: sandbox.arrival() };
-    let receive = || sandbox.receive(&tenant, callback(), None, Duration::from_millis(200));
-    for _ in 0..4 {
-        let stopped = runtime().block_on(receive());
-        assert!(matches!(stopped, Err(CallError::Stopped { outcome: Outcome::NotSent, .. })), "{stopped:?}");
+    for lifetime in Instances::ALL {
+        let sandbox = Sandbox::new(&hostile("", TRAP), Limits { lifetime, ..two() }, clock::system()).unwrap();
+        let tenant = tenant(&sandbox, "http://127.0.0.1:1/", Duration::from_millis(200));
+        let callback = || Callback { headers: Vec::new(), body: Vec::new(), arrived: sandbox.arrival() };
+        let receive = || sandbox.receive(&tenant, callback(), None, Duration::from_millis(200));
+        for _ in 0..4 {
+            let stopped = runtime().block_on(receive());
+            assert!(matches!(stopped, Err(CallError::Stopped { outcome: Outcome::NotSent, .. })), "{stopped:?}");
+        }
     }
 }
 
@@ -160,119 +168,146 @@ fn endless_recursion_ends_at_the_limit_of_the_stack() {
 
 #[test]
 fn a_component_that_imports_more_than_the_world_does_not_load() {
-    for import in [
-        "wasi:cli/environment@0.2.12",
-        "wasi:clocks/monotonic-clock@0.2.12",
-        "wasi:filesystem/preopens@0.2.12",
-        "wasi:random/random@0.2.12",
-        "wasi:sockets/tcp-create-socket@0.2.12",
-    ] {
-        let component = hostile(&format!("import {import};"), TRAP);
-        let error = Sandbox::new(&component, two(), clock::system()).err().expect(import).to_string();
-        let package = import.split('/').next().unwrap();
-        assert!(error.contains(package), "{import}: {error}");
-    }
-    Sandbox::new(&hostile("import wasi:http/outgoing-handler@0.2.12;", TRAP), two(), clock::system())
+    for lifetime in Instances::ALL {
+        for import in [
+            "wasi:cli/environment@0.2.12",
+            "wasi:clocks/monotonic-clock@0.2.12",
+            "wasi:filesystem/preopens@0.2.12",
+            "wasi:random/random@0.2.12",
+            "wasi:sockets/tcp-create-socket@0.2.12",
+        ] {
+            let component = hostile(&format!("import {import};"), TRAP);
+            let error = Sandbox::new(&component, Limits { lifetime, ..two() }, clock::system())
+                .err()
+                .expect(import)
+                .to_string();
+            let package = import.split('/').next().unwrap();
+            assert!(error.contains(package), "{import}: {error}");
+        }
+        Sandbox::new(
+            &hostile("import wasi:http/outgoing-handler@0.2.12;", TRAP),
+            Limits { lifetime, ..two() },
+            clock::system(),
+        )
         .err()
         .expect("the whole of wasi:http needs the monotonic clock, which our component does not");
-    Sandbox::new(&hostile("import wasi:clocks/wall-clock@0.2.12;", TRAP), two(), clock::system()).unwrap();
+        Sandbox::new(
+            &hostile("import wasi:clocks/wall-clock@0.2.12;", TRAP),
+            Limits { lifetime, ..two() },
+            clock::system(),
+        )
+        .unwrap();
+    }
 }
 
 #[test]
 fn a_binding_that_waits_takes_no_slot_from_another_one() {
-    let slow = Robot::start();
-    slow.fail(Fault::Hang, Times::Always);
-    let quick = Robot::start();
-    let queue = Duration::from_millis(100);
-    let limits = Limits { instances: 3, instances_per_binding: 1, queue, grace: Duration::ZERO, ..Limits::default() };
-    let sandbox = Sandbox::new(COMPONENT, limits, clock::system()).unwrap();
-    // The binding's own time is longer than the call's: the host must end the call.
-    let waiting = tenant(&sandbox, &slow.url(), Duration::from_millis(500));
-    let other = tenant(&sandbox, &quick.url(), Duration::from_secs(30));
-    runtime().block_on(async {
-        let (first, second, third) = tokio::join!(
-            sandbox.invoke(&waiting, create(), None),
-            sandbox.invoke(&waiting, create(), None),
-            sandbox.invoke(&other, create(), None),
-        );
-        assert!(matches!(first, Err(CallError::Stopped { outcome: Outcome::Unknown, .. })), "{first:?}");
-        assert!(matches!(second, Err(CallError::Overloaded(Overload::Binding { running: 1, .. }))), "{second:?}");
-        third.unwrap();
-        // The slot of the call that was ended is free again.
-        slow.recover();
-        sandbox.invoke(&waiting, create(), None).await.unwrap();
-    });
-    assert_eq!(quick.messages().len(), 1);
+    for lifetime in Instances::ALL {
+        let slow = Robot::start();
+        slow.fail(Fault::Hang, Times::Always);
+        let quick = Robot::start();
+        let queue = Duration::from_millis(100);
+        let limits = Limits {
+            instances: 3,
+            instances_per_binding: 1,
+            queue,
+            grace: Duration::ZERO,
+            lifetime,
+            ..Limits::default()
+        };
+        let sandbox = Sandbox::new(COMPONENT, limits, clock::system()).unwrap();
+        // The binding's own time is longer than the call's: the host must end the call.
+        let waiting = tenant(&sandbox, &slow.url(), Duration::from_millis(500));
+        let other = tenant(&sandbox, &quick.url(), Duration::from_secs(30));
+        runtime().block_on(async {
+            let (first, second, third) = tokio::join!(
+                sandbox.invoke(&waiting, create(), None),
+                sandbox.invoke(&waiting, create(), None),
+                sandbox.invoke(&other, create(), None),
+            );
+            assert!(matches!(first, Err(CallError::Stopped { outcome: Outcome::Unknown, .. })), "{first:?}");
+            assert!(matches!(second, Err(CallError::Overloaded(Overload::Binding { running: 1, .. }))), "{second:?}");
+            third.unwrap();
+            // The slot of the call that was ended is free again.
+            slow.recover();
+            sandbox.invoke(&waiting, create(), None).await.unwrap();
+        });
+        assert_eq!(quick.messages().len(), 1);
+    }
 }
 
 #[test]
 fn a_hundred_calls_at_once_share_ten_slots() {
-    let robot = Robot::start();
-    let limits = Limits { instances: 10, instances_per_binding: 10, ..Limits::default() };
-    let sandbox = Sandbox::new(COMPONENT, limits, clock::system()).unwrap();
-    let tenant = tenant(&sandbox, &robot.url(), Duration::from_secs(30));
-    runtime().block_on(async {
-        let mut calls: Vec<_> = (0..100).map(|_| Box::pin(sandbox.invoke(&tenant, create(), None))).collect();
-        let mut answered = 0;
-        std::future::poll_fn(|context| {
-            calls.retain_mut(|call| match call.as_mut().poll(context) {
-                std::task::Poll::Ready(answer) => {
-                    answer.unwrap();
-                    answered += 1;
-                    false
-                }
-                std::task::Poll::Pending => true,
-            });
-            if calls.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-        })
-        .await;
-        assert_eq!(answered, 100);
-    });
-    assert_eq!(robot.messages().len(), 100);
-    assert!(robot.stats().connections <= 10, "{}", robot.stats().connections);
+    for lifetime in Instances::ALL {
+        let robot = Robot::start();
+        let limits = Limits { instances: 10, instances_per_binding: 10, lifetime, ..Limits::default() };
+        let sandbox = Sandbox::new(COMPONENT, limits, clock::system()).unwrap();
+        let tenant = tenant(&sandbox, &robot.url(), Duration::from_secs(30));
+        runtime().block_on(async {
+            let mut calls: Vec<_> = (0..100).map(|_| Box::pin(sandbox.invoke(&tenant, create(), None))).collect();
+            let mut answered = 0;
+            std::future::poll_fn(|context| {
+                calls.retain_mut(|call| match call.as_mut().poll(context) {
+                    std::task::Poll::Ready(answer) => {
+                        answer.unwrap();
+                        answered += 1;
+                        false
+                    }
+                    std::task::Poll::Pending => true,
+                });
+                if calls.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+            })
+            .await;
+            assert_eq!(answered, 100);
+        });
+        assert_eq!(robot.messages().len(), 100);
+        assert!(robot.stats().connections <= 10, "{}", robot.stats().connections);
+    }
 }
 
 #[test]
 fn robots_that_hang_with_all_the_calls_they_may_make_stop_no_other_binding_and_no_callback() {
-    let slow = Robot::start();
-    slow.fail(Fault::Hang, Times::Always);
-    let quick = Robot::start();
-    // Longer than the test may take: whoever had to wait would fail.
-    let limits = Limits { queue: Duration::from_millis(100), ..Limits::default() };
-    let sandbox = Sandbox::new(COMPONENT, limits, clock::system()).unwrap();
-    let hanging: Vec<_> = (0..4).map(|_| tenant(&sandbox, &slow.url(), Duration::from_secs(600))).collect();
-    let other = tenant(&sandbox, &quick.url(), Duration::from_secs(30));
-    runtime().block_on(async {
-        let calls = hanging.iter().flat_map(|tenant| (0..64).map(move |_| tenant));
-        let mut calls: Vec<_> = calls.map(|tenant| Box::pin(sandbox.invoke(tenant, create(), None))).collect();
-        let mut refused = Vec::new();
-        let work = async {
-            // 100 ms are over: who hangs has all that it gets.
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            sandbox.invoke(&other, create(), None).await.unwrap();
-            for tenant in hanging.iter().chain([&other]) {
-                let unsigned = Callback { headers: Vec::new(), body: Vec::new(), arrived: sandbox.arrival() };
-                let unsigned = sandbox.receive(tenant, unsigned, None, Duration::from_secs(30)).await;
-                assert!(matches!(unsigned, Err(CallError::Binding(_))), "{unsigned:?}");
-            }
-        };
-        let mut work = Box::pin(work);
-        std::future::poll_fn(|context| {
-            calls.retain_mut(|call| match call.as_mut().poll(context) {
-                std::task::Poll::Ready(answer) => {
-                    refused.push(answer.unwrap_err().to_string());
-                    false
+    for lifetime in Instances::ALL {
+        let slow = Robot::start();
+        slow.fail(Fault::Hang, Times::Always);
+        let quick = Robot::start();
+        // Longer than the test may take: whoever had to wait would fail.
+        let limits = Limits { lifetime, queue: Duration::from_millis(100), ..Limits::default() };
+        let sandbox = Sandbox::new(COMPONENT, limits, clock::system()).unwrap();
+        let hanging: Vec<_> = (0..4).map(|_| tenant(&sandbox, &slow.url(), Duration::from_secs(600))).collect();
+        let other = tenant(&sandbox, &quick.url(), Duration::from_secs(30));
+        runtime().block_on(async {
+            let calls = hanging.iter().flat_map(|tenant| (0..64).map(move |_| tenant));
+            let mut calls: Vec<_> = calls.map(|tenant| Box::pin(sandbox.invoke(tenant, create(), None))).collect();
+            let mut refused = Vec::new();
+            let work = async {
+                // 100 ms are over: who hangs has all that it gets.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                sandbox.invoke(&other, create(), None).await.unwrap();
+                for tenant in hanging.iter().chain([&other]) {
+                    let unsigned = Callback { headers: Vec::new(), body: Vec::new(), arrived: sandbox.arrival() };
+                    let unsigned = sandbox.receive(tenant, unsigned, None, Duration::from_secs(30)).await;
+                    assert!(matches!(unsigned, Err(CallError::Binding(_))), "{unsigned:?}");
                 }
-                std::task::Poll::Pending => true,
-            });
-            work.as_mut().poll(context)
-        })
-        .await;
-        assert!(calls.len() <= 192, "{} calls of four bindings hang", calls.len());
-        let text = format!("dingtalk webhook error: the host runs {} calls of all bindings", calls.len());
-        assert!(refused.iter().all(|refused| refused.starts_with(&text)), "{refused:?}");
-    });
-    assert_eq!(quick.messages().len(), 1);
+            };
+            let mut work = Box::pin(work);
+            std::future::poll_fn(|context| {
+                calls.retain_mut(|call| match call.as_mut().poll(context) {
+                    std::task::Poll::Ready(answer) => {
+                        refused.push(answer.unwrap_err().to_string());
+                        false
+                    }
+                    std::task::Poll::Pending => true,
+                });
+                work.as_mut().poll(context)
+            })
+            .await;
+            assert!(calls.len() <= 192, "{} calls of four bindings hang", calls.len());
+            let text = format!("dingtalk webhook error: the host runs {} calls of all bindings", calls.len());
+            assert!(refused.iter().all(|refused| refused.starts_with(&text)), "{refused:?}");
+        });
+        assert_eq!(quick.messages().len(), 1);
+    }
 }
 
 /// An application that has a large answer sent on to many robots which hang, as often as it is asked.

@@ -21,7 +21,7 @@ use super::{Failure, descriptors, load, shutdown, spans};
 use crate::api::{Allowed, Api, ErrorStatus, Server, Surface};
 use crate::input::Input;
 use crate::resources::{self, Configuration, Loader};
-use crate::sandbox::Limits;
+use crate::sandbox::{Instances, Limits};
 use crate::shown::shown;
 use crate::spans::Spans;
 
@@ -58,6 +58,10 @@ pub(super) struct ServeArgs {
     /// 5xx. A binding's property errorStatus and a call's header dingtalk-error-status come first.
     #[arg(long, value_name = "FORM", default_value = "dapr", value_parser = ErrorStatus::parse)]
     error_status: ErrorStatus,
+    /// Where a message's instance of the component comes from: fresh makes one for each; rewound uses those of the same
+    /// binding again, after writing back the memory that they had before any message.
+    #[arg(long, value_name = "INSTANCES", default_value = "fresh", value_parser = Instances::parse)]
+    instances: Instances,
     #[command(flatten)]
     callbacks: CallbackArgs,
     #[command(flatten)]
@@ -151,7 +155,8 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     let resiliency = std::mem::take(&mut resources.resiliency);
     let database = args.store.open().await?;
     let outbox = args.outbox.open(database.as_ref())?;
-    let bindings = load::bindings(resources, Limits::for_messages_of(args.max_body_size), &policy, outbox).await?;
+    let limits = Limits { lifetime: args.instances, ..Limits::for_messages_of(args.max_body_size) };
+    let bindings = load::bindings(resources, limits, &policy, outbox).await?;
     reload.begin(&bindings);
     if bindings.all().is_empty() {
         tracing::warn!("there is no DingTalk binding in --resources-path; every call will fail");

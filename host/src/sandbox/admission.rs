@@ -19,7 +19,7 @@ pub(crate) struct Rule {
 }
 
 /// What of it is taken.
-struct Tally {
+pub(super) struct Tally {
     rule: Rule,
     taken: usize,
     /// Bindings that have any.
@@ -27,24 +27,24 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(rule: Rule) -> Self {
+    pub(super) fn new(rule: Rule) -> Self {
         Self { rule, taken: 0, holders: 0 }
     }
 
     /// Whether a binding that has `own` may take one more.
-    fn admits(&self, own: usize) -> bool {
+    pub(super) fn admits(&self, own: usize) -> bool {
         let beyond_the_first = self.taken - self.holders;
         let left = (self.rule.all / 2).saturating_sub(beyond_the_first);
         self.taken < self.rule.all && (own == 0 || (own < self.rule.each && own <= left))
     }
 
-    fn take(&mut self, own: &mut usize) {
+    pub(super) fn take(&mut self, own: &mut usize) {
         self.holders += usize::from(*own == 0);
         self.taken += 1;
         *own += 1;
     }
 
-    fn give_back(&mut self, own: &mut usize) {
+    pub(super) fn give_back(&mut self, own: &mut usize) {
         *own -= 1;
         self.taken -= 1;
         self.holders -= usize::from(*own == 0);

@@ -27,6 +27,7 @@ mod fair;
 mod fuel;
 mod http;
 mod properties;
+mod rewound;
 mod slots;
 mod state;
 mod stops;
@@ -39,6 +40,8 @@ use exports::{Binding, BindingPre};
 pub(crate) use fair::{Executor, Processor, Share};
 use http::Aside;
 use properties::Properties;
+pub use rewound::Instances;
+use rewound::{Rewinder, Shelf};
 pub(crate) use slots::Slots;
 #[doc(hidden)]
 pub use state::WasiHttp;
@@ -71,6 +74,8 @@ pub struct Limits {
     /// Added to a binding's own `timeout`, after which the host ends the call: the component should have
     /// ended it itself.
     pub grace: Duration,
+    /// Whether instances are used again.
+    pub lifetime: Instances,
 }
 
 impl Default for Limits {
@@ -84,6 +89,7 @@ impl Default for Limits {
             handles: 64,
             queue: Duration::from_secs(5),
             grace: Duration::from_secs(5),
+            lifetime: Instances::Fresh,
         }
     }
 }
@@ -176,6 +182,8 @@ pub struct PrepareError(#[from] wasmtime::Error);
 #[derive(Clone)]
 pub struct Sandbox {
     binding: BindingPre,
+    /// Where instances are used again.
+    rewinder: Option<Arc<Rewinder>>,
     limits: Arc<Limits>,
     clock: Clock,
     operations: Slots,
@@ -215,6 +223,8 @@ pub struct Tenant {
     stops: Stops,
     /// Lines of which a call each could cause one.
     quiet: Quiet,
+    /// Its instances that are used again.
+    shelf: Option<Arc<Shelf>>,
 }
 
 impl Tenant {
@@ -252,10 +262,14 @@ struct Call<'a> {
 impl Sandbox {
     /// Prepares `component`, compiling it unless the cache on disk has it.
     pub fn new(component: &[u8], limits: Limits, clock: Clock) -> Result<Self, PrepareError> {
-        let component = compile(component, &limits)?;
+        let compiled = compile(component, &limits)?;
         // Ours, and what wants no more than it does, is served by this host alone.
-        let binding = link(&component, WasiHttp::Own).or_else(|_| link(&component, WasiHttp::Wasmtime))?;
-        Ok(Self::of(binding, limits, clock))
+        let binding = link(&compiled, WasiHttp::Own).or_else(|_| link(&compiled, WasiHttp::Wasmtime))?;
+        let rewinder = match limits.lifetime {
+            Instances::Fresh => None,
+            Instances::Rewound => Rewinder::new(component, &limits)?,
+        };
+        Ok(Self { rewinder, ..Self::of(binding, limits, clock) })
     }
 
     /// The same with one implementation of wasi:http, for holding the two against each other.
@@ -269,6 +283,7 @@ impl Sandbox {
         let rule = Rule { all: limits.instances as usize, each: limits.instances_per_binding };
         Self {
             binding,
+            rewinder: None,
             operations: Slots::new(rule),
             callbacks: Slots::new(rule),
             processor: Processor::new(std::thread::available_parallelism().map_or(1, usize::from)),
@@ -304,7 +319,8 @@ impl Sandbox {
     /// A tenant with these properties. `timeout` is the binding's own time limit for one call.
     pub fn tenant(&self, properties: Vec<(String, String)>, egress: Egress, timeout: Duration) -> Tenant {
         let (share, stops, quiet) = (self.processor.tenant(), Stops::default(), Quiet::default());
-        Tenant { properties: Properties::new(&properties), egress, timeout, share, stops, quiet }
+        let shelf = self.rewinder.as_ref().map(Shelf::new);
+        Tenant { properties: Properties::new(&properties), egress, timeout, share, stops, quiet, shelf }
     }
 
     /// Initialises an instance for `tenant` and asks for its operations: what a host does once when it loads
@@ -406,15 +422,21 @@ impl Sandbox {
         let reads = reader.is_some();
         let aside = Aside::default();
         let run = pin!(async {
-            let mut instance = self.instantiate(tenant, exit.clone(), reader).await?;
+            let mut lease = self.lease(tenant, exit.clone(), reader).await?;
+            let is_initialised = lease.is_initialised();
+            let instance = lease.instance();
             instance.store.data_mut().own_http().exchange_aside(aside.clone());
-            if let Err(error) = instance.init(tenant).await? {
+            if !is_initialised && let Err(error) = instance.init(tenant).await? {
                 return Ok(Err(CallError::Init(error)));
             }
+            lease.initialised();
+            let instance = lease.instance();
             if reads && let Err(wit::ReadError::NotInitialized) = instance.read().await? {
                 return Err(wasmtime::Error::msg("the component has forgotten its properties"));
             }
-            Ok(run(&mut instance).await?.map_err(CallError::Binding))
+            let answer = run(instance).await?;
+            lease.end(self, tenant);
+            Ok(answer.map_err(CallError::Binding))
         });
         match tokio::time::timeout(wall, tenant.share.run(aside.run(run))).await {
             Ok(Ok(answer)) => answer,
@@ -442,8 +464,21 @@ impl Sandbox {
         exit: Exit,
         reader: Option<Arc<dyn Handler>>,
     ) -> wasmtime::Result<Instance> {
-        let mut store = self.store(tenant, exit, reader)?;
-        let binding = self.binding.instantiate_async(&mut store).await?;
+        self.instantiate_of(&self.binding, tenant, exit, reader).await
+    }
+
+    /// The same, of a component that is linked in an engine of its own.
+    async fn instantiate_of(
+        &self,
+        binding: &BindingPre,
+        tenant: &Tenant,
+        exit: Exit,
+        reader: Option<Arc<dyn Handler>>,
+    ) -> wasmtime::Result<Instance> {
+        let mut store = Store::new(binding.engine(), self.state(tenant, exit, reader));
+        store.limiter(|state| &mut state.limits);
+        self.limit(&mut store)?;
+        let binding = binding.instantiate_async(&mut store).await?;
         Ok(Instance { store, binding })
     }
 
@@ -464,16 +499,19 @@ impl Sandbox {
         Ok([made, initialised - made, invoked - initialised, dropped - invoked])
     }
 
-    fn store(&self, tenant: &Tenant, exit: Exit, reader: Option<Arc<dyn Handler>>) -> wasmtime::Result<Store<State>> {
+    /// What belongs to one call.
+    fn state(&self, tenant: &Tenant, exit: Exit, reader: Option<Arc<dyn Handler>>) -> State {
+        State::new(&self.limits, Arc::clone(&self.clock), exit, tenant.share.clone(), reader)
+    }
+
+    /// Gives a call everything that it may use.
+    fn limit(&self, store: &mut Store<State>) -> wasmtime::Result<()> {
         let limits = &self.limits;
-        let state = State::new(limits, Arc::clone(&self.clock), exit, tenant.share.clone(), reader);
-        let mut store = Store::new(self.binding.engine(), state);
-        store.limiter(|state| &mut state.limits);
         store.set_fuel(limits.fuel)?;
         store.fuel_async_yield_interval(Some(FUEL_YIELD))?;
         store.set_hostcall_fuel(limits.hostcall_bytes);
         store.set_max_component_handles(limits.handles);
-        Ok(store)
+        Ok(())
     }
 }
 
@@ -557,11 +595,17 @@ pub fn config(limits: &Limits) -> Config {
         .table_elements(256)
         .linear_memory_keep_resident(KEEP_RESIDENT)
         .table_keep_resident(64 << 10);
+    let mut config = common(limits);
+    config.allocation_strategy(pool).memory_init_cow(true);
+    config
+}
+
+/// The settings that do not depend on where memory comes from.
+fn common(limits: &Limits) -> Config {
     let mut config = Config::new();
-    config.allocation_strategy(pool);
     config.memory_reservation(limits.memory as u64).memory_guard_size(64 << 10).memory_may_move(false);
     config.async_stack_size(ASYNC_STACK).max_wasm_stack(WASM_STACK);
-    config.memory_init_cow(true).consume_fuel(true);
+    config.consume_fuel(true);
     keep_compiled(&mut config);
     config
 }

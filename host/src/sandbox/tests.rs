@@ -67,26 +67,32 @@ impl Handler for Echo {
 
 #[tokio::test]
 async fn a_callback_is_as_old_as_it_was_when_it_arrived() {
-    let now = 1_700_000_000_000;
-    // Five seconds pass between the arrival and the verification.
-    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), Arc::new(move || now + 5_000));
-    let sandbox = sandbox.unwrap();
-    let properties = [("id", "x"), ("url", "http://127.0.0.1:1"), ("secret", "SEC"), ("callbackMaxSkew", "1s")];
-    let tenant = tenant(&sandbox, &properties);
-    let sign = dingtalk_binding::signature::sign("SEC", now);
-    let headers = [("Content-Type", "application/json"), ("timestamp", &now.to_string()), ("sign", &sign)];
-    let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
-    let received = async |arrived| {
-        let arrived = Arrival { instant: Instant::now(), time: arrived };
-        let callback = Callback { headers: headers.clone(), body: b"{}".to_vec(), arrived };
-        sandbox.receive(&tenant, callback, Some(Arc::new(Echo)), Duration::from_secs(60)).await
-    };
-    for arrived in [now, now + 1_000, now - 1_000] {
-        assert_eq!(received(arrived).await.unwrap().status, 200, "{arrived}");
-    }
-    for arrived in [now + 1_001, now - 1_001, sandbox.arrival().time] {
-        let refused = received(arrived).await.unwrap_err();
-        assert!(matches!(refused, CallError::Binding(ReceiveError::Refused(Refusal::Expired))), "{refused:?}");
+    for lifetime in Instances::ALL {
+        let now = 1_700_000_000_000;
+        // Five seconds pass between the arrival and the verification.
+        let sandbox = Sandbox::new(
+            dingtalk_component::COMPONENT,
+            Limits { lifetime, ..Limits::default() },
+            Arc::new(move || now + 5_000),
+        );
+        let sandbox = sandbox.unwrap();
+        let properties = [("id", "x"), ("url", "http://127.0.0.1:1"), ("secret", "SEC"), ("callbackMaxSkew", "1s")];
+        let tenant = tenant(&sandbox, &properties);
+        let sign = dingtalk_binding::signature::sign("SEC", now);
+        let headers = [("Content-Type", "application/json"), ("timestamp", &now.to_string()), ("sign", &sign)];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
+        let received = async |arrived| {
+            let arrived = Arrival { instant: Instant::now(), time: arrived };
+            let callback = Callback { headers: headers.clone(), body: b"{}".to_vec(), arrived };
+            sandbox.receive(&tenant, callback, Some(Arc::new(Echo)), Duration::from_secs(60)).await
+        };
+        for arrived in [now, now + 1_000, now - 1_000] {
+            assert_eq!(received(arrived).await.unwrap().status, 200, "{arrived}");
+        }
+        for arrived in [now + 1_001, now - 1_001, sandbox.arrival().time] {
+            let refused = received(arrived).await.unwrap_err();
+            assert!(matches!(refused, CallError::Binding(ReceiveError::Refused(Refusal::Expired))), "{refused:?}");
+        }
     }
 }
 
@@ -132,36 +138,40 @@ async fn an_instance_hands_on_from_read_to_close() {
 
 #[tokio::test]
 async fn a_call_that_waits_for_a_slot_has_no_copy_of_its_message() {
-    let limits = Limits { instances: 1, queue: Duration::from_millis(20), ..Limits::default() };
-    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system()).unwrap();
-    let tenant = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1")]);
-    let copies = std::cell::Cell::new(0);
-    let message = || {
-        copies.set(copies.get() + 1);
-        Request { operation: "create".into(), data: b"Hi".to_vec(), metadata: Vec::new() }
-    };
-    let taken = sandbox.operations.try_take(tenant.id()).unwrap();
-    let refused = sandbox.invoke_with(&tenant, "create", message, None, None).await.unwrap_err();
-    assert!(matches!(refused, CallError::Overloaded(Overload::Host { running: 1, waiting: None })), "{refused:?}");
-    assert_eq!(copies.get(), 0);
-    drop(taken);
-    let sent = sandbox.invoke_with(&tenant, "create", message, None, None).await.unwrap_err();
-    assert!(matches!(sent, CallError::Binding(InvokeError { cause: InvokeCause::Unreachable(_), .. })), "{sent:?}");
-    assert_eq!(copies.get(), 1);
+    for lifetime in Instances::ALL {
+        let limits = Limits { instances: 1, lifetime, queue: Duration::from_millis(20), ..Limits::default() };
+        let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system()).unwrap();
+        let tenant = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1")]);
+        let copies = std::cell::Cell::new(0);
+        let message = || {
+            copies.set(copies.get() + 1);
+            Request { operation: "create".into(), data: b"Hi".to_vec(), metadata: Vec::new() }
+        };
+        let taken = sandbox.operations.try_take(tenant.id()).unwrap();
+        let refused = sandbox.invoke_with(&tenant, "create", message, None, None).await.unwrap_err();
+        assert!(matches!(refused, CallError::Overloaded(Overload::Host { running: 1, waiting: None })), "{refused:?}");
+        assert_eq!(copies.get(), 0);
+        drop(taken);
+        let sent = sandbox.invoke_with(&tenant, "create", message, None, None).await.unwrap_err();
+        assert!(matches!(sent, CallError::Binding(InvokeError { cause: InvokeCause::Unreachable(_), .. })), "{sent:?}");
+        assert_eq!(copies.get(), 1);
+    }
 }
 
 #[tokio::test]
 async fn calls_that_are_stopped_are_one_line_in_the_log() {
-    let limits = Limits { fuel: 1_000, ..Limits::default() };
-    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system()).unwrap();
-    let tenant = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1")]);
-    let (log, _guard) = crate::quiet::log();
-    for _ in 0..20 {
-        let request = Request { operation: "create".into(), data: "Hi".into(), metadata: Vec::new() };
-        let stopped = sandbox.invoke(&tenant, request, None).await;
-        assert!(matches!(stopped, Err(CallError::Stopped { .. })), "{stopped:?}");
+    for lifetime in Instances::ALL {
+        let limits = Limits { fuel: 1_000, lifetime, ..Limits::default() };
+        let sandbox = Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system()).unwrap();
+        let tenant = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1")]);
+        let (log, _guard) = crate::quiet::log();
+        for _ in 0..20 {
+            let request = Request { operation: "create".into(), data: "Hi".into(), metadata: Vec::new() };
+            let stopped = sandbox.invoke(&tenant, request, None).await;
+            assert!(matches!(stopped, Err(CallError::Stopped { .. })), "{stopped:?}");
+        }
+        assert_eq!(log.count("the component was stopped"), 1);
     }
-    assert_eq!(log.count("the component was stopped"), 1);
 }
 
 /// Says whether it runs in another task than this one.
@@ -176,12 +186,19 @@ impl Handler for Apart {
 /// How deep an application's client goes is not known, and the stack of a call is small.
 #[tokio::test]
 async fn a_delivery_does_not_run_on_the_stack_of_a_call() {
-    let sandbox = Sandbox::new(dingtalk_component::COMPONENT, Limits::default(), clock::system()).unwrap();
-    let tenant = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1")]);
-    let get = Request { operation: "get".into(), data: b"Hi".to_vec(), metadata: Vec::new() };
-    let reader = Arc::new(Apart(tokio::task::try_id()));
-    let answer = sandbox.invoke(&tenant, get, Some(reader)).await.unwrap();
-    assert_eq!(answer.data, Some(vec![1]));
+    for lifetime in Instances::ALL {
+        let sandbox =
+            Sandbox::new(dingtalk_component::COMPONENT, Limits { lifetime, ..Limits::default() }, clock::system())
+                .unwrap();
+        let tenant = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1")]);
+        // The third has an instance that is used again.
+        for _ in 0..3 {
+            let get = Request { operation: "get".into(), data: b"Hi".to_vec(), metadata: Vec::new() };
+            let reader = Arc::new(Apart(tokio::task::try_id()));
+            let answer = sandbox.invoke(&tenant, get, Some(reader)).await.unwrap();
+            assert_eq!(answer.data, Some(vec![1]));
+        }
+    }
 }
 
 /// A resolver that says whether it runs in another task than the test.
@@ -200,8 +217,11 @@ impl crate::egress::Lookup for ApartLookup {
 /// Nor are names, proxies and TLS, which a call needs for its first request.
 #[tokio::test]
 async fn a_connection_is_not_made_on_the_stack_of_a_call() {
-    for http in [WasiHttp::Own, WasiHttp::Wasmtime] {
-        let sandbox = Sandbox::over(http, dingtalk_component::COMPONENT, Limits::default(), clock::system()).unwrap();
+    let limits = Limits::default();
+    let over = |http| Sandbox::over(http, dingtalk_component::COMPONENT, limits.clone(), clock::system()).unwrap();
+    let rewound = Limits { lifetime: Instances::Rewound, ..Limits::default() };
+    let rewound = Sandbox::new(dingtalk_component::COMPONENT, rewound, clock::system()).unwrap();
+    for (sandbox, first_calls) in [(over(WasiHttp::Own), 0), (over(WasiHttp::Wasmtime), 0), (rewound, 2)] {
         let properties = [("id", "one"), ("url", "http://robot.internal:1")];
         let was_apart = Arc::default();
         let lookup = ApartLookup { test: tokio::task::try_id(), was_apart: Arc::clone(&was_apart) };
@@ -210,10 +230,14 @@ async fn a_connection_is_not_made_on_the_stack_of_a_call() {
         let egress = Egress::within("x", &settings, &Proxies::none(), &policy).unwrap();
         let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let tenant = sandbox.tenant(properties, egress, settings.timeout);
+        for _ in 0..first_calls {
+            let get = Request { operation: "get".into(), data: b"Hi".to_vec(), metadata: Vec::new() };
+            sandbox.invoke(&tenant, get, None).await.unwrap_err();
+        }
         let request = Request { operation: "create".into(), data: b"Hi".to_vec(), metadata: Vec::new() };
         let sent = sandbox.invoke(&tenant, request, None).await.unwrap_err();
         assert!(matches!(sent, CallError::Binding(InvokeError { cause: InvokeCause::Unreachable(_), .. })), "{sent:?}");
-        assert_eq!(was_apart.get(), Some(&true), "{http:?}");
+        assert_eq!(was_apart.get(), Some(&true));
     }
 }
 
