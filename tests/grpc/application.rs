@@ -172,7 +172,10 @@ fn an_application_that_comes_later_and_goes_is_found_again() {
     host.wait_for_log("the application reads from the binding");
     assert_eq!(robot.say(Say::text("hello")).attempts.last().unwrap().status, Some(200));
     app.stop();
-    assert_later(&callback(&host, &text("m2")));
+    // The first may break off with the connection, which says nothing of who listens there now; the second finds nobody.
+    for _ in 0..2 {
+        assert_later(&callback(&host, &text("m2")));
+    }
     app.restart();
     until("it is delivered", || callback(&host, &text("m2")).status == 200);
     assert_eq!(app.asked().len(), 2, "it may be another one");
