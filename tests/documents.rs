@@ -521,7 +521,7 @@ const LIMITS: [(&str, &str, &str, &str); 64] = [
     ("memory", "32 MiB", "sandbox/mod.rs", "memory: 32 << 20,"),
     ("memory", "8 times", "sandbox/mod.rs", "size.saturating_mul(8)"),
     ("instructions", "2,000,000,000", "sandbox/mod.rs", "fuel: 2_000_000_000,"),
-    ("stack", "64 KiB of compiled frames", "sandbox/mod.rs", "const WASM_STACK: usize = 64 << 10;"),
+    ("stack", "64 KiB of compiled frames", "sandbox/engine.rs", "const WASM_STACK: usize = 64 << 10;"),
     ("stack", "16 KiB in its memory", "../../components/builder/src/lib.rs", "stack_bytes: Some(16 * 1024),"),
     ("handles to host resources", "64", "sandbox/mod.rs", "handles: 64,"),
     ("bytes handed to the host", "2 MiB", "sandbox/mod.rs", "hostcall_bytes: 2 << 20,"),

@@ -313,14 +313,16 @@ fn two_bindings_never_share_a_connection() {
     assert_eq!((robot.messages().len(), robot.stats().connections), (20, 2));
 }
 
-/// A certificate authority of this test and a robot with a certificate of it.
-pub struct Secured {
-    robot: Robot,
+/// An authority, and a certificate that it gave.
+pub struct Certified {
     /// The authority's certificate, as a file for SSL_CERT_FILE.
-    authority: tempfile::NamedTempFile,
+    pub authority: tempfile::NamedTempFile,
+    pub certificate: rcgen::Certificate,
+    pub key: rcgen::KeyPair,
 }
 
-pub fn secured(name: &str) -> Secured {
+/// A certificate for this name or address.
+pub fn certified(name: &str) -> Certified {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -330,6 +332,18 @@ pub fn secured(name: &str) -> Secured {
     let issuer = rcgen::Issuer::new(parameters, key);
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    Certified { authority, certificate, key }
+}
+
+/// A certificate authority of this test and a robot with a certificate of it.
+pub struct Secured {
+    robot: Robot,
+    /// The authority's certificate, as a file for SSL_CERT_FILE.
+    authority: tempfile::NamedTempFile,
+}
+
+pub fn secured(name: &str) -> Secured {
+    let Certified { authority, certificate, key } = certified(name);
     let tls = Tls { certificates: certificate.pem().into_bytes(), key: Secret::new(key.serialize_pem()) };
     let robot = RobotConfig { secret: Some(Secret::new(SECRET)), ..Robot::config() };
     Secured { robot: Robot::from(Config { robot, tls: Some(tls), ..Config::default() }), authority }

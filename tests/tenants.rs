@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::egress::secured;
+use crate::egress::{Certified, certified, secured};
 use crate::support::{Host, PATIENCE, Resources, SECRET, command, component, listening, send};
 
 /// Component files, one a tenant: robots of DingTalk's own host, none with the token of another.
@@ -142,11 +142,11 @@ fn ten_thousand() {
 }
 
 /// A server of this test that counts who resumes what: one answer, and then the connection ends.
-fn handshakes(certificates: &Certificates, version: &'static rustls::SupportedProtocolVersion) -> (SocketAddr, Seen) {
+fn handshakes(certified: &Certified, version: &'static rustls::SupportedProtocolVersion) -> (SocketAddr, Seen) {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
-    let Certificates { chain, key, .. } = certificates;
-    let mut config = builder.with_no_client_auth().with_single_cert(chain.clone(), key.clone_key()).unwrap();
+    let (chain, key) = (vec![certified.certificate.der().clone()], certified.key.serialize_der().try_into().unwrap());
+    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
     config.ticketer = rustls::crypto::ring::Ticketer::new().unwrap();
     let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -182,40 +182,19 @@ fn handshakes(certificates: &Certificates, version: &'static rustls::SupportedPr
 
 type Seen = Arc<Mutex<Vec<(&'static str, rustls::HandshakeKind)>>>;
 
-/// An authority, in a file, and what a server of 127.0.0.1 has of it.
-struct Certificates {
-    authority: tempfile::NamedTempFile,
-    chain: Vec<rustls::pki_types::CertificateDer<'static>>,
-    key: rustls::pki_types::PrivateKeyDer<'static>,
-}
-
-fn certificates() -> Certificates {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let certificate = parameters.self_signed(&key).unwrap();
-    let mut authority = tempfile::NamedTempFile::new().unwrap();
-    authority.write_all(certificate.pem().as_bytes()).unwrap();
-    let issuer = rcgen::Issuer::new(parameters, key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer);
-    let chain = vec![certificate.unwrap().der().clone()];
-    Certificates { authority, chain, key: key.serialize_der().try_into().unwrap() }
-}
-
 /// Over TLS 1.3, and over 1.2, each with the tickets that servers give.
 #[test]
 fn no_tenant_resumes_the_session_of_another_one() {
     use rustls::HandshakeKind::{Full, Resumed};
-    let certificates = certificates();
+    let certified = certified("127.0.0.1");
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
-        let (address, seen) = handshakes(&certificates, version);
+        let (address, seen) = handshakes(&certified, version);
         let mut resources = Resources::new();
         for tenant in ["one", "two"] {
             let url = format!("https://{address}/robot/send?access_token={tenant}");
             resources = resources.with(&format!("{tenant}.yaml"), &component(tenant, &[("id", tenant), ("url", &url)]));
         }
-        let authority = certificates.authority.path().to_str().unwrap();
+        let authority = certified.authority.path().to_str().unwrap();
         let host = Host::serve_with(&resources, &[], &[("SSL_CERT_FILE", authority)]);
         for tenant in ["one", "two", "one", "two", "two", "one"] {
             let reply = host.invoke(tenant, "create", r#"{"message":"Hi"}"#);

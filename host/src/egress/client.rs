@@ -448,14 +448,20 @@ mod tests {
         }
     }
 
-    /// The server has closed it, and the connection's own task has not noticed yet.
-    #[tokio::test]
-    async fn a_message_that_meets_a_connection_as_it_closes_goes_over_another_one() {
+    /// A server, its URL, and a client to it.
+    async fn served() -> (tokio::net::TcpListener, String, Client) {
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", server.local_addr().unwrap());
         let settings = Settings::parse([("id", "x"), ("url", url.as_str())]).unwrap();
         let limit = Duration::from_secs(60);
         let client = Client::new(settings.endpoint.origin(), limit, &Proxies::none(), &Policy::default()).unwrap();
+        (server, url, client)
+    }
+
+    /// The server has closed it, and the connection's own task has not noticed yet.
+    #[tokio::test]
+    async fn a_message_that_meets_a_connection_as_it_closes_goes_over_another_one() {
+        let (server, url, client) = served().await;
         let (ours, theirs) = tokio::io::duplex(1024);
         let (idle, io) = http1::handshake(TokioIo::new(ours)).await.unwrap();
         tokio::spawn(io);
@@ -478,11 +484,7 @@ mod tests {
     /// Whatever method and framing: what a server has seen is never said not to have left.
     #[tokio::test]
     async fn a_request_without_a_body_is_seen_to_leave() {
-        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", server.local_addr().unwrap());
-        let settings = Settings::parse([("id", "x"), ("url", url.as_str())]).unwrap();
-        let limit = Duration::from_secs(60);
-        let client = Client::new(settings.endpoint.origin(), limit, &Proxies::none(), &Policy::default()).unwrap();
+        let (server, url, client) = served().await;
         let seen = tokio::spawn(async move {
             let mut all = Vec::new();
             for _ in 0..3 {

@@ -76,23 +76,50 @@ impl BindingPre {
     }
 }
 
-/// An instance. Its methods have the names that wasmtime's generator gives them.
+/// An instance, and its functions that a host calls.
 pub(super) struct Binding {
     instance: Instance,
     exports: Arc<Exports>,
 }
 
 impl Binding {
-    pub(super) fn dingtalk_binding_init(&self) -> Init<'_> {
-        Init(self)
+    pub(super) async fn init(
+        &self,
+        store: &mut Store<State>,
+        properties: &wit::Metadata,
+    ) -> wasmtime::Result<Result<(), wit::PropertyError>> {
+        self.call(store, &self.exports.init, (properties,)).await
     }
 
-    pub(super) fn dingtalk_binding_invoke(&self) -> Invoke<'_> {
-        Invoke(self)
+    pub(super) async fn operations(&self, store: &mut Store<State>) -> wasmtime::Result<Vec<String>> {
+        self.call(store, &self.exports.operations, ()).await
     }
 
-    pub(super) fn dingtalk_binding_read(&self) -> Read<'_> {
-        Read(self)
+    pub(super) async fn invoke(
+        &self,
+        store: &mut Store<State>,
+        request: &wit::InvokeRequest,
+    ) -> wasmtime::Result<Result<wit::InvokeResponse, wit::InvokeError>> {
+        self.call(store, &self.exports.invoke, (request,)).await
+    }
+
+    pub(super) async fn read(&self, store: &mut Store<State>) -> wasmtime::Result<Result<(), wit::ReadError>> {
+        self.call(store, &self.exports.read, ()).await
+    }
+
+    pub(super) async fn receive(
+        &self,
+        store: &mut Store<State>,
+        callback: &wit::Callback,
+    ) -> wasmtime::Result<Result<wit::Reply, wit::ReceiveError>> {
+        self.call(store, &self.exports.receive, (callback,)).await
+    }
+
+    /// For hosts that keep an instance; this one does so in tests.
+    #[cfg(test)]
+    pub(super) async fn close(&self, store: &mut Store<State>) -> wasmtime::Result<()> {
+        let every = contract::Binding::new(&mut *store, &self.instance)?;
+        every.dingtalk_binding_read().call_close(store).await
     }
 
     async fn call<P, R>(
@@ -109,56 +136,5 @@ impl Binding {
         let function: TypedFunc<P, (R,)> = self.instance.get_typed_func(&mut *store, function)?;
         let (result,) = function.call_async(store, params).await?;
         Ok(result)
-    }
-}
-
-pub(super) struct Init<'a>(&'a Binding);
-
-impl Init<'_> {
-    pub(super) async fn call_init(
-        &self,
-        store: &mut Store<State>,
-        properties: &wit::Metadata,
-    ) -> wasmtime::Result<Result<(), wit::PropertyError>> {
-        self.0.call(store, &self.0.exports.init, (properties,)).await
-    }
-}
-
-pub(super) struct Invoke<'a>(&'a Binding);
-
-impl Invoke<'_> {
-    pub(super) async fn call_operations(&self, store: &mut Store<State>) -> wasmtime::Result<Vec<String>> {
-        self.0.call(store, &self.0.exports.operations, ()).await
-    }
-
-    pub(super) async fn call_invoke(
-        &self,
-        store: &mut Store<State>,
-        request: &wit::InvokeRequest,
-    ) -> wasmtime::Result<Result<wit::InvokeResponse, wit::InvokeError>> {
-        self.0.call(store, &self.0.exports.invoke, (request,)).await
-    }
-}
-
-pub(super) struct Read<'a>(&'a Binding);
-
-impl Read<'_> {
-    pub(super) async fn call_read(&self, store: &mut Store<State>) -> wasmtime::Result<Result<(), wit::ReadError>> {
-        self.0.call(store, &self.0.exports.read, ()).await
-    }
-
-    pub(super) async fn call_receive(
-        &self,
-        store: &mut Store<State>,
-        callback: &wit::Callback,
-    ) -> wasmtime::Result<Result<wit::Reply, wit::ReceiveError>> {
-        self.0.call(store, &self.0.exports.receive, (callback,)).await
-    }
-
-    /// For hosts that keep an instance; this one does so in tests.
-    #[cfg(test)]
-    pub(super) async fn call_close(&self, store: &mut Store<State>) -> wasmtime::Result<()> {
-        let every = contract::Binding::new(&mut *store, &self.0.instance)?;
-        every.dingtalk_binding_read().call_close(store).await
     }
 }

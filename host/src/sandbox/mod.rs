@@ -9,10 +9,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dingtalk_api::invoke;
-use dingtalk_binding::error::{HandlerError, InvokeCause, InvokeError, Outcome, PropertyError, ReceiveError};
-use wasmtime::component::Component;
-use wasmtime::{Cache, CacheConfig, Config, Engine, PoolingAllocationConfig, Store, Trap};
+use dingtalk_binding::error::{HandlerError, InvokeError, PropertyError, ReceiveError};
+use wasmtime::Store;
 
 use crate::clock::{Arrival, Clock};
 use crate::egress::{Egress, Exit, Reach};
@@ -21,7 +19,9 @@ use crate::quiet::Quiet;
 
 mod admission;
 mod contract;
+mod engine;
 mod exports;
+mod failure;
 mod fair;
 #[cfg(test)]
 mod fuel;
@@ -36,16 +36,22 @@ pub use admission::Overload;
 pub(crate) use admission::Rule;
 use contract::wit;
 pub use contract::{Callback, Reply, Request, Response};
+#[doc(hidden)]
+pub use engine::config;
+pub(crate) use engine::keep_compiled;
+use engine::{compile, link};
 use exports::{Binding, BindingPre};
+pub use failure::{CallError, PrepareError};
+use failure::{explain, known};
 pub(crate) use fair::{Executor, Processor, Share};
 use http::Aside;
 use properties::Properties;
 pub use rewound::Instances;
 use rewound::{Rewinder, Shelf};
 pub(crate) use slots::Slots;
+use state::State;
 #[doc(hidden)]
 pub use state::WasiHttp;
-use state::{State, linker};
 pub use stops::Limit;
 use stops::Stops;
 
@@ -108,75 +114,6 @@ impl Limits {
 /// How often a long computation lets other calls run: about every 0.2 ms, which is what a call of another tenant
 /// takes that is alone.
 pub(crate) const FUEL_YIELD: u64 = 500_000;
-
-/// Of each slot's memory, what is kept and cleared by hand between calls instead of being returned to the
-/// kernel. More than the component's initial memory, less than a large message needs. Without it every call
-/// costs 8 page faults and 3 madvise calls, and on several threads a TLB shoot-down for each.
-const KEEP_RESIDENT: usize = 256 << 10;
-
-/// The stack of the fibre on which a call runs: the component's own stack is in its memory, this one holds
-/// compiled frames and host functions. Only what is used takes memory.
-const ASYNC_STACK: usize = 256 << 10;
-
-/// Of that, what compiled frames may take.
-const WASM_STACK: usize = 64 << 10;
-
-/// Why a call failed. `E` is what the function that was called can answer, of the contract.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError<E> {
-    /// The component's answer.
-    #[error("{0}")]
-    Binding(E),
-    /// The component cannot be initialised with the tenant's properties.
-    #[error(transparent)]
-    Init(PropertyError),
-    /// A limit of the sandbox, or a defect of the component.
-    #[error("dingtalk webhook error: the component was stopped: {reason}{}", consequence(*outcome))]
-    Stopped {
-        /// What happened and which limit to look at.
-        reason: String,
-        /// What became of the message.
-        outcome: Outcome,
-    },
-    /// No slot became free in time; nothing ran.
-    #[error("dingtalk webhook error: {0}. Nothing was sent")]
-    Overloaded(Overload),
-}
-
-impl invoke::Failure for CallError<InvokeError> {
-    fn posted(&self) -> Outcome {
-        match self {
-            Self::Binding(error) => error.posted(),
-            Self::Init(error) => error.posted(),
-            Self::Stopped { outcome, .. } => *outcome,
-            Self::Overloaded(_) => Outcome::NotSent,
-        }
-    }
-
-    fn metadata(&self) -> Vec<(String, String)> {
-        let error = match self {
-            Self::Binding(error) => return error.metadata(),
-            Self::Init(error) => return error.metadata(),
-            Self::Stopped { .. } => "stopped",
-            Self::Overloaded(_) => "overloaded",
-        };
-        [("error", error), ("outcome", self.posted().name())]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .to_vec()
-    }
-}
-
-fn consequence(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::NotSent => "",
-        Outcome::Unknown => ". The message may have been posted",
-    }
-}
-
-/// A component that could not be prepared for running.
-#[derive(Debug, thiserror::Error)]
-#[error("the component cannot be prepared: {0:#}")]
-pub struct PrepareError(#[from] wasmtime::Error);
 
 /// The compiled component, ready to be instantiated. Cheap to clone.
 #[derive(Clone)]
@@ -339,7 +276,7 @@ impl Sandbox {
         };
         self.limited(tenant, call, async |instance| {
             let Instance { store, binding } = instance;
-            Ok(Ok::<_, Infallible>(binding.dingtalk_binding_invoke().call_operations(store).await?))
+            Ok(Ok::<_, Infallible>(binding.operations(store).await?))
         })
         .await
     }
@@ -515,14 +452,6 @@ impl Sandbox {
     }
 }
 
-fn compile(component: &[u8], limits: &Limits) -> wasmtime::Result<Component> {
-    Component::from_binary(&Engine::new(&config(limits))?, component)
-}
-
-fn link(component: &Component, http: WasiHttp) -> wasmtime::Result<BindingPre> {
-    BindingPre::new(linker(component.engine(), http)?.instantiate_pre(component)?)
-}
-
 /// The component during one call.
 struct Instance {
     store: Store<State>,
@@ -531,7 +460,7 @@ struct Instance {
 
 impl Instance {
     async fn init(&mut self, tenant: &Tenant) -> wasmtime::Result<Result<(), PropertyError>> {
-        let init = self.binding.dingtalk_binding_init().call_init(&mut self.store, &tenant.properties.list()).await?;
+        let init = self.binding.init(&mut self.store, &tenant.properties.list()).await?;
         Ok(init.map_err(Into::into))
     }
 
@@ -539,85 +468,17 @@ impl Instance {
         &mut self,
         request: &wit::InvokeRequest,
     ) -> wasmtime::Result<Result<wit::InvokeResponse, InvokeError>> {
-        let response = self.binding.dingtalk_binding_invoke().call_invoke(&mut self.store, request).await?;
+        let response = self.binding.invoke(&mut self.store, request).await?;
         Ok(response.map_err(Into::into))
     }
 
     async fn read(&mut self) -> wasmtime::Result<Result<(), wit::ReadError>> {
-        self.binding.dingtalk_binding_read().call_read(&mut self.store).await
+        self.binding.read(&mut self.store).await
     }
 
     async fn receive(&mut self, callback: &wit::Callback) -> wasmtime::Result<Result<wit::Reply, ReceiveError>> {
-        let reply = self.binding.dingtalk_binding_read().call_receive(&mut self.store, callback).await?;
+        let reply = self.binding.receive(&mut self.store, callback).await?;
         Ok(reply.map_err(Into::into))
-    }
-}
-
-/// Adds to the component's error what only the way out knows: whether anything left, and why an address was refused.
-fn known(error: InvokeError, exit: &Exit) -> InvokeError {
-    match error.cause {
-        InvokeCause::Unreachable(mut reason) => {
-            if let Some(refusal) = exit.refusal() {
-                reason = format!("{reason}: {refusal}");
-            }
-            InvokeError { cause: InvokeCause::Unreachable(reason), outcome: exit.close() }
-        }
-        _ => error,
-    }
-}
-
-/// What of a trap helps whoever runs the host.
-fn explain(trap: &wasmtime::Error) -> String {
-    match trap.downcast_ref::<Trap>() {
-        Some(Trap::OutOfFuel) => "it used more instructions than one call may".into(),
-        Some(Trap::StackOverflow) => "it used more stack than one call may".into(),
-        Some(Trap::UnreachableCodeReached) => "it aborted (out of memory, or a defect of the component)".into(),
-        Some(other) => format!("{other}"),
-        None => "a limit of the sandbox (memory, handles or copied bytes) was reached".into(),
-    }
-}
-
-/// The engine's settings; public for measuring other components with the same ones.
-#[doc(hidden)]
-pub fn config(limits: &Limits) -> Config {
-    let mut pool = PoolingAllocationConfig::new();
-    let instances = limits.instances.saturating_mul(2);
-    pool.total_component_instances(instances)
-        // A component is several core instances: its module and what wit-component puts around it.
-        .total_core_instances(instances.saturating_mul(4))
-        .total_memories(instances)
-        .total_tables(instances.saturating_mul(2))
-        .total_stacks(instances)
-        .max_memories_per_component(1)
-        .max_tables_per_component(2)
-        .max_memory_size(limits.memory)
-        // The component's table of functions has some 60 entries; the default of 20,000 is cleared per call.
-        .table_elements(256)
-        .linear_memory_keep_resident(KEEP_RESIDENT)
-        .table_keep_resident(64 << 10);
-    let mut config = common(limits);
-    config.allocation_strategy(pool).memory_init_cow(true);
-    config
-}
-
-/// The settings that do not depend on where memory comes from.
-fn common(limits: &Limits) -> Config {
-    let mut config = Config::new();
-    config.memory_reservation(limits.memory as u64).memory_guard_size(64 << 10).memory_may_move(false);
-    config.async_stack_size(ASYNC_STACK).max_wasm_stack(WASM_STACK);
-    config.consume_fuel(true);
-    keep_compiled(&mut config);
-    config
-}
-
-/// Has compiled code kept from one start to the next. Without a place for it (a read-only file system, no home), it is
-/// compiled at every start: 100 ms for the binding, which are no reason to fail.
-pub(crate) fn keep_compiled(config: &mut Config) {
-    match Cache::new(CacheConfig::new()) {
-        Ok(cache) => {
-            config.cache(Some(cache));
-        }
-        Err(error) => tracing::debug!(%error, "compiled code is not cached"),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock;
 use crate::egress::Proxies;
-use dingtalk_binding::error::Refusal;
+use dingtalk_binding::error::{InvokeCause, Refusal};
 use dingtalk_binding::settings::Settings;
 
 /// A tenant whose robot refuses connections.
@@ -119,7 +119,7 @@ async fn an_instance_hands_on_from_read_to_close() {
             if reading {
                 instance.read().await.unwrap().unwrap();
             } else {
-                instance.binding.dingtalk_binding_read().call_close(&mut instance.store).await.unwrap();
+                instance.binding.close(&mut instance.store).await.unwrap();
             }
             let (got, received) = (instance.invoke(&get).await.unwrap(), instance.receive(&genuine).await.unwrap());
             if reading {

@@ -10,7 +10,7 @@ use wasmparser::{
     TypeRef, ValType,
 };
 
-use super::super::KEEP_RESIDENT;
+use super::super::engine::KEEP_RESIDENT;
 use super::stack::{self, Signatures};
 
 /// Why calls get fresh instances.

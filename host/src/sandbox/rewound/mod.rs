@@ -20,9 +20,10 @@ use wasmtime::component::Component;
 use wasmtime::{Config, Engine};
 
 use super::admission::{Rule, Tally};
+use super::engine::{common, link};
 use super::exports::BindingPre;
 use super::state::WasiHttp;
-use super::{Handler, Instance, Limits, Sandbox, Tenant, common, link};
+use super::{Handler, Instance, Limits, Sandbox, Tenant};
 use crate::egress::{Exit, Reach};
 
 mod check;
