@@ -10,9 +10,11 @@ demo: toolchain
 	cargo build --locked --package dingtalk-host --bins --examples
 	cargo run --quiet --locked -- demo
 
-# Every test: the pure modules, the host's, and the real component in the real host against the simulator.
+# Every test: the pure modules, the host's, and the real component in the real host against the simulator; the last of
+# them once with instances that are used again, and once with a fresh one for each call.
 test: toolchain
 	cargo test --locked
+	DINGTALK_INSTANCES=fresh cargo test --locked --test promises
 
 # Clients of DingTalk and of Dapr that others wrote, against the simulator and the host. Installs them, so it needs
 # the network; tests/peers/README.md explains the table.

@@ -19,7 +19,7 @@ use dingtalk_host::simulator::fault::{Fault, Times};
 use dingtalk_host::simulator::robot::RobotConfig;
 use dingtalk_host::simulator::{Config, Tls};
 
-use crate::support::{Host, PATIENCE, Resources, Robot, SECRET, command, component, run, stderr};
+use crate::support::{Host, PATIENCE, Resources, Robot, SECRET, command, component, limits, run, stderr};
 
 const HI: &str = r#"{"message":"Hi"}"#;
 
@@ -28,7 +28,7 @@ const HI: &str = r#"{"message":"Hi"}"#;
 #[test]
 fn a_binding_cannot_reach_the_robot_of_another_one() {
     let (ours, theirs) = (Robot::start(), Robot::start());
-    let sandbox = Sandbox::new(COMPONENT, Limits::default(), clock::system()).unwrap();
+    let sandbox = Sandbox::new(COMPONENT, limits(), clock::system()).unwrap();
     let our_url = ours.url();
     let settings = Settings::parse([("id", "ours"), ("url", our_url.as_str())]).unwrap();
     let egress = Egress::new("ours", &settings, &Proxies::none()).unwrap();
@@ -110,7 +110,7 @@ fn a_name_reaches_the_addresses_that_it_may_and_no_other() {
     let robot = Robot::start();
     let url = robot.url().replace("127.0.0.1", "gateway.internal");
     let properties = [("id", "x"), ("url", url.as_str()), ("secret", SECRET)];
-    let behind = |networks: &[&str], answer| Behind::new(Limits::default(), &properties, networks, &[answer]);
+    let behind = |networks: &[&str], answer| Behind::new(limits(), &properties, networks, &[answer]);
     for (networks, answer, reasons) in [
         (&[] as &[&str], "127.0.0.1", ["a loopback address", "--egress-allow-networks 127.0.0.1"]),
         (&[], "::ffff:127.0.0.1", ["a loopback address", "--egress-allow-networks 127.0.0.1"]),
@@ -138,7 +138,7 @@ fn localhost_and_addresses_need_no_permission() {
     for host in ["localhost", "robot.localhost", "127.0.0.1"] {
         let url = robot.url().replace("127.0.0.1", host);
         let properties = [("id", "x"), ("url", url.as_str()), ("secret", SECRET)];
-        Behind::new(Limits::default(), &properties, &[], &["127.0.0.1"]).invoke("create", HI, &[]).unwrap();
+        Behind::new(limits(), &properties, &[], &["127.0.0.1"]).invoke("create", HI, &[]).unwrap();
     }
     assert_eq!(robot.messages().len(), 3);
 }
@@ -150,7 +150,7 @@ fn a_name_that_changes_its_address_is_judged_again() {
     robot.fail(Fault::Reset, Times::Always);
     let url = robot.url().replace("127.0.0.1", "rebinding.example.com");
     let properties = [("id", "x"), ("url", url.as_str()), ("secret", SECRET)];
-    let behind = Behind::new(Limits::default(), &properties, &["127.0.0.0/8"], &["127.0.0.1", "169.254.169.254"]);
+    let behind = Behind::new(limits(), &properties, &["127.0.0.0/8"], &["127.0.0.1", "169.254.169.254"]);
     match behind.invoke("create", HI, &[]) {
         Err(CallError::Binding(InvokeError { cause: InvokeCause::Unreachable(_), outcome: Outcome::Unknown })) => {}
         other => panic!("{other:?}"),
@@ -166,7 +166,7 @@ fn the_host_of_a_session_is_judged_by_its_address_too() {
     let hosts = format!("http://{host}");
     let properties = [("id", "x"), ("url", "http://127.0.0.1:1/"), ("sessionWebhookHosts", hosts.as_str())];
     let webhook = format!("http://{host}/robot/sendBySession?session=S3SS10N");
-    let behind = Behind::new(Limits::default(), &properties, &[], &["127.0.0.1"]);
+    let behind = Behind::new(limits(), &properties, &[], &["127.0.0.1"]);
     let reason = not_sent(behind.invoke("reply", HI, &[("sessionWebhook", &webhook)]));
     assert!(reason.contains("sessions.internal resolves to 127.0.0.1"), "{reason}");
     assert!(!reason.contains("S3SS10N"), "{reason}");
@@ -200,7 +200,7 @@ fn a_call_that_is_stopped_before_it_sends_says_so() {
     let url = robot.url();
     let properties = [("id", "x"), ("url", url.as_str()), ("secret", SECRET)];
     // A usual message takes 60,000 instructions, this one some millions.
-    let limits = Limits { fuel: 1_000_000, ..Limits::default() };
+    let limits = Limits { fuel: 1_000_000, ..limits() };
     let behind = Behind::new(limits, &properties, &[], &["127.0.0.1"]);
     let reason = not_sent(behind.invoke("create", &format!("{{\"message\":\"{}\"}}", "x".repeat(500_000)), &[]));
     assert!(reason.contains("more instructions"), "{reason}");
@@ -214,7 +214,7 @@ fn a_call_whose_time_ends_before_there_is_a_connection_says_that_nothing_was_sen
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}/", silent.local_addr().unwrap());
     let properties = [("id", "x"), ("url", url.as_str()), ("timeout", "300ms"), ("connectTimeout", "10s")];
-    let behind = Behind::new(Limits::default(), &properties, &[], &["127.0.0.1"]);
+    let behind = Behind::new(limits(), &properties, &[], &["127.0.0.1"]);
     let reason = not_sent(behind.invoke("create", HI, &[]));
     assert!(reason.contains("took longer than 300 ms"), "{reason}");
 }
@@ -243,7 +243,7 @@ fn no_answer_is_endless() {
         });
         let url = format!("http://{address}/");
         let properties = [("id", "x"), ("url", url.as_str()), ("timeout", "2s")];
-        let behind = Behind::new(Limits::default(), &properties, &[], &["127.0.0.1"]);
+        let behind = Behind::new(limits(), &properties, &[], &["127.0.0.1"]);
         let result = behind.invoke("create", HI, &[]);
         assert!(matches!(result, Err(CallError::Binding(_))), "{what}: {result:?}");
         drop(behind);
@@ -265,7 +265,12 @@ fn an_answer_that_comes_before_the_message_was_read_counts() {
         }
     });
     let properties = [("id", "x"), ("url", url.as_str()), ("timeout", "800ms")];
-    let behind = Behind::new(Limits::for_messages_of(8 << 20), &properties, &[], &["127.0.0.1"]);
+    let behind = Behind::new(
+        Limits { lifetime: limits().lifetime, ..Limits::for_messages_of(8 << 20) },
+        &properties,
+        &[],
+        &["127.0.0.1"],
+    );
     let message = format!("{{\"message\":\"{}\"}}", "x".repeat(8 << 20));
     // A busy machine may need longer than the call's time for a message of this size, several times in a row.
     let start = Instant::now();
@@ -443,8 +448,7 @@ fn where_no_tls_is_spoken_the_operator_reads_so_and_nothing_is_sent() {
             }
         });
         let properties = [("id", "x"), ("url", url.as_str())];
-        let reason =
-            not_sent(Behind::new(Limits::default(), &properties, &[], &["127.0.0.1"]).invoke("create", HI, &[]));
+        let reason = not_sent(Behind::new(limits(), &properties, &[], &["127.0.0.1"]).invoke("create", HI, &[]));
         assert!(reason.contains("no TLS connection to 127.0.0.1"), "{reason}");
     }
 }

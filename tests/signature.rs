@@ -18,8 +18,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use url::Url;
 
-use crate::support::PATIENCE;
 use crate::support::witness::{self, Received, Witness};
+use crate::support::{PATIENCE, limits};
 
 /// The component in its sandbox, sending to a witness.
 struct Setup {
@@ -32,7 +32,7 @@ impl Setup {
     fn new(clock: Clock) -> Self {
         Self {
             runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
-            sandbox: Sandbox::new(COMPONENT, Limits { instances: 2, ..Limits::default() }, clock).unwrap(),
+            sandbox: Sandbox::new(COMPONENT, Limits { instances: 2, ..limits() }, clock).unwrap(),
             server: Witness::start(),
         }
     }

@@ -15,12 +15,13 @@ use dingtalk_host::clock;
 use dingtalk_host::egress::Proxies;
 use dingtalk_host::input::Input;
 use dingtalk_host::resources::{BindingResource, Source};
-use dingtalk_host::sandbox::{Limits, Sandbox};
+use dingtalk_host::sandbox::Sandbox;
 use tokio::runtime::Runtime;
 
 use crate::support::held::Held;
 use crate::support::{
-    Connection, Host, PATIENCE, Resources, Robot, command, finish, forget_peak, pause, peak, send, signal, stderr, wait,
+    Connection, Host, PATIENCE, Resources, Robot, command, finish, forget_peak, limits, pause, peak, send, signal,
+    stderr, wait,
 };
 
 const CREATE: &str = r#"{"operation":"create","data":{"message":"Hi"}}"#;
@@ -61,7 +62,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 
 fn serve(url: &str) -> Served {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let bindings = Bindings::new(Sandbox::new(COMPONENT, Limits::default(), clock::system()).unwrap());
+    let bindings = Bindings::new(Sandbox::new(COMPONENT, limits(), clock::system()).unwrap());
     let [everything, callbacks, grpc] = runtime.block_on(async {
         let binding = BindingResource {
             name: "ops".into(),

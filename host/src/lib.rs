@@ -7,7 +7,7 @@
 //! - [`Sandbox`]: the compiled component and what all calls share, within [`Limits`]. Made once.
 //! - [`Tenant`]: one robot. [`Settings`] are its properties, read by the rules of the component itself; [`Egress`] is its
 //!   way out, at addresses that a [`Policy`] lets be reached.
-//! - [`Sandbox::invoke`] performs one operation in an instance of its own: a [`Request`], and a [`Response`] or a
+//! - [`Sandbox::invoke`] performs one operation in an instance that knows of no other call: a [`Request`], and a [`Response`] or a
 //!   [`CallError`]. [`Sandbox::receive`] does the same for a [`Callback`] of DingTalk, whose message goes to a [`Handler`].
 //!
 //! Whoever wants more than that finds it a module higher: [`bindings`] by name, [`input`] with one delivery for the

@@ -19,7 +19,7 @@ use crate::support::receiving::{
     EMPTY, PONG, REFUSED, Setup, assert_answer, callback, post, robot_with, signed, start_with, text, until,
 };
 use crate::support::witness::{now, sign};
-use crate::support::{Host, PATIENCE, Resources, Robot, SECRET, TOKEN, component, send};
+use crate::support::{Host, PATIENCE, Resources, Robot, SECRET, TOKEN, component, limits, send};
 
 /// github.com/eryajf/chatgpt-dingtalk 3766c24, public/tools_test.go.
 const VECTOR: (u64, &str, &str) =
@@ -64,12 +64,9 @@ fn the_component_accepts_the_published_signature_for_an_hour_to_the_millisecond(
     const HOUR: u64 = 3_600_000;
     let time = Arc::new(AtomicU64::new(0));
     let clock = Arc::clone(&time);
-    let sandbox = Sandbox::new(
-        COMPONENT,
-        Limits { instances: 2, ..Limits::default() },
-        Arc::new(move || clock.load(Ordering::SeqCst)),
-    )
-    .unwrap();
+    let sandbox =
+        Sandbox::new(COMPONENT, Limits { instances: 2, ..limits() }, Arc::new(move || clock.load(Ordering::SeqCst)))
+            .unwrap();
     let properties = [("id", "x"), ("url", "http://127.0.0.1:1"), ("secret", "another"), ("appSecret", VECTOR.1)];
     let settings = Settings::parse(properties).unwrap();
     let owned = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

@@ -23,6 +23,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dingtalk_binding::secret::Secret;
+use dingtalk_host::sandbox::{Instances, Limits};
 use dingtalk_host::simulator::conversation::Say;
 use dingtalk_host::simulator::fault::{Fault, Times};
 use dingtalk_host::simulator::outgoing::Said;
@@ -36,6 +37,15 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const SECRET: &str = "SECb90923e19e58b466481e9e7b7a5b4f108a4531abde590ad3967fb29f0eae5c68";
 pub const TOKEN: &str = "c4n4ry0t0k3n0f0th30r0b0t";
+
+/// The limits of a sandbox, with instances as the variable of the host's flag has them: the tests run with both.
+pub fn limits() -> Limits {
+    let lifetime = std::env::var("DINGTALK_INSTANCES").ok().map(|name| {
+        let named = Instances::ALL.into_iter().find(|instances| instances.name() == name);
+        named.expect("DINGTALK_INSTANCES is fresh or rewound")
+    });
+    Limits { lifetime: lifetime.unwrap_or_default(), ..Limits::default() }
+}
 
 /// A simulated robot that runs beside the test.
 pub struct Robot {

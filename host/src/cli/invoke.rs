@@ -15,7 +15,7 @@ use super::{Failure, lines, load};
 use crate::bindings::InvokeError;
 use crate::egress::MAX_REQUEST_BODY;
 use crate::resources;
-use crate::sandbox::{Limits, Request, Response};
+use crate::sandbox::{Instances, Limits, Request, Response};
 
 /// Performs one operation of a binding and prints the answer.
 ///
@@ -95,7 +95,7 @@ pub(super) async fn run(args: InvokeArgs) -> Result<(), Failure> {
     // Only this binding matters, so that it may not be left out.
     resources.bindings.iter_mut().for_each(|binding| binding.ignore_errors = false);
     resources.failures.iter_mut().for_each(|failure| failure.ignore_errors = false);
-    let limits = Limits { instances: 1, ..Limits::for_messages_of(data.len()) };
+    let limits = Limits { instances: 1, lifetime: Instances::Fresh, ..Limits::for_messages_of(data.len()) };
     let bindings = load::bindings_without_outbox(resources, limits, &args.egress.policy()).await?;
     let request = Request { operation: args.operation, data, metadata: args.metadata };
     let result = bindings.invoke(&name, request, None).await;

@@ -5,6 +5,7 @@ mod component;
 mod demo;
 mod descriptors;
 mod egress;
+mod instances;
 mod invoke;
 mod lines;
 mod load;

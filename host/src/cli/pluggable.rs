@@ -11,6 +11,7 @@ use dingtalk_binding::duration;
 use tokio_util::sync::CancellationToken;
 
 use super::egress::EgressArgs;
+use super::instances::InstancesArgs;
 use super::logging::{LogArgs, LogLevel};
 use super::receiving::{self, CallbackArgs, InboxArgs, OutboxArgs};
 use super::signals::Ended;
@@ -44,6 +45,8 @@ pub(super) struct PluggableArgs {
     /// Longest data of an operation, at most 16Mi.
     #[arg(long, value_name = "SIZE", default_value = "4Mi", value_parser = receiving::parse_body_size)]
     max_body_size: usize,
+    #[command(flatten)]
+    instances: InstancesArgs,
     #[command(flatten)]
     callbacks: CallbackArgs,
     /// Time for daprd to hand a message to the application and to acknowledge it.
@@ -139,7 +142,7 @@ async fn start(args: PluggableArgs) -> Result<Serving, Failure> {
         Some(folder) => folder,
         None => folder(|name| env::var_os(name))?,
     };
-    let limits = Limits::for_messages_of(args.max_body_size);
+    let limits = Limits { lifetime: args.instances.instances, ..Limits::for_messages_of(args.max_body_size) };
     let bindings = Bindings::new(Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system())?);
     let database = args.store.open().await?;
     if let Some(outbox) = args.outbox.open(database.as_ref())? {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::app::AppArgs;
 use super::egress::EgressArgs;
+use super::instances::InstancesArgs;
 use super::logging::{LogArgs, LogLevel};
 use super::receiving::{self, CallbackArgs, InboxArgs, OutboxArgs};
 use super::reload::{self, Reload};
@@ -21,7 +22,7 @@ use super::{Failure, descriptors, load, shutdown, spans};
 use crate::api::{Allowed, Api, ErrorStatus, Server, Surface};
 use crate::input::Input;
 use crate::resources::{self, Configuration, Loader};
-use crate::sandbox::{Instances, Limits};
+use crate::sandbox::Limits;
 use crate::shown::shown;
 use crate::spans::Spans;
 
@@ -58,10 +59,8 @@ pub(super) struct ServeArgs {
     /// 5xx. A binding's property errorStatus and a call's header dingtalk-error-status come first.
     #[arg(long, value_name = "FORM", default_value = "dapr", value_parser = ErrorStatus::parse)]
     error_status: ErrorStatus,
-    /// Where a message's instance of the component comes from: fresh makes one for each; rewound uses those of the same
-    /// binding again, after writing back the memory that they had before any message.
-    #[arg(long, value_name = "INSTANCES", default_value = "fresh", value_parser = Instances::parse)]
-    instances: Instances,
+    #[command(flatten)]
+    instances: InstancesArgs,
     #[command(flatten)]
     callbacks: CallbackArgs,
     #[command(flatten)]
@@ -155,7 +154,7 @@ async fn start(args: ServeArgs) -> Result<Serving, Failure> {
     let resiliency = std::mem::take(&mut resources.resiliency);
     let database = args.store.open().await?;
     let outbox = args.outbox.open(database.as_ref())?;
-    let limits = Limits { lifetime: args.instances, ..Limits::for_messages_of(args.max_body_size) };
+    let limits = Limits { lifetime: args.instances.instances, ..Limits::for_messages_of(args.max_body_size) };
     let bindings = load::bindings(resources, limits, &policy, outbox).await?;
     reload.begin(&bindings);
     if bindings.all().is_empty() {

@@ -5,7 +5,7 @@ use std::env;
 use std::ffi::OsString;
 
 /// All of them, but for those that component files name, whose bindings say so, and paths, which are no text.
-const READ: [&str; 20] = [
+const READ: [&str; 21] = [
     "ALL_PROXY",
     "APP_API_TOKEN",
     "APP_ID",
@@ -14,6 +14,7 @@ const READ: [&str; 20] = [
     "DAPR_GRPC_PORT",
     "DAPR_HTTP_PORT",
     "DAPR_LOG_LEVEL",
+    "DINGTALK_INSTANCES",
     "DINGTALK_STORE",
     "HTTPS_PROXY",
     "HTTP_PROXY",

@@ -1,8 +1,9 @@
-//! One call, one sandbox: a fresh instance of the component with limits on everything it can use.
+//! One call, one sandbox: an instance of the component for this call, with limits on everything it can use.
 //!
 //! What every call shares (compiled code, linker, memory pool) is made once. What one call touches (its
-//! store, memory, tables, handles) exists only for that call, so that nothing of one message or tenant can be
-//! found by the next, and a trap, a loop or a leak ends one call and nothing else.
+//! store, memory, tables, handles) exists only for that call, or is put back behind it for the next one of its tenant
+//! (`rewound`), so that nothing of one message or tenant can be found by the next, and a trap, a loop or a leak ends one
+//! call and nothing else.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -95,7 +96,7 @@ impl Default for Limits {
             handles: 64,
             queue: Duration::from_secs(5),
             grace: Duration::from_secs(5),
-            lifetime: Instances::Fresh,
+            lifetime: Instances::default(),
         }
     }
 }
@@ -281,7 +282,7 @@ impl Sandbox {
         .await
     }
 
-    /// Performs one operation in an instance of its own. With a `reader`, "get" hands its message to that;
+    /// Performs one operation in an instance that has no other call. With a `reader`, "get" hands its message to that;
     /// without one, it fails.
     pub async fn invoke(
         &self,
@@ -323,7 +324,7 @@ impl Sandbox {
         }
     }
 
-    /// Has one callback verified in an instance of its own, and its message handed to `reader`. Without one,
+    /// Has one callback verified in an instance that has no other call, and its message handed to `reader`. Without one,
     /// a callback that is genuine fails. Takes `limit` at most, and the sandbox's grace.
     pub async fn receive(
         &self,
@@ -344,7 +345,7 @@ impl Sandbox {
         self.limited(tenant, call, receive).await.map(Into::into)
     }
 
-    /// Makes `call` in a fresh, initialised instance, within every limit.
+    /// Makes `call` in an initialised instance that knows of no other call, within every limit.
     async fn limited<T, E>(
         &self,
         tenant: &Tenant,

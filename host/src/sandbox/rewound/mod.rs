@@ -38,9 +38,9 @@ use memory::{Held, Memories};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Instances {
     /// Made for the call.
-    #[default]
     Fresh,
     /// One of the same tenant whose memory is as `init` left it, where there is one.
+    #[default]
     Rewound,
 }
 
