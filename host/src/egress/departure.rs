@@ -5,7 +5,7 @@
 //! could still be sent a moment later, by a task that nobody waits for. So whoever asks also closes the door.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
@@ -22,6 +22,7 @@ pub(super) const REQUESTS: u32 = 16;
 pub(super) struct Departure {
     state: AtomicU8,
     requests: AtomicU32,
+    is_passing: AtomicBool,
     refusal: OnceLock<String>,
 }
 
@@ -56,6 +57,25 @@ impl Departure {
             LEFT => Outcome::Unknown,
             _ => Outcome::NotSent,
         }
+    }
+
+    /// The last request has failed, and whether the same one may have a connection in a moment.
+    pub(super) fn fail(&self, error: &Error) {
+        let is_passing = matches!(
+            error,
+            Error::DnsError { .. }
+                | Error::ConnectionRefused
+                | Error::ConnectionTimeout
+                | Error::ConnectionTerminated
+                | Error::DestinationUnavailable
+                | Error::TlsProtocolError
+        );
+        self.is_passing.store(is_passing, Ordering::Release);
+    }
+
+    /// Whether nothing has left for want of a connection, which there may be in a moment. Nothing leaves from here on.
+    pub(super) fn is_unconnected(&self) -> bool {
+        self.close() == Outcome::NotSent && self.is_passing.load(Ordering::Acquire)
     }
 
     /// Keeps why a destination was refused, which wasi:http's errors have no room for.
@@ -161,5 +181,34 @@ mod tests {
             );
         }
         assert_eq!(departure.refusal(), Some("a call makes 16 requests at most"));
+    }
+
+    #[test]
+    fn only_what_had_no_connection_may_have_one_in_a_moment() {
+        let after = |error, has_left| {
+            let departure = Departure::default();
+            if has_left {
+                departure.leave();
+            }
+            departure.fail(&error);
+            let is_unconnected = departure.is_unconnected();
+            assert!(!departure.leave(), "that was said of it");
+            is_unconnected
+        };
+        let dns = Error::DnsError { rcode: None, info_code: None };
+        for error in [Error::ConnectionRefused, Error::ConnectionTerminated, Error::TlsProtocolError, dns] {
+            assert!(after(error, false));
+        }
+        assert!(!after(Error::ConnectionTerminated, true), "its bytes may be anywhere");
+        for error in [
+            Error::HttpRequestDenied,
+            Error::DestinationIpProhibited,
+            Error::TlsCertificateError,
+            Error::HttpRequestBodySize(None),
+            Error::HttpProtocolError,
+        ] {
+            assert!(!after(error, false), "that is for people to mend");
+        }
+        assert!(!Departure::default().is_unconnected());
     }
 }

@@ -205,6 +205,11 @@ impl Exit {
         self.departure.close()
     }
 
+    /// Whether nothing has left for want of a connection, which there may be in a moment. From here on nothing leaves.
+    pub(crate) fn is_unconnected(&self) -> bool {
+        self.departure.is_unconnected()
+    }
+
     /// Why the last request was refused, and what to do.
     pub fn refusal(&self) -> Option<&str> {
         self.departure.refusal()
@@ -291,6 +296,7 @@ impl Exit {
             .flatten()
             .inspect_err(|error| {
                 let Inner { owner, refused, .. } = &*self.egress.0;
+                self.departure.fail(error);
                 if matches!(error, Error::DestinationIpProhibited) {
                     refused.fetch_add(1, Ordering::Relaxed);
                 }

@@ -61,6 +61,8 @@ struct Inner {
     memories: Memories,
     callback_timeout: Duration,
     forwards: Slots,
+    /// Calls that pause before another attempt which no policy asked for.
+    pauses: Slots,
     tasks: TaskTracker,
     metrics: Metrics,
     resilience: Resilience,
@@ -140,7 +142,7 @@ impl Input {
         for binding in bindings.all() {
             memories.load(&binding);
         }
-        let forwards = Slots::new(FORWARDS);
+        let (forwards, pauses) = (Slots::new(FORWARDS), Slots::new(outbound::PAUSES));
         let quiet = Quiet::default();
         let metrics = Metrics::new();
         metrics.loaded(bindings.all().len());
@@ -153,6 +155,7 @@ impl Input {
             memories,
             callback_timeout,
             forwards,
+            pauses,
             tasks,
             metrics,
             resilience,
@@ -201,7 +204,7 @@ impl Input {
             bindings: loaded.len(),
             egress_refused: loaded.iter().map(|one| (one.name().to_owned(), one.egress_refused())).collect(),
             stopped: loaded.iter().flat_map(stopped).collect(),
-            calls: bindings.calls(),
+            calls: [bindings.calls(), vec![("operation", "pausing", self.0.pauses.load().0)]].concat(),
             spans: spans.get().map(Spans::counts),
             // What cannot be read is left out; the queue itself says why.
             inbox: match inbox {
@@ -260,7 +263,9 @@ impl Input {
         };
         let bindings = &self.0.bindings;
         self.0
-            .send(outbound, request, |request, limit| bindings.invoke_within(name, request, reader.clone(), limit))
+            .send(outbound, Arc::new(request), |request, limit| {
+                bindings.invoke_within(name, request, reader.clone(), limit)
+            })
             .await
             .map_err(|error| bindings::with_made_uuid(error, uuid))
     }
