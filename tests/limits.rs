@@ -124,7 +124,7 @@ fn a_component_with_another_contract_is_refused_by_its_first_call() {
     match runtime().block_on(sandbox.operations(&tenant)) {
         // It never came to its trap.
         Err(CallError::Stopped { reason, .. }) => {
-            assert!(reason.starts_with("the host ended it: ") && reason.contains("close"), "{reason}");
+            assert!(reason.starts_with("the host ended it: ") && reason.contains("tuple"), "{reason}");
         }
         other => panic!("{other:?}"),
     }

@@ -149,7 +149,7 @@ pub fn component(name: &str, properties: &[(&str, &str)]) -> String {
         "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: {name}\nspec:\n  type: \
          bindings.dingtalk.webhook\n  version: v1\n  metadata:\n"
     );
-    let own = |wanted| properties.iter().any(|(name, _)| *name == wanted);
+    let own = |wanted: &str| properties.iter().any(|(name, _)| *name == wanted);
     let defaults = [("rateLimit", "0"), ("retries", "0")];
     for (name, value) in properties.iter().chain(defaults.iter().filter(|(name, _)| !own(name))) {
         // JSON's strings are YAML's.

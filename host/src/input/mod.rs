@@ -32,6 +32,7 @@ use crate::app::App;
 use crate::bindings::{self, Binding, Bindings, CREATE, InitError, InvokeError};
 use crate::egress::{Policy, Proxies};
 use crate::event::{Answer, Application, BoxFuture, Digest, Event, Undelivered};
+use crate::ingress::stream::Line;
 use crate::metrics::{Metrics, QueueState, State};
 use crate::queue::{Consumer, Counts, Inbox, QueueError};
 use crate::quiet::Quiet;
@@ -241,7 +242,17 @@ impl Input {
     }
 
     /// Performs one operation; "get" reaches the application.
-    pub async fn invoke(&self, name: &str, mut request: Request) -> Result<Response, InvokeError> {
+    pub async fn invoke(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
+        self.invoke_for(name, request, None).await
+    }
+
+    /// As [`Input::invoke`], for a caller on this line: who hangs up is not tried for again.
+    pub(crate) async fn invoke_for(
+        &self,
+        name: &str,
+        mut request: Request,
+        line: Option<&Line>,
+    ) -> Result<Response, InvokeError> {
         let operation = request.operation.clone();
         let is_get = operation == "get";
         let reader = is_get.then(|| self.reader(name, Vec::new(), Way::Direct)).flatten();
@@ -260,6 +271,7 @@ impl Input {
             is_late: false,
             is_awaited: false,
             trace: &trace,
+            line,
         };
         let bindings = &self.0.bindings;
         self.0

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{Inner, Leftovers, policy};
 use crate::bindings::{self, Binding, CREATE, InvokeError, retries};
+use crate::ingress::stream::Line;
 use crate::resiliency::{Course, Direction};
 use crate::sandbox::{CallError, Overload, Response, Rule};
 use crate::spans::said;
@@ -58,6 +59,8 @@ pub(super) struct Outbound<'a> {
     pub(super) is_awaited: bool,
     /// What its attempts are below, where there are spans.
     pub(super) trace: &'a [(String, String)],
+    /// Of a caller who may hang up.
+    pub(super) line: Option<&'a Line>,
 }
 
 impl Inner {
@@ -96,7 +99,7 @@ impl Inner {
         attempt: impl Fn(R, Option<Duration>) -> F,
         attempts: &mut u32,
     ) -> Result<Response, InvokeError> {
-        let Outbound { binding, operation, has_uuid, is_late, is_awaited, trace } = outbound;
+        let Outbound { binding, operation, has_uuid, is_late, is_awaited, trace, line } = outbound;
         if !is_late {
             self.bindings.check(binding, operation)?;
         } else if self.bindings.get(binding).is_none() {
@@ -148,6 +151,10 @@ impl Inner {
             let Ok(_place) = place else { return result };
             tracing::debug!(binding, %error, attempt = number, ?pause, "tried again");
             tokio::time::sleep(pause).await;
+            // HTTP/2 ends what its caller has given up; a caller who speaks HTTP/1.1 has to be looked for.
+            if own.is_some() && line.is_some_and(Line::is_closed) {
+                return result;
+            }
             limit = own.as_ref().map_or(limit, |own| Some(own.time.saturating_sub(since.elapsed())));
             next = request;
         }
