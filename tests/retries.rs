@@ -174,14 +174,21 @@ fn what_does_not_pass_in_a_moment_is_told_at_once() {
 fn the_property_and_the_time_of_a_call_say_how_often() {
     let robot = Robot::start();
     robot.fail(busy(), Times::Always);
-    for (property, attempts) in [(("retries", "0"), None), (("retries", "1"), Some("2")), (("timeout", "900ms"), None)]
-    {
+    for (property, attempts) in [(("retries", "0"), None), (("retries", "1"), Some("2"))] {
         let before = robot.stats().requests;
         let host = serve(&at(&robot.url(), &[property]));
         assert_ended(&host.post("team", CREATE), 500, Some("rejected"), Some("not-sent"), attempts);
         let expected = attempts.map_or(1, |attempts: &str| attempts.parse().unwrap());
         assert_eq!(robot.stats().requests - before, expected, "{property:?}");
     }
+    // Busy, and it took half of the time to say so.
+    let slow = Witness::answering(|_| {
+        std::thread::sleep(Duration::from_secs(5));
+        Answer::ok(r#"{"errcode":-1,"errmsg":"system busy"}"#)
+    });
+    let host = serve(&at(&slow.url("/robot/send?access_token=t0ken"), &[("timeout", "10s")]));
+    assert_ended(&host.post("team", CREATE), 500, Some("rejected"), Some("not-sent"), None);
+    assert_eq!(slow.received().len(), 1);
     let wrong = at(&robot.url(), &[("retries", "4")]);
     let output =
         finish(command(&["serve", "--resources-path", wrong.path().to_str().unwrap(), "--dapr-http-port", "0"]), b"");
