@@ -517,7 +517,7 @@ fn a_test_that_contributors_are_sent_to_exists() {
 }
 
 /// What a row of docs/security.md says, and the line of the code from which it follows.
-const LIMITS: [(&str, &str, &str, &str); 64] = [
+const LIMITS: [(&str, &str, &str, &str); 66] = [
     ("memory", "32 MiB", "sandbox/mod.rs", "memory: 32 << 20,"),
     ("memory", "8 times", "sandbox/mod.rs", "size.saturating_mul(8)"),
     ("instructions", "2,000,000,000", "sandbox/mod.rs", "fuel: 2_000_000_000,"),
@@ -534,6 +534,8 @@ const LIMITS: [(&str, &str, &str, &str); 64] = [
     ("calls that wait for a robot", "256,", "gate/mod.rs", "WAITING: usize = 256;"),
     ("calls that wait", "4,096 operations", "sandbox/slots.rs", "all: 4_096, each: 1_024"),
     ("calls that wait", "1,024 of each", "sandbox/slots.rs", "all: 4_096, each: 1_024"),
+    ("calls that pause", "128, of which 16", "input/outbound.rs", "Rule { all: 128, each: 16 }"),
+    ("requests | 16", "16, one after", "egress/departure.rs", "const REQUESTS: u32 = 16;"),
     ("answers that are being sent on", "64, of which 16", "input/mod.rs", "Rule { all: 64, each: 16 }"),
     ("answers that are being sent on", "16 names", "input/answer.rs", "const MAX_NAMES: usize = 16;"),
     ("answer that is read", "64 KiB", "../../src/answer.rs", "const MAX_BODY: usize = 64 * 1024;"),

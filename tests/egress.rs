@@ -361,6 +361,10 @@ impl Secured {
         url
     }
 
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.robot.address()
+    }
+
     fn resources(&self) -> Resources {
         Resources::binding("team", &[("id", "team"), ("url", &self.url()), ("secret", SECRET)])
     }

@@ -123,7 +123,9 @@ fn a_component_with_another_contract_is_refused_by_its_first_call() {
     let tenant = tenant(&sandbox, "http://127.0.0.1:1/", Duration::from_secs(60));
     match runtime().block_on(sandbox.operations(&tenant)) {
         // It never came to its trap.
-        Err(CallError::Stopped { reason, .. }) => assert!(!reason.contains("aborted"), "{reason}"),
+        Err(CallError::Stopped { reason, .. }) => {
+            assert!(reason.starts_with("the host ended it: ") && reason.contains("tuple"), "{reason}");
+        }
         other => panic!("{other:?}"),
     }
 }

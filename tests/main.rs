@@ -30,6 +30,7 @@ mod pluggable;
 mod reload;
 mod replays;
 mod resiliency;
+mod retries;
 mod robots;
 mod serve;
 mod signature;

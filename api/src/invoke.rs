@@ -88,6 +88,11 @@ impl<C: Failure> Failed<C> {
         &self.error
     }
 
+    /// Whether the call had a `msgUuid`.
+    pub fn has_uuid(&self) -> bool {
+        self.has_uuid
+    }
+
     /// The failure alone.
     pub fn into_error(self) -> C {
         self.error

@@ -34,6 +34,7 @@ struct Families {
     requests: Timed,
     loaded: IntCounter,
     errors: IntCounterVec,
+    retries: IntCounterVec,
     callbacks: IntCounterVec,
     changes: IntCounterVec,
 }
@@ -105,6 +106,14 @@ impl Metrics {
         }
     }
 
+    /// An operation took so many attempts more than one.
+    pub(crate) fn retried(&self, (component, operation): (&str, &str), times: u32) {
+        let Some(families) = self.0.as_ref().filter(|_| times > 0) else { return };
+        if let Ok(counter) = families.retries.get_metric_with_label_values(&[component, operation]) {
+            counter.inc_by(times.into());
+        }
+    }
+
     /// The application has taken an event, or not, that was handed to it at `since`.
     pub(crate) fn delivered(&self, component: &str, since: Instant, success: bool) {
         if let Some(families) = &self.0 {
@@ -145,6 +154,7 @@ impl Metrics {
             forget(&timed.latency, component);
         }
         forget(&families.errors, component);
+        forget(&families.retries, component);
         forget(&families.callbacks, component);
     }
 
@@ -195,6 +205,11 @@ impl Families {
                 "Operations that failed, by the names of docs/errors.md.",
                 &[COMPONENT, "operation", "error", "class", "outcome"],
             )?,
+            retries: counter(
+                "dingtalk_retries_total",
+                "Attempts of operations beyond the first.",
+                &[COMPONENT, "operation"],
+            )?,
             callbacks: counter(
                 "dingtalk_callbacks_total",
                 "Callbacks, by what they were answered or why they were refused.",
@@ -209,13 +224,13 @@ impl Families {
     }
 
     fn register(self, registry: &Registry) -> Result<(), Error> {
-        let Self { output, input, requests, loaded, errors, callbacks, changes } = self;
+        let Self { output, input, requests, loaded, errors, retries, callbacks, changes } = self;
         for Timed { count, latency } in [output, input, requests] {
             registry.register(Box::new(count))?;
             registry.register(Box::new(latency))?;
         }
         registry.register(Box::new(loaded))?;
-        for counter in [errors, callbacks, changes] {
+        for counter in [errors, retries, callbacks, changes] {
             registry.register(Box::new(counter))?;
         }
         Ok(())

@@ -178,6 +178,23 @@ fn what_has_not_been_initialised_says_what_to_do() {
     assert!(status.message().contains("the name of the component instance may not contain"), "{status:?}");
 }
 
+/// daprd's policies say what is tried again, and are not seen here.
+#[test]
+fn a_message_is_tried_once_unless_its_component_file_says_more() {
+    let (robot, folder) = (Robot::start(), Folder::new());
+    let _host = folder.start(&[]);
+    let (daprd, url) = (folder.daprd(), robot.url());
+    robot.fail(Fault::Rejected { errcode: -1, errmsg: "system busy".into() }, Times::Always);
+    let properties = [("id", "team"), ("url", url.as_str()), ("secret", SECRET)];
+    daprd.init("team", &properties).unwrap();
+    let status = daprd.invoke("team", "create", "Hi").unwrap_err();
+    assert_eq!((status.code(), robot.stats().requests), (Code::Unknown, 1), "{status:?}");
+    daprd.init("team", &[&properties[..], &[("retries", "1")]].concat()).unwrap();
+    let status = daprd.invoke("team", "create", "Hi").unwrap_err();
+    assert_eq!((status.code(), robot.stats().requests), (Code::Unknown, 3), "{status:?}");
+    assert!(status.message().contains("attempts=2"), "{status:?}");
+}
+
 #[test]
 fn daprd_is_told_on_its_one_stream_of_a_message_that_was_given_up() {
     let (robot, folder, outbox) = (Robot::start(), Folder::new(), tempfile::tempdir().unwrap());

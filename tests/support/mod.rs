@@ -152,14 +152,16 @@ impl Resources {
     }
 }
 
-/// A component document. The robots of the tests have no rate limit unless they are told to, and so their bindings.
+/// A component document. The robots of the tests have no rate limit unless they are told to, and so their bindings; and what a
+/// robot does not take is tried once, unless a test is about that.
 pub fn component(name: &str, properties: &[(&str, &str)]) -> String {
     let mut yaml = format!(
         "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: {name}\nspec:\n  type: \
          bindings.dingtalk.webhook\n  version: v1\n  metadata:\n"
     );
-    let own = properties.iter().any(|(name, _)| *name == "rateLimit");
-    for (name, value) in properties.iter().chain([("rateLimit", "0")].iter().filter(|_| !own)) {
+    let own = |wanted: &str| properties.iter().any(|(name, _)| *name == wanted);
+    let defaults = [("rateLimit", "0"), ("retries", "0")];
+    for (name, value) in properties.iter().chain(defaults.iter().filter(|(name, _)| !own(name))) {
         // JSON's strings are YAML's.
         yaml.push_str(&format!("  - name: {name}\n    value: {}\n", serde_json::json!(value)));
     }

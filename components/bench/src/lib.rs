@@ -8,9 +8,11 @@ use dingtalk_binding::settings::Settings;
 use dingtalk_host::clock::{self, Clock};
 use dingtalk_host::egress::{Egress, Proxies, Reach};
 use dingtalk_host::sandbox::{self, Limits};
+use hyper::{Request, Response};
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 use wasmtime_wasi_io::IoView;
 
 pub mod crossings;
@@ -35,6 +37,22 @@ pub type Handle = Arc<
 
 /// What an instance's requests go through.
 pub type WayOut = Arc<dyn Fn() -> Box<dyn WasiHttpHooks> + Send + Sync>;
+
+/// A way out of its own for each request: the host's is for one call, and here an instance may have many.
+struct Exits(Egress);
+
+impl WasiHttpHooks for Exits {
+    fn send_request(&mut self, request: Request<WasiBody>, options: Option<RequestOptions>, received: Done) -> Sending {
+        self.0.exit(Reach::Robot).send_request(request, options, received)
+    }
+
+    fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode {
+        self.0.exit(Reach::Robot).p2_error_from_hyper(error)
+    }
+}
+
+type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
+type Sending = Box<dyn Future<Output = Result<(Response<WasiBody>, Done), Error>> + Send>;
 
 /// Which version of WASI an engine is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +90,7 @@ impl Tenant {
         let egress = Egress::new(&settings.id, &settings, &Proxies::none())?;
         let properties = properties.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let handle: Handle = Arc::new(|_| Box::pin(async { Err(wit::HandlerError::NotReading) }));
-        let way_out: WayOut = Arc::new(move || Box::new(egress.exit(Reach::Robot)));
+        let way_out: WayOut = Arc::new(move || Box::new(Exits(egress.clone())));
         Ok(Self { properties, way_out, clock: clock::system(), handle })
     }
 

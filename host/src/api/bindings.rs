@@ -82,7 +82,7 @@ impl Api {
     ) -> Result<sandbox::Response, InvokeError<InvokeFailure>> {
         let _call = self.call(seat);
         let operation = request.operation.clone();
-        let result = self.input.invoke(name, request).await;
+        let result = self.input.invoke_for(name, request, Some(&seat.line)).await;
         match &result {
             Ok(_) => tracing::debug!(binding = name, operation, "invoked"),
             Err(InvokeError::Call(error)) => tracing::warn!(binding = name, operation, %error, "invocation failed"),

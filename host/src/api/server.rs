@@ -21,6 +21,7 @@ use super::{Api, grpc};
 use crate::ingress::connection::Activity;
 use crate::ingress::listeners::Listeners;
 use crate::ingress::port::{Policy, Port};
+use crate::ingress::stream::{Line, Stream};
 
 /// The longest head of a request, and the longest piece of a body. Go's clients and proxies stay far below.
 const MAX_HEAD: u32 = 16 << 10;
@@ -107,6 +108,8 @@ pub(super) struct Seat {
     pub(super) activity: Arc<Activity>,
     /// The address of ours that the client has reached.
     pub(super) address: IpAddr,
+    /// Whether the client is there.
+    pub(super) line: Line,
 }
 
 impl Seat {
@@ -183,7 +186,9 @@ impl Server {
                 // Small answers must not wait for the client's acknowledgement of the last one.
                 let _ = stream.set_nodelay(true);
                 let (port, activity) = (Arc::clone(&at), Arc::clone(activity));
-                let (api, seat) = (Arc::clone(&api), Arc::new(Seat { surface, port, activity, address }));
+                let stream = Stream::new(stream);
+                let seat = Seat { surface, port, activity, address, line: stream.line() };
+                let (api, seat) = (Arc::clone(&api), Arc::new(seat));
                 let service = service_fn(move |request| {
                     let (api, seat) = (Arc::clone(&api), Arc::clone(&seat));
                     async move { Ok::<_, Infallible>(answer(api, request, &seat).await) }

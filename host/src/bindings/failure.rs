@@ -7,6 +7,9 @@ use crate::gate::Withheld;
 use crate::queue::QueueError;
 use crate::sandbox::CallError;
 
+/// The item of metadata that says how often something was tried, where it was more than once.
+pub(super) const ATTEMPTS: &str = "attempts";
+
 /// Why a binding has not done what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum InvokeFailure {
@@ -33,6 +36,17 @@ pub enum InvokeFailure {
     /// It failed.
     #[error(transparent)]
     Call(#[from] CallError<error::InvokeError>),
+    /// It was not sent for want of a connection to the robot, and there may be one in a moment.
+    #[error(transparent)]
+    Unconnected(CallError<error::InvokeError>),
+    /// It was tried more than once, and failed each time.
+    #[error("{error} (attempts: {attempts})")]
+    Tried {
+        /// How often.
+        attempts: u32,
+        /// What happened the last time.
+        error: Box<InvokeFailure>,
+    },
     /// Of a message in parts, the first ones were posted, and this one was not.
     #[error("{}. This was part {number} of {of}; those before it were posted", of_part(error))]
     Part {
@@ -54,8 +68,8 @@ impl invoke::Failure for InvokeFailure {
     fn posted(&self) -> Outcome {
         match self {
             Self::Withheld(_) | Self::Queue(_) | Self::GivenUp(_) => Outcome::NotSent,
-            Self::Call(error) => error.posted(),
-            Self::Made { error, .. } => error.posted(),
+            Self::Call(error) | Self::Unconnected(error) => error.posted(),
+            Self::Made { error, .. } | Self::Tried { error, .. } => error.posted(),
             // Sent again as a whole, the first parts would arrive twice.
             Self::Part { .. } => Outcome::Unknown,
         }
@@ -74,7 +88,12 @@ impl invoke::Failure for InvokeFailure {
                     .map(|(name, value)| (name.to_owned(), value.to_owned()))
                     .to_vec()
             }
-            Self::Call(error) => error.metadata(),
+            Self::Call(error) | Self::Unconnected(error) => error.metadata(),
+            Self::Tried { attempts, error } => {
+                let mut metadata = error.metadata();
+                metadata.push((ATTEMPTS.to_owned(), attempts.to_string()));
+                metadata
+            }
             Self::Made { uuid, error } => {
                 let mut metadata = error.metadata();
                 metadata.push(("msgUuid".to_owned(), uuid.clone()));

@@ -4,6 +4,7 @@ mod failure;
 mod keys;
 mod prepared;
 mod queued;
+pub(crate) mod retries;
 mod sending;
 
 use std::borrow::Borrow;
@@ -51,6 +52,8 @@ pub struct Bindings {
     outbox: OnceLock<Outbox>,
     /// Whether they are posted whatever a file says of an outbox.
     is_direct: bool,
+    /// How often a message is tried again where a file does not say.
+    retries: u32,
 }
 
 /// What bindings have in common.
@@ -79,6 +82,8 @@ pub struct Binding {
     is_queued: bool,
     /// Whether those that wait become one.
     merges: bool,
+    /// How often a message that was not taken is tried again in its call.
+    retries: u32,
     error_status: Option<ErrorStatus>,
 }
 
@@ -184,6 +189,11 @@ impl Binding {
         self.tenant.id()
     }
 
+    /// How often a message that was not taken is tried again in its call, unless a policy decides that.
+    pub(crate) fn retries(&self) -> u32 {
+        self.retries
+    }
+
     /// Its turns at the processor, for what runs on its behalf outside of the sandbox.
     pub(crate) fn share(&self) -> &Share {
         self.tenant.share()
@@ -208,6 +218,23 @@ pub(crate) const CREATE: &str = "create";
 
 /// Why an operation failed.
 pub type InvokeError = invoke::InvokeError<InvokeFailure>;
+
+/// What became of something that was tried so often.
+pub(crate) fn tried(result: Result<Response, InvokeError>, attempts: u32) -> Result<Response, InvokeError> {
+    match result {
+        result if attempts <= 1 => result,
+        Ok(mut response) => {
+            response.metadata.push((failure::ATTEMPTS.to_owned(), attempts.to_string()));
+            Ok(response)
+        }
+        Err(InvokeError::Call(failed)) => {
+            let tried = |error| InvokeFailure::Tried { attempts, error: Box::new(error) };
+            let has_uuid = failed.has_uuid();
+            Err(Failed::new(tried(failed.into_error()), has_uuid).into())
+        }
+        result => result,
+    }
+}
 
 /// `error` of a message that may have been posted under a `msgUuid` that was made here, and that its caller must know to send it
 /// again.
@@ -249,7 +276,14 @@ impl Bindings {
             last_kind: Mutex::default(),
             outbox: OnceLock::new(),
             is_direct: false,
+            retries: retries::MOST,
         }
+    }
+
+    /// None yet. Behind daprd, whose policies say what is tried again, and which are not seen here: once, unless a file says
+    /// more.
+    pub fn behind_daprd(sandbox: Sandbox) -> Self {
+        Self { retries: 0, ..Self::new(sandbox) }
     }
 
     /// None yet. Without an outbox, and with component files that are written for one: what they say of it has no effect.
@@ -374,6 +408,8 @@ impl Bindings {
                 return Err(format!("property \"{property}\" {reason}"));
             }
         }
+        let retries = retries::parse(property("retries")).map_err(|reason| format!("property \"retries\" {reason}"))?;
+        let retries = retries.unwrap_or(self.retries);
         let gate = self.robots.gate(&settings.endpoint, gate);
         let egress = Egress::within(&name, &settings, proxies, policy)?;
         let tenant = self.sandbox.tenant(properties, egress.clone(), settings.timeout);
@@ -392,6 +428,7 @@ impl Bindings {
             gate,
             is_queued,
             merges,
+            retries,
             error_status,
         })
     }
@@ -424,14 +461,14 @@ impl Bindings {
         request: Request,
         reader: Option<Arc<dyn Handler>>,
     ) -> Result<Response, InvokeError> {
-        self.invoke_within(name, request, reader, None).await
+        self.invoke_within(name, Arc::new(request), reader, None).await
     }
 
     /// As [`Bindings::invoke`], within this time should that be shorter than the binding's own.
     pub(crate) async fn invoke_within(
         &self,
         name: &str,
-        request: Request,
+        request: Arc<Request>,
         reader: Option<Arc<dyn Handler>>,
         limit: Option<Duration>,
     ) -> Result<Response, InvokeError> {
@@ -467,13 +504,13 @@ impl Bindings {
         limit: Option<Duration>,
     ) -> Result<Response, InvokeError> {
         let binding = self.get(name).ok_or_else(|| InvokeError::NotFound(name.to_owned()))?;
-        self.call(&binding, request, None, limit).await
+        self.call(&binding, Arc::new(request), None, limit).await
     }
 
     async fn call(
         &self,
         binding: &Binding,
-        request: Request,
+        request: Arc<Request>,
         reader: Option<Arc<dyn Handler>>,
         limit: Option<Duration>,
     ) -> Result<Response, InvokeError> {
@@ -482,7 +519,7 @@ impl Bindings {
             CREATE => self.send(binding, request, limit, false).await,
             _ => {
                 let operation = request.operation.clone();
-                let request = move || request;
+                let request = move || Arc::unwrap_or_clone(request);
                 let called = self.sandbox.invoke_with(&binding.tenant, &operation, request, reader, limit).await;
                 called.map_err(InvokeFailure::from)
             }

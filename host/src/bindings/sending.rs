@@ -1,16 +1,18 @@
 //! The operation "create": in as many parts as a message needs, now or through the outbox.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dingtalk_api::invoke::Failed;
 use dingtalk_binding::contract;
-use dingtalk_binding::error::{InvokeCause, Outcome};
+use dingtalk_binding::error::{self, InvokeCause, Outcome};
 use dingtalk_binding::operation;
 use uuid::Uuid;
 
 use super::queued::{self, Delivery, Wish};
 use super::{Binding, Bindings, CREATE, InvokeError, InvokeFailure};
+use crate::egress::Reach;
 use crate::event::Event;
 use crate::fit;
 use crate::gate::Pass;
@@ -40,29 +42,30 @@ impl Bindings {
         let called = if binding.fit == fit::Policy::default() && !binding.is_queued {
             self.post(&binding, request, limit, false).await
         } else {
-            self.send(&binding, request(), limit, is_last).await
+            self.send(&binding, Arc::new(request()), limit, is_last).await
         };
         called.map_err(|error| Failed::new(error, has_uuid).into())
     }
 
-    /// Posts one message, in as many parts as it needs, or has it wait until it can be.
+    /// Posts one message, in as many parts as it needs, or has it wait until it can be. Whoever keeps the request for another
+    /// attempt shares it until its call runs.
     pub(super) async fn send(
         &self,
         binding: &Binding,
-        request: Request,
+        request: Arc<Request>,
         limit: Option<Duration>,
         is_last: bool,
     ) -> Result<Response, InvokeFailure> {
         let wish = Wish::parse(contract::pairs(&request.metadata)).map_err(invalid)?;
         if wish.delivery.map_or(binding.is_queued, |delivery| delivery == Delivery::Queued) {
-            return self.enqueue(binding, request, wish, is_last).await;
+            return self.enqueue(binding, Arc::unwrap_or_clone(request), wish, is_last).await;
         }
         let is_urgent = wish.is_urgent();
         if binding.fit.is_satisfied_by(&request) {
-            return self.post(binding, move || request, limit, is_urgent).await;
+            return self.post(binding, move || Arc::unwrap_or_clone(request), limit, is_urgent).await;
         }
         let begun = Instant::now();
-        let parts = self.parts(binding, request).await?;
+        let parts = self.parts(binding, Arc::unwrap_or_clone(request)).await?;
         let of = parts.len();
         if !binding.gate.holds(of) {
             let reason = format!("it needs {of} messages, more than rateLimit lets through at once; make it shorter");
@@ -229,14 +232,22 @@ impl Bindings {
         limit: Option<Duration>,
     ) -> Result<Response, InvokeFailure> {
         pass.begin();
-        let called = self.sandbox.invoke_with(&binding.tenant, CREATE, request, None, limit).await;
+        let exit = binding.egress.exit(Reach::Robot);
+        let called = self.sandbox.invoke_by(&binding.tenant, exit.clone(), request, None, limit).await;
         pass.end(&match &called {
             Ok(_) => Lesson::Counted,
             Err(CallError::Binding(error)) => lesson::of(error),
             Err(CallError::Stopped { outcome: Outcome::Unknown, .. }) => Lesson::Unknown,
             Err(_) => Lesson::Unsent,
         });
-        Ok(called?)
+        called.map_err(|error| match &error {
+            CallError::Binding(error::InvokeError { cause: InvokeCause::Unreachable(_), .. })
+                if exit.is_unconnected() =>
+            {
+                InvokeFailure::Unconnected(error)
+            }
+            _ => error.into(),
+        })
     }
 }
 

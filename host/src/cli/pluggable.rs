@@ -143,7 +143,7 @@ async fn start(args: PluggableArgs) -> Result<Serving, Failure> {
         None => folder(|name| env::var_os(name))?,
     };
     let limits = Limits { lifetime: args.instances.instances, ..Limits::for_messages_of(args.max_body_size) };
-    let bindings = Bindings::new(Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system())?);
+    let bindings = Bindings::behind_daprd(Sandbox::new(dingtalk_component::COMPONENT, limits, clock::system())?);
     let database = args.store.open().await?;
     if let Some(outbox) = args.outbox.open(database.as_ref())? {
         bindings.with_outbox(outbox).await?;

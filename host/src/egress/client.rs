@@ -13,7 +13,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use dingtalk_binding::endpoint::{Origin, Scheme};
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, PROXY_AUTHORIZATION};
-use hyper::client::conn::http1;
 use hyper::rt::Executor as _;
 use hyper::{Request, Response, Uri};
 use hyper_rustls::{DefaultServerNameResolver, HttpsConnector};
@@ -27,16 +26,13 @@ use tokio::sync::oneshot;
 use tower_service::Service;
 use wasmtime_wasi_http::Error;
 
+use super::connection::Connection;
 use super::departure::{Departure, Parcel};
-use super::pool::{Connection, Pool};
+use super::pool::Pool;
 use super::resolver::{Policy, ResolveError, Resolver};
 use super::{Received, read, roots};
 use crate::event::BoxFuture;
 use crate::sandbox::Executor;
-
-/// What is buffered of an answer, and so the longest head that one may have. DingTalk's has some 500 bytes;
-/// hyper's own limit is 400 KiB, for each of the calls at once.
-const READ_BUFFER: usize = 32 << 10;
 
 /// TLS sessions that a client remembers. It has one server, and rustls takes room for 8 tickets of each.
 const SESSIONS: usize = 8;
@@ -172,7 +168,7 @@ impl Client {
             if length == 0 && !departure.leave() {
                 return Err(Error::ConnectionTerminated);
             }
-            match connection.try_send_request(request).await {
+            match connection.sender.try_send_request(request).await {
                 Ok(response) => {
                     let (parts, body) = response.into_parts();
                     let received = read(body, longest).await;
@@ -216,10 +212,7 @@ async fn connect(mut https: HttpsConnector<Dialer>, to: Uri, limit: Duration) ->
         https.call(to).await
     };
     let io = tokio::time::timeout(limit, connecting).await.map_err(|_| Failure::ConnectTimeout)??;
-    let (connection, io) = http1::Builder::new().max_buf_size(READ_BUFFER).handshake(io).await?;
-    // Ends with the connection, or with the last who can send over it.
-    Executor.execute(io);
-    Ok(connection)
+    Ok(Connection::over(io).await?)
 }
 
 /// What a client of this scheme trusts, with a store of its own for TLS sessions. The error names the file that cannot be
@@ -463,9 +456,7 @@ mod tests {
     async fn a_message_that_meets_a_connection_as_it_closes_goes_over_another_one() {
         let (server, url, client) = served().await;
         let (ours, theirs) = tokio::io::duplex(1024);
-        let (idle, io) = http1::handshake(TokioIo::new(ours)).await.unwrap();
-        tokio::spawn(io);
-        client.keep(idle).await;
+        client.keep(Connection::over(TokioIo::new(ours)).await.unwrap()).await;
         drop(theirs);
         tokio::spawn(async move {
             let (mut connection, _) = server.accept().await.unwrap();
@@ -512,14 +503,80 @@ mod tests {
         let departure = Arc::<Departure>::default();
         departure.close();
         let (ours, theirs) = tokio::io::duplex(1024);
-        let (idle, io) = http1::handshake(TokioIo::new(ours)).await.unwrap();
-        tokio::spawn(io);
-        client.keep(idle).await;
+        client.keep(Connection::over(TokioIo::new(ours)).await.unwrap()).await;
         assert!(client.send(Request::get(&url).body(Bytes::new()).unwrap(), 1 << 10, &departure).await.is_err());
         let mut left = Vec::new();
         let mut theirs = theirs;
         theirs.read_to_end(&mut left).await.unwrap();
         assert_eq!(left, b"");
+    }
+
+    /// A client of this configuration to a server that takes connections, and reads nothing once they stand.
+    async fn unread(tls: Option<(rustls::ClientConfig, Arc<ServerConfig>)>) -> Client {
+        let (server, url, mut client) = served().await;
+        let acceptor = tls.map(|(ours, theirs)| {
+            let mut http = HttpConnector::new_with_resolver(Resolver::checking(&Policy::default()));
+            http.enforce_http(false);
+            let dialer = Dialer { http, route: Route::Direct };
+            let names = Arc::new(DefaultServerNameResolver::default());
+            client.https = HttpsConnector::new(dialer, Arc::new(ours), false, names);
+            client.destination = url.replace("http://", "https://").parse().unwrap();
+            theirs
+        });
+        tokio::spawn(async move {
+            let mut unread = Vec::new();
+            loop {
+                let (mut connection, _) = server.accept().await.unwrap();
+                if let Some(theirs) = &acceptor {
+                    let mut tls = ServerConnection::new(Arc::clone(theirs)).unwrap();
+                    while tls.is_handshaking() {
+                        let mut out = Vec::new();
+                        while tls.wants_write() {
+                            tls.write_tls(&mut out).unwrap();
+                        }
+                        connection.write_all(&out).await.unwrap();
+                        let mut some = Vec::with_capacity(16 << 10);
+                        connection.read_buf(&mut some).await.unwrap();
+                        let mut rest = &some[..];
+                        while !rest.is_empty() {
+                            tls.read_tls(&mut rest).unwrap();
+                            tls.process_new_packets().unwrap();
+                        }
+                    }
+                }
+                unread.push(connection);
+            }
+        });
+        client
+    }
+
+    /// Neither its task, nor its descriptor, nor the message.
+    #[tokio::test]
+    async fn of_a_connection_whose_server_never_reads_nothing_is_left_soon_after_its_call() {
+        let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certified.cert.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+        let theirs = builder.with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key).unwrap();
+        for tls in [None, Some((trusting(Arc::new(roots)), Arc::new(theirs)))] {
+            let name = if tls.is_some() { "TLS" } else { "plain" };
+            let client = unread(tls).await;
+            let others = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+            let departure = Arc::<Departure>::default();
+            // More than the buffers of two sockets take.
+            let message = Bytes::from(vec![b'x'; 16 << 20]);
+            let request = Request::post("http://robot.example/").body(message.clone()).unwrap();
+            let sending = client.send(request, 1 << 10, &departure);
+            assert!(tokio::time::timeout(Duration::from_millis(500), sending).await.is_err(), "there is no answer");
+            assert_eq!(departure.close(), dingtalk_binding::error::Outcome::Unknown);
+            let begun = std::time::Instant::now();
+            while tokio::runtime::Handle::current().metrics().num_alive_tasks() > others || !message.is_unique() {
+                assert!(begun.elapsed() < Duration::from_secs(20), "{name}: the connection's task goes on");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
     }
 
     /// Each has a text of its own for the operator, and says that nothing was sent.

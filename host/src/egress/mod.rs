@@ -13,6 +13,7 @@
 mod address;
 mod client;
 mod clients;
+mod connection;
 mod departure;
 mod pool;
 mod resolver;
@@ -204,7 +205,12 @@ impl Exit {
         self.departure.close()
     }
 
-    /// Why the address behind the destination's name was refused, and what to do.
+    /// Whether nothing has left for want of a connection, which there may be in a moment. From here on nothing leaves.
+    pub(crate) fn is_unconnected(&self) -> bool {
+        self.departure.is_unconnected()
+    }
+
+    /// Why the last request was refused, and what to do.
     pub fn refusal(&self) -> Option<&str> {
         self.departure.refusal()
     }
@@ -270,6 +276,12 @@ impl Exit {
         if request.method() == Method::CONNECT {
             return Err(Error::HttpRequestDenied);
         }
+        self.departure.begin().inspect_err(|error| {
+            let Inner { owner, quiet, .. } = &*self.egress.0;
+            if let Some(more) = quiet.count("begin") {
+                tracing::warn!(owner = &**owner, %error, more, "a request was not made");
+            }
+        })?;
         let client = self.client(self.check(request.uri())?)?;
         let (_, longest_answer) = self.reach.longest();
         let body = body.await?;
@@ -284,6 +296,7 @@ impl Exit {
             .flatten()
             .inspect_err(|error| {
                 let Inner { owner, refused, .. } = &*self.egress.0;
+                self.departure.fail(error);
                 if matches!(error, Error::DestinationIpProhibited) {
                     refused.fetch_add(1, Ordering::Relaxed);
                 }

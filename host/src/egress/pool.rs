@@ -7,10 +7,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use hyper::client::conn::http1::SendRequest;
 use tokio::time::Instant;
 
-use super::departure::Parcel;
+use super::connection::Connection;
 
 /// Below the 75 s after which nginx, DingTalk's front or a gateway's, closes an idle connection: a request
 /// that meets the closing server has an unknown outcome, which must stay rare.
@@ -23,8 +22,6 @@ const MAX_IDLE: usize = 64;
 /// How long a call waits until its connection can be used again, once the answer is there. The connection's task
 /// has then only to notice; only behind a server that answers before it has read the request is there more to wait for.
 const SETTLE: Duration = Duration::from_secs(1);
-
-pub(super) type Connection = SendRequest<Parcel>;
 
 /// The idle connections to one host.
 #[derive(Default)]
@@ -40,7 +37,7 @@ struct State {
 
 impl State {
     fn prune(&mut self) {
-        self.idle.retain(|(since, connection)| since.elapsed() < IDLE && !connection.is_closed());
+        self.idle.retain(|(since, connection)| since.elapsed() < IDLE && !connection.sender.is_closed());
     }
 }
 
@@ -55,7 +52,9 @@ impl Pool {
     /// Takes a connection back whose answer has been read, unless the server closes it.
     pub(super) async fn give(&self, mut connection: Connection) {
         // The usual case, without the cost of a timer.
-        if !connection.is_ready() && !matches!(tokio::time::timeout(SETTLE, connection.ready()).await, Ok(Ok(()))) {
+        if !connection.sender.is_ready()
+            && !matches!(tokio::time::timeout(SETTLE, connection.sender.ready()).await, Ok(Ok(())))
+        {
             return;
         }
         let mut state = lock(&self.0);
@@ -93,10 +92,10 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 mod tests {
     use bytes::Bytes;
     use http_body_util::BodyExt;
-    use hyper::client::conn::http1::Builder;
     use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
+    use super::super::departure::Parcel;
     use super::*;
 
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -104,15 +103,13 @@ mod tests {
     /// A connection, and the server's end of it, which takes a kilobyte until somebody reads.
     async fn connect() -> (Connection, DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(1024);
-        let (connection, io) = Builder::new().handshake(TokioIo::new(ours)).await.unwrap();
-        tokio::spawn(io);
-        (connection, theirs)
+        (Connection::over(TokioIo::new(ours)).await.unwrap(), theirs)
     }
 
     /// Sends a request whose body has so many bytes, and reads the answer to its end.
     async fn exchange(connection: &mut Connection, bytes: usize) {
         let body = Parcel::new(vec![b'x'; bytes].into(), Arc::default());
-        let response = connection.try_send_request(hyper::Request::post("/").body(body).unwrap()).await;
+        let response = connection.sender.try_send_request(hyper::Request::post("/").body(body).unwrap()).await;
         let answer = response.map_err(|error| error.into_error()).unwrap().into_body().collect().await.unwrap();
         assert_eq!(answer.to_bytes(), Bytes::from_static(b"ok"));
     }
@@ -150,8 +147,8 @@ mod tests {
     async fn a_connection_whose_task_is_behind_serves_the_next_call() {
         let pool = Pool::default();
         let (ours, mut server) = tokio::io::duplex(1024);
-        let (connection, io) = Builder::new().handshake(TokioIo::new(ours)).await.unwrap();
-        assert!(!connection.is_ready());
+        let (connection, io) = Connection::with_task(TokioIo::new(ours)).await.unwrap();
+        assert!(!connection.sender.is_ready());
         let behind = async {
             tokio::time::sleep(SETTLE / 2).await;
             tokio::spawn(io);

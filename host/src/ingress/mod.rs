@@ -6,3 +6,4 @@ pub(crate) mod connection;
 mod gzip;
 pub(crate) mod listeners;
 pub(crate) mod port;
+pub(crate) mod stream;

@@ -91,7 +91,8 @@ impl Inner {
         let bytes = u32::try_from(data.len().min(SENDING)).unwrap_or(u32::MAX);
         let uuid = &self.uuid_for(to, operation::has_uuid(data, []));
         let has_uuid = uuid.is_some() || operation::has_uuid(data, []);
-        let outbound = Outbound { binding: to, operation: CREATE, has_uuid, is_late: false, is_awaited: true, trace };
+        let (operation, line) = (CREATE, None);
+        let outbound = Outbound { binding: to, operation, has_uuid, is_late: false, is_awaited: true, trace, line };
         let attempt = |(), limit| async move {
             // Not kept while a policy pauses.
             let _share = match messages {
@@ -133,6 +134,7 @@ impl Inner {
             is_late: true,
             is_awaited: true,
             trace: &event.trace,
+            line: None,
         };
         let sent = self.send(outbound, request, |request, limit| self.bindings.perform(&event.binding, request, limit));
         match sent.await {

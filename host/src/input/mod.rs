@@ -32,6 +32,7 @@ use crate::app::App;
 use crate::bindings::{self, Binding, Bindings, CREATE, InitError, InvokeError};
 use crate::egress::{Policy, Proxies};
 use crate::event::{Answer, Application, BoxFuture, Digest, Event, Undelivered};
+use crate::ingress::stream::Line;
 use crate::metrics::{Metrics, QueueState, State};
 use crate::queue::{Consumer, Counts, Inbox, QueueError};
 use crate::quiet::Quiet;
@@ -61,6 +62,8 @@ struct Inner {
     memories: Memories,
     callback_timeout: Duration,
     forwards: Slots,
+    /// Calls that pause before another attempt which no policy asked for.
+    pauses: Slots,
     tasks: TaskTracker,
     metrics: Metrics,
     resilience: Resilience,
@@ -140,7 +143,7 @@ impl Input {
         for binding in bindings.all() {
             memories.load(&binding);
         }
-        let forwards = Slots::new(FORWARDS);
+        let (forwards, pauses) = (Slots::new(FORWARDS), Slots::new(outbound::PAUSES));
         let quiet = Quiet::default();
         let metrics = Metrics::new();
         metrics.loaded(bindings.all().len());
@@ -153,6 +156,7 @@ impl Input {
             memories,
             callback_timeout,
             forwards,
+            pauses,
             tasks,
             metrics,
             resilience,
@@ -201,7 +205,7 @@ impl Input {
             bindings: loaded.len(),
             egress_refused: loaded.iter().map(|one| (one.name().to_owned(), one.egress_refused())).collect(),
             stopped: loaded.iter().flat_map(stopped).collect(),
-            calls: bindings.calls(),
+            calls: [bindings.calls(), vec![("operation", "pausing", self.0.pauses.load().0)]].concat(),
             spans: spans.get().map(Spans::counts),
             // What cannot be read is left out; the queue itself says why.
             inbox: match inbox {
@@ -238,7 +242,17 @@ impl Input {
     }
 
     /// Performs one operation; "get" reaches the application.
-    pub async fn invoke(&self, name: &str, mut request: Request) -> Result<Response, InvokeError> {
+    pub async fn invoke(&self, name: &str, request: Request) -> Result<Response, InvokeError> {
+        self.invoke_for(name, request, None).await
+    }
+
+    /// As [`Input::invoke`], for a caller on this line: who hangs up is not tried for again.
+    pub(crate) async fn invoke_for(
+        &self,
+        name: &str,
+        mut request: Request,
+        line: Option<&Line>,
+    ) -> Result<Response, InvokeError> {
         let operation = request.operation.clone();
         let is_get = operation == "get";
         let reader = is_get.then(|| self.reader(name, Vec::new(), Way::Direct)).flatten();
@@ -257,10 +271,13 @@ impl Input {
             is_late: false,
             is_awaited: false,
             trace: &trace,
+            line,
         };
         let bindings = &self.0.bindings;
         self.0
-            .send(outbound, request, |request, limit| bindings.invoke_within(name, request, reader.clone(), limit))
+            .send(outbound, Arc::new(request), |request, limit| {
+                bindings.invoke_within(name, request, reader.clone(), limit)
+            })
             .await
             .map_err(|error| bindings::with_made_uuid(error, uuid))
     }

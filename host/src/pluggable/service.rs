@@ -184,11 +184,16 @@ fn code(error: &InvokeError) -> Code {
         return Code::Unknown;
     }
     let failed = match failed {
+        InvokeFailure::Tried { error, .. } => &**error,
+        failed => failed,
+    };
+    let failed = match failed {
+        InvokeFailure::Tried { .. } => return Code::Unknown,
         InvokeFailure::Withheld(_) => return Code::ResourceExhausted,
         InvokeFailure::Queue(QueueError::OtherBody { .. }) | InvokeFailure::GivenUp(_) => return Code::AlreadyExists,
         InvokeFailure::Queue(_) => return Code::Unavailable,
         InvokeFailure::Part { .. } | InvokeFailure::Made { .. } => return Code::Unknown,
-        InvokeFailure::Call(failed) => failed,
+        InvokeFailure::Call(failed) | InvokeFailure::Unconnected(failed) => failed,
     };
     match failed {
         CallError::Overloaded(_) => Code::ResourceExhausted,

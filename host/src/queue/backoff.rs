@@ -42,7 +42,7 @@ pub(super) const TRIAL: usize = 16;
 const TRIAL_MS: u64 = 1_000;
 
 /// The pause in milliseconds after failure number `attempt`, counted from 1. `random` is in `0.0..1.0`.
-pub(super) fn pause(attempt: u32, random: f64) -> u64 {
+pub(crate) fn pause(attempt: u32, random: f64) -> u64 {
     // 2^6 × 500 ms is above the cap already; more would overflow at last.
     let doublings = attempt.saturating_sub(1).min(6);
     let base = (FIRST_MS << doublings).min(CAP_MS);

@@ -14,7 +14,7 @@
 //! it was created here) and files are for their owner alone. What is removed is overwritten in the file, though the
 //! journal beside it has it for some more commits.
 
-mod backoff;
+pub(crate) mod backoff;
 mod dispatcher;
 mod error;
 pub mod inbox;

@@ -84,6 +84,19 @@ pub(super) fn explain(trap: &wasmtime::Error) -> String {
         Some(Trap::StackOverflow) => "it used more stack than one call may".into(),
         Some(Trap::UnreachableCodeReached) => "it aborted (out of memory, or a defect of the component)".into(),
         Some(other) => format!("{other}"),
-        None => "a limit of the sandbox (memory, handles or copied bytes) was reached".into(),
+        // Of wasmtime, of this host's own functions, and of what they are built on: texts of numbers and names of types.
+        None => format!("the host ended it: {}", trap.root_cause()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_trap_is_called_by_what_it_is() {
+        let error = wasmtime::Error::msg("the component holds too many handles").context("in a function");
+        assert_eq!(explain(&error), "the host ended it: the component holds too many handles");
+        assert_eq!(explain(&Trap::OutOfFuel.into()), "it used more instructions than one call may");
     }
 }

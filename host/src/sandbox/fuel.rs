@@ -117,6 +117,8 @@ async fn an_instance_that_is_kept_takes_one_page_more() {
     let requests = [create(USUAL), create(&large()), create("The build is green again")];
     counted(&sandbox, &tenant, None, async |instance| {
         for request in requests.iter().cycle().take(300) {
+            // A call has so many requests and no more.
+            *instance.store.data_mut() = sandbox.state(&tenant, tenant.egress.exit(Reach::Robot), None);
             instance.invoke(request).await.unwrap().unwrap();
         }
     })

@@ -304,17 +304,28 @@ impl Sandbox {
         reader: Option<Arc<dyn Handler>>,
         within: Option<Duration>,
     ) -> Result<Response, CallError<InvokeError>> {
-        #[cfg(test)]
-        if let Some(stand_in) = &self.stand_in {
-            return stand_in.invoke(&tenant.properties.list(), request()).await;
-        }
-        let ends = within.map(|limit| Instant::now() + limit);
         let reach = match operation {
             "get" => Reach::Nowhere,
             "reply" => Reach::Sessions,
             _ => Reach::Robot,
         };
-        let exit = tenant.egress.exit(reach);
+        self.invoke_by(tenant, tenant.egress.exit(reach), request, reader, within).await
+    }
+
+    /// As [`Sandbox::invoke_with`], by a way out of which its caller asks afterwards.
+    pub(crate) async fn invoke_by(
+        &self,
+        tenant: &Tenant,
+        exit: Exit,
+        request: impl FnOnce() -> Request,
+        reader: Option<Arc<dyn Handler>>,
+        within: Option<Duration>,
+    ) -> Result<Response, CallError<InvokeError>> {
+        #[cfg(test)]
+        if let Some(stand_in) = &self.stand_in {
+            return stand_in.invoke(&tenant.properties.list(), request()).await;
+        }
+        let ends = within.map(|limit| Instant::now() + limit);
         let call = Call { slots: &self.operations, exit: exit.clone(), reader, limit: tenant.timeout, ends };
         let run = async |instance: &mut Instance| instance.invoke(&request().into()).await;
         match self.limited(tenant, call, run).await {

@@ -187,7 +187,7 @@ func answers() []test {
 	return []test{
 		answered("a keyword is missing", "keywords").differs("Refusals", "message, continued"),
 		answered("too many messages", "limited").differs("Refusals", "message, continued"),
-		answered("busy", "busy").differs("Refusals", "message, continued"),
+		answered("busy", "busy").differs("Refusals", "message, continued").differs("Retries", "posts").throughSocket("", "posts"),
 		answered("no errmsg", "speechless").differs("Refusals", "message, continued"),
 		answered("errmsg is long", "verbose").differs("Long texts", "message, behind its beginning"),
 		answered("errmsg repeats the query", "echo").differs("Secrets in texts", "message, behind its beginning"),

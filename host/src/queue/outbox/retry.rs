@@ -46,8 +46,8 @@ pub(super) enum Next {
     GiveUp,
 }
 
-/// Attempts that DingTalk answers with "busy": its documentation says to try again three times at most.
-const BUSY: u32 = 3;
+/// How often a message is tried again that DingTalk answers with "busy": its documentation says so.
+pub(crate) const MOST: u32 = 3;
 
 /// No binding is held for longer without a look: the gate is asked again, which costs nothing.
 const LONGEST_HOLD_MS: u64 = 600_000;
@@ -59,7 +59,7 @@ pub(super) fn next(kind: Kind, attempts: u32, busy: u32, unsent: u32, random: f6
         Kind::Held(wait) => Next::Hold(held(wait)),
         Kind::Reserved(wait) => Next::HoldUsual(held(wait)),
         Kind::Unsent => Next::Hold(backoff::pause(unsent.saturating_add(1), random)),
-        Kind::Busy if busy >= BUSY => Next::GiveUp,
+        Kind::Busy if busy >= MOST => Next::GiveUp,
         Kind::Unknown { is_repeatable: false } | Kind::Refused => Next::GiveUp,
         Kind::Busy | Kind::Unknown { .. } => Next::Again(backoff::pause(attempts.saturating_add(1), random)),
     }

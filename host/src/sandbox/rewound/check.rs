@@ -127,7 +127,7 @@ impl<'a> Module<'a> {
                 }
             }
             Payload::CodeSectionEntry(body) => self.bodies.push(body),
-            // Modules are instantiated by these; one with a memory more than once would have several.
+            // Modules are instantiated by these; of one with a memory more than once, instances are not kept.
             Payload::InstanceSection(_) => {}
             Payload::CustomSection(_)
             | Payload::TableSection(_)

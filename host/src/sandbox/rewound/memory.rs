@@ -139,8 +139,10 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Has `instantiate` make an instance, and no other beside it.
-    pub(super) async fn make(instantiate: impl Future<Output = wasmtime::Result<Instance>>) -> wasmtime::Result<Self> {
+    /// Has `instantiate` make an instance, and no other beside it; that alone, if it has not one memory.
+    pub(super) async fn make(
+        instantiate: impl Future<Output = wasmtime::Result<Instance>>,
+    ) -> wasmtime::Result<Result<Self, Instance>> {
         let mut instantiate = pin!(instantiate);
         let mut made = Vec::new();
         let instance = std::future::poll_fn(|context| {
@@ -153,8 +155,8 @@ impl Held {
         .await?;
         let mut made = made.into_iter();
         match (made.next(), made.next()) {
-            (Some(memory), None) => Ok(Self { instance, memory }),
-            _ => Err(wasmtime::Error::msg("an instance that is to be kept has not one memory")),
+            (Some(memory), None) => Ok(Ok(Self { instance, memory })),
+            _ => Ok(Err(instance)),
         }
     }
 

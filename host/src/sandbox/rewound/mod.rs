@@ -320,7 +320,10 @@ impl Sandbox {
         }
         let place = if is_worth_one { shelf.rewinder.take_place(tenant.id()) } else { None };
         let Some(place) = place else { return Ok(Lease::Fresh(self.instantiate(tenant, exit, reader).await?)) };
-        let held = Held::make(self.instantiate_of(&shelf.rewinder.binding, tenant, exit, reader)).await?;
-        Ok(Lease::Rewound(Running { held, image: None, place, shelf: Arc::clone(shelf) }))
+        Ok(match Held::make(self.instantiate_of(&shelf.rewinder.binding, tenant, exit, reader)).await? {
+            Ok(held) => Lease::Rewound(Running { held, image: None, place, shelf: Arc::clone(shelf) }),
+            // Of a module that is there more than once: it serves this call, and is not kept.
+            Err(instance) => Lease::Fresh(instance),
+        })
     }
 }

@@ -15,6 +15,15 @@ pub(super) fn with_another_global() -> Vec<u8> {
     wat::parse_str(format!("{before}{globals}\n(global (mut i32) i32.const 0){after}")).unwrap()
 }
 
+/// Our component, which has one more instance of the module that its memory is in.
+pub(super) fn with_its_module_twice() -> Vec<u8> {
+    let text = wasmprinter::print_bytes(dingtalk_component::COMPONENT).unwrap();
+    let at = text.find("(instantiate 0").unwrap();
+    let end = at + text[at..].find("\n  )").unwrap();
+    let (before, after) = text.trim_end().rsplit_once(')').unwrap();
+    wat::parse_str(format!("{before} (core instance {}\n)){after}", &text[at..end])).unwrap()
+}
+
 fn of_module(fields: &str) -> Result<(), Unfit> {
     of(&format!("(core module (memory 1) {fields})"))
 }

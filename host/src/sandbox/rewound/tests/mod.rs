@@ -129,7 +129,8 @@ fn memories(tenant: &Tenant) -> Vec<Box<[u8]>> {
 async fn initialised(sandbox: &Sandbox, tenant: &Tenant) -> Held {
     let rewinder = sandbox.rewinder.as_ref().unwrap();
     let exit = tenant.egress.exit(Reach::Robot);
-    let mut held = Held::make(sandbox.instantiate_of(&rewinder.binding, tenant, exit, None)).await.unwrap();
+    let held = Held::make(sandbox.instantiate_of(&rewinder.binding, tenant, exit, None)).await.unwrap();
+    let mut held = held.ok().unwrap();
     held.instance().init(tenant).await.unwrap().unwrap();
     held
 }
@@ -469,4 +470,18 @@ async fn what_cannot_be_rewound_is_said_once_and_served_afresh() {
     }
     assert!(tenant.shelf.is_none());
     assert_eq!(log.count("every call gets a fresh instance"), 1);
+}
+
+/// It is made, and found out then: the memory of a module is there as often as the module.
+#[tokio::test]
+async fn an_instance_with_more_than_one_memory_serves_its_call_and_is_not_kept() {
+    let component = fit::with_its_module_twice();
+    check(&component).unwrap();
+    let (sandbox, _) = prepared(Limits::default()).await;
+    let sandbox = Sandbox { rewinder: Rewinder::new(&component, &Limits::default()).unwrap(), ..sandbox };
+    let tenant = tenant(&sandbox, "one", &robot().await, LONG);
+    for _ in 0..3 {
+        create(&sandbox, &tenant, USUAL).await.unwrap();
+    }
+    assert_eq!((waiting(&tenant), living(&sandbox)), (0, 0));
 }
