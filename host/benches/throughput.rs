@@ -4,7 +4,8 @@
 //! Machines are noisy, so what counts are ratios: those that are compared take turns within one run. Each is a process of
 //! its own, and so is the robot (this program started again).
 //!
-//! `cargo bench -- tenants` measures one part alone: compare, tenants, phases, workers or neighbours.
+//! `cargo bench -- tenants` measures one part alone: compare, tenants, phases, workers or neighbours. `sidecar` is only
+//! measured when it is asked for: it needs Go, and builds a daprd.
 
 #![allow(clippy::indexing_slicing, reason = "its own arrays of a known length")]
 
@@ -24,10 +25,14 @@ mod neighbours;
 mod phases;
 mod processes;
 mod robot;
+mod sidecar;
 mod tenants;
 mod workers;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Measures and prints.
+type Part = fn() -> Result<(), Error>;
 
 const MESSAGE: &[u8] = br#"{"msgtype":"text","text":{"content":"The build is green again"}}"#;
 const SECRET: &str = "SECbenchmark0123456789abcdef0123456789";
@@ -36,8 +41,8 @@ const SECRET: &str = "SECbenchmark0123456789abcdef0123456789";
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), Error> {
-    if env::var_os(robot::ROLE).is_some() {
-        return tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(robot::run());
+    if let Ok(secret) = env::var(robot::ROLE) {
+        return tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(robot::run(secret));
     }
     if let Ok(kind) = env::var(contender::ROLE) {
         return contender::run(&kind);
@@ -45,19 +50,20 @@ fn main() -> Result<(), Error> {
     if let Ok(robot) = env::var(neighbours::ROLE) {
         return neighbours::run(&robot);
     }
-    let parts: [(&str, fn() -> Result<(), Error>); 5] = [
+    let parts: [(&str, Part); 6] = [
         ("compare", compare::measure),
         ("tenants", tenants::measure),
         ("phases", phases::measure),
         ("workers", workers::measure),
         ("neighbours", neighbours::measure),
+        ("sidecar", sidecar::measure),
     ];
     let chosen: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if let Some(unknown) = chosen.iter().find(|chosen| parts.iter().all(|(name, _)| name != chosen)) {
         return Err(format!("there is no part {unknown:?}").into());
     }
     for (name, measure) in parts {
-        if chosen.is_empty() || chosen.iter().any(|chosen| chosen == name) {
+        if chosen.is_empty() && name != "sidecar" || chosen.iter().any(|chosen| chosen == name) {
             measure()?;
         }
     }

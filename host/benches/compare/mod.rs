@@ -63,7 +63,7 @@ impl Rounds {
 
 /// Who is when in a round of so many: nobody is always behind the same one.
 pub(crate) fn turns(round: usize, all: usize) -> impl Iterator<Item = usize> {
-    (0..all).map(move |turn| if round % 2 == 0 { turn } else { all - 1 - turn })
+    (0..all).map(move |turn| if round.is_multiple_of(2) { turn } else { all - 1 - turn })
 }
 
 pub(crate) fn measure() -> Result<(), Error> {
@@ -82,7 +82,7 @@ pub(crate) fn measure() -> Result<(), Error> {
         "\n| at once | who posts | calls | processor time a call | to native (lowest to highest of {ROUNDS} rounds) | to {DAPR} \
          | connections for 1,000 calls |\n|---|---|---|---|---|---|---|"
     );
-    let mut busiest: f64 = 0.0;
+    let unmeasured = robot.seen()?;
     for at_once in AT_ONCE {
         for contender in &mut contenders {
             contender.block(at_once, 1_000, BLOCK / 2)?;
@@ -97,7 +97,6 @@ pub(crate) fn measure() -> Result<(), Error> {
                 rounds.push(&block);
                 *calls += block.calls;
                 *connections += after.connections - before.connections;
-                busiest = busiest.max((after.used - before.used) / block.took);
             }
         }
         let of = |name| contenders.iter().position(|contender| contender.name == name).map(|at| &all[at].0);
@@ -115,7 +114,9 @@ pub(crate) fn measure() -> Result<(), Error> {
             println!("| {at_once} | {} | {cells} | {to_native} | {to_dapr} | {connections:.1} |", contender.name);
         }
     }
-    println!("\nThe robot, one thread, was busy {:.0} % of the time at most.", busiest * 100.0);
+    let all = robot.seen()?;
+    let (messages, used) = (all.messages - unmeasured.messages, all.used - unmeasured.used);
+    println!("\nThe robot, one thread, used {:.1} µs of the processor for a message.", used / messages / 1e3);
     if let Some(reason) = missing {
         println!("NOT MEASURED: {DAPR}: {reason}");
     }

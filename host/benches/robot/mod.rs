@@ -21,7 +21,7 @@ use serde::de::IgnoredAny;
 use super::processes::{Process, this};
 use super::{Error, SECRET, monotonic, processor_time};
 
-/// Makes this program the robot.
+/// Makes this program the robot; its value is the robot's secret.
 pub(crate) const ROLE: &str = "DINGTALK_BENCH_ROBOT";
 /// In the path of requests of which the robot keeps when they came and when they were answered.
 pub(crate) const STAMPED: &str = "stamped";
@@ -36,20 +36,21 @@ pub(crate) struct Robot {
 /// What it has seen so far.
 pub(crate) struct Seen {
     pub(crate) connections: f64,
+    pub(crate) messages: f64,
     /// Nanoseconds of the processor.
     pub(crate) used: f64,
 }
 
 impl Robot {
     pub(crate) fn start(core: Option<&str>) -> Result<Self, Error> {
-        let mut process = Process::start("the robot", this(core)?.env(ROLE, "1"))?;
+        let mut process = Process::start("the robot", this(core)?.env(ROLE, SECRET))?;
         let port = process.answer()?.parse()?;
         Ok(Self { process, address: (Ipv4Addr::LOCALHOST, port).into() })
     }
 
     pub(crate) fn seen(&mut self) -> Result<Seen, Error> {
-        let [connections, used] = self.process.numbers("seen")?;
-        Ok(Seen { connections, used })
+        let [connections, messages, used] = self.process.numbers("seen")?;
+        Ok(Seen { connections, messages, used })
     }
 
     /// When each stamped message came and was answered, since this was asked last.
@@ -63,30 +64,32 @@ impl Robot {
 }
 
 #[derive(Default)]
-struct Counts {
+struct Known {
+    secret: String,
     connections: AtomicU64,
     messages: AtomicU64,
     stamps: Mutex<Vec<[Duration; 2]>>,
 }
 
-impl Counts {
+impl Known {
     fn stamps(&self) -> MutexGuard<'_, Vec<[Duration; 2]>> {
         self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-pub(crate) async fn run() -> Result<(), Error> {
+pub(crate) async fn run(secret: String) -> Result<(), Error> {
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     println!("{}", listener.local_addr()?.port());
-    let counts = Arc::new(Counts::default());
-    let asked = Arc::clone(&counts);
+    let known = Arc::new(Known { secret, ..Known::default() });
+    let asked = Arc::clone(&known);
     std::thread::spawn(move || {
         for order in io::stdin().lock().lines().map_while(Result::ok) {
             if order == "stamps" {
                 let stamps: Vec<_> = std::mem::take(&mut *asked.stamps()).concat();
                 println!("{}", stamps.iter().map(|stamp| stamp.as_nanos().to_string()).collect::<Vec<_>>().join(" "));
             } else {
-                println!("{} {}", asked.connections.load(Ordering::Relaxed), processor_time().as_nanos());
+                let [connections, messages] = [&asked.connections, &asked.messages].map(|n| n.load(Ordering::Relaxed));
+                println!("{connections} {messages} {}", processor_time().as_nanos());
             }
         }
         std::process::exit(0);
@@ -94,37 +97,39 @@ pub(crate) async fn run() -> Result<(), Error> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        counts.connections.fetch_add(1, Ordering::Relaxed);
-        let counts = Arc::clone(&counts);
+        known.connections.fetch_add(1, Ordering::Relaxed);
+        let known = Arc::clone(&known);
         tokio::spawn(async move {
-            let answer = service_fn(|request| async { Ok::<_, Infallible>(answer(&counts, request).await) });
+            let answer = service_fn(|request| async { Ok::<_, Infallible>(answer(&known, request).await) });
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
         });
     }
 }
 
-async fn answer(counts: &Counts, request: hyper::Request<hyper::body::Incoming>) -> hyper::Response<Full<Bytes>> {
+async fn answer(known: &Known, request: hyper::Request<hyper::body::Incoming>) -> hyper::Response<Full<Bytes>> {
     let arrived = request.uri().path().contains(STAMPED).then(monotonic);
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let is_looked_at = counts.messages.fetch_add(1, Ordering::Relaxed) % LOOKED_AT == 0;
-    let answer = if is_looked_at && !(is_signed(&head.uri) && serde_json::from_slice::<IgnoredAny>(&body).is_ok()) {
+    let is_looked_at = known.messages.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOKED_AT);
+    let answer = if is_looked_at
+        && !(is_signed(&head.uri, &known.secret) && serde_json::from_slice::<IgnoredAny>(&body).is_ok())
+    {
         Bytes::from_static(br#"{"errcode":310000,"errmsg":"this is no signed message"}"#)
     } else {
         Bytes::from_static(br#"{"errcode":0,"errmsg":"ok"}"#)
     };
     if let Some(arrived) = arrived {
-        counts.stamps().push([arrived, monotonic()]);
+        known.stamps().push([arrived, monotonic()]);
     }
     hyper::Response::new(answer.into())
 }
 
 /// By another implementation than the contenders'.
-fn is_signed(uri: &hyper::Uri) -> bool {
+fn is_signed(uri: &hyper::Uri, secret: &str) -> bool {
     let Ok(url) = url::Url::parse(&format!("http://robot{uri}")) else { return false };
     let parameter = |wanted| url.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned());
     let (Some(timestamp), Some(sign)) = (parameter("timestamp"), parameter("sign")) else { return false };
     let Ok(sign) = base64::engine::general_purpose::STANDARD.decode(sign) else { return false };
-    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
-    hmac::verify(&key, format!("{timestamp}\n{SECRET}").as_bytes(), &sign).is_ok()
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    hmac::verify(&key, format!("{timestamp}\n{secret}").as_bytes(), &sign).is_ok()
 }
