@@ -19,7 +19,6 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::processes::{Process, this};
 use super::{Error, MESSAGE, SECRET, processor_time, properties, runtime, tenant, url};
@@ -93,9 +92,6 @@ pub(crate) fn run(kind: &str) -> Result<(), Error> {
 }
 
 async fn serve(kind: &str) -> Result<(), Error> {
-    // A connection for each tenant.
-    let most = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })?;
     let mut orders = io::stdin().lock().lines();
     let first = orders.next().ok_or("there are no orders")??;
     let (robot, tenants) = first.split_once(' ').ok_or("there are no tenants")?;

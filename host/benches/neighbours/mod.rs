@@ -29,7 +29,7 @@ const ROUNDS: usize = 5;
 pub(crate) fn measure() -> Result<(), Error> {
     let has_cores = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
     if !has_cores || Command::new("taskset").arg("-V").stdout(Stdio::null()).status().is_err() {
-        println!("\nnot measured: a quiet tenant beside loud ones, which needs two cores and util-linux's taskset");
+        println!("\nNOT MEASURED: a quiet tenant beside loud ones: it needs two cores and util-linux's taskset");
         return Ok(());
     }
     let robot = Robot::start(Some("1"))?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dingtalk_host::sandbox::Instances;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Error;
 use super::compare::{Rounds, turns};
@@ -17,7 +18,17 @@ const AT_ONCE: usize = 16;
 const ROUNDS: usize = 11;
 const BLOCK: Duration = Duration::from_millis(500);
 
+/// Connections from all of them at once to one robot, and what a process has open beside.
+const OPEN_FILES: u64 = (MANY + 1_000) as u64;
+
 pub(crate) fn measure() -> Result<(), Error> {
+    // The robot and the contenders inherit it.
+    let most = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })?;
+    if let Some(most) = most.filter(|most| *most < OPEN_FILES) {
+        println!("\nNOT MEASURED: {MANY} tenants: they need {OPEN_FILES} open files, and `ulimit -Hn` is {most}");
+        return Ok(());
+    }
     println!(
         "\n| instances | tenants | calls, {AT_ONCE} at once | processor time a call | to 1 tenant (lowest to highest of {ROUNDS} \
          rounds) | memory of a tenant that has not sent | of one that has |\n|---|---|---|---|---|---|---|"
