@@ -400,6 +400,15 @@ fn the_dapr_that_is_compared_with_is_the_one_that_the_documents_name() {
             assert!(pins.contains(&pin), "{document} names {pin:?}, which tests/dapr/go.mod has not");
         }
     }
+    // Both benchmarks compare with one and the same binding.
+    let contrib = section(&pins, "github.com/dapr/components-contrib ", "\n");
+    let pin = format!("github.com/dapr/components-contrib {contrib}\n");
+    assert!(read("host/benches/dapr/go.mod").contains(&pin), "host/benches/dapr/go.mod has not {pin:?}");
+    let named = format!("components-contrib {}", contrib.trim_start_matches('v'));
+    assert!(
+        read("docs/performance.md").replace('\n', " ").contains(&named),
+        "docs/performance.md does not name {named}"
+    );
 }
 
 #[test]

@@ -18,9 +18,10 @@ use dingtalk_host::egress::{Policy, Proxies};
 use dingtalk_host::input::Input;
 use dingtalk_host::resources::{self, Context};
 use dingtalk_host::sandbox::Limits;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
-use super::{Error, median, properties, sandbox, url};
+use super::robot::Robot;
+use super::{Error, median, properties, read_clock, sandbox, url};
 
 /// The default of `--max-body-size`, and the longest callback.
 const LONGEST: usize = 4 << 20;
@@ -30,16 +31,17 @@ const LONGEST_DECODED_HERE: usize = (256 << 10) - 1;
 const ROUNDS: usize = 20;
 
 /// Prints the longest turn of each kind of request.
-pub(crate) fn measure(robots: SocketAddr) -> Result<(), Error> {
-    println!("\n{:<44} {:>10} {:>10}", "longest turn of a request", "median", "longest");
+pub(crate) fn measure() -> Result<(), Error> {
+    let robot = Robot::start(None)?;
+    println!("\n| longest turn of a request | median of {ROUNDS} | longest |\n|---|---|---|");
     for (name, request) in requests() {
         let mut turns = Vec::new();
         for _ in 0..ROUNDS {
-            turns.push(longest_turn(robots, request())?);
+            turns.push(longest_turn(robot.address, request())?);
         }
         let median = median(&mut turns).as_secs_f64() * 1e3;
         let longest = turns[ROUNDS - 1].as_secs_f64() * 1e3;
-        println!("{name:<44} {median:>7.1} ms {longest:>7.1} ms");
+        println!("| {name} | {median:.1} ms | {longest:.1} ms |");
     }
     Ok(())
 }
@@ -170,6 +172,5 @@ async fn bindings(robots: SocketAddr) -> Result<Bindings, Error> {
 
 /// What this thread has used.
 fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+    read_clock(ClockId::ThreadCPUTime)
 }
