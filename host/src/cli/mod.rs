@@ -9,6 +9,7 @@ mod invoke;
 mod lines;
 mod load;
 mod logging;
+mod memory;
 #[cfg(unix)]
 mod pluggable;
 mod quantity;

@@ -170,6 +170,11 @@ impl Tenant {
         self.stops.counts()
     }
 
+    /// How many requests to destinations other than its own were refused.
+    pub(crate) fn egress_refused(&self) -> u64 {
+        self.egress.refused()
+    }
+
     /// What distinguishes it from every other tenant.
     pub(crate) fn id(&self) -> u64 {
         self.share.id()
@@ -255,9 +260,15 @@ impl Sandbox {
 
     /// A tenant with these properties. `timeout` is the binding's own time limit for one call.
     pub fn tenant(&self, properties: Vec<(String, String)>, egress: Egress, timeout: Duration) -> Tenant {
+        let pairs: Vec<_> = properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        self.tenant_of(&pairs, egress, timeout)
+    }
+
+    /// As [`Sandbox::tenant`].
+    pub(crate) fn tenant_of(&self, properties: &[(&str, &str)], egress: Egress, timeout: Duration) -> Tenant {
         let (share, stops, quiet) = (self.processor.tenant(), Stops::default(), Quiet::default());
         let shelf = self.rewinder.as_ref().map(Shelf::new);
-        Tenant { properties: Properties::new(&properties), egress, timeout, share, stops, quiet, shelf }
+        Tenant { properties: Properties::new(properties), egress, timeout, share, stops, quiet, shelf }
     }
 
     /// Initialises an instance for `tenant` and asks for its operations: what a host does once when it loads
