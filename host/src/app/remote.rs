@@ -176,7 +176,7 @@ impl RemoteApp {
     /// From now on the application is asked whether it reads from this binding, and gets its events. Must be called
     /// within a tokio runtime.
     pub fn subscribe(&self, subscription: Subscription) {
-        let binding = subscription.binding.clone();
+        let binding = subscription.binding.to_string();
         let probe = subscription.direction.probe();
         let mut subscribers = self.inner.subscribers.write().unwrap_or_else(PoisonError::into_inner);
         subscribers.insert(binding.clone(), Arc::new(Subscriber::new(subscription)));

@@ -1,7 +1,7 @@
 //! Which bindings the application reads from: what the component file says of it, the question that daprd asks
 //! the application, and for how long its answer is believed.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dingtalk_api::delivery::target;
@@ -68,12 +68,12 @@ impl Direction {
 /// One binding towards the application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
-    /// The binding's name.
-    pub binding: String,
+    /// The binding's name, which the binding shares: there may be ten thousand.
+    pub binding: Arc<str>,
     /// Made by `target` alone, so that it is always fit for a request.
-    route: String,
+    route: Box<str>,
     /// As `route`, of messages that were given up.
-    dead_letter_route: Option<String>,
+    dead_letter_route: Option<Box<str>>,
     /// What the component file says.
     pub direction: Direction,
 }
@@ -81,16 +81,16 @@ pub struct Subscription {
 impl Subscription {
     /// `route` is the component file's item of that name; without one, or with an empty one, it is the binding's
     /// name.
-    pub fn new(binding: impl Into<String>, route: Option<&str>, direction: Direction) -> Self {
+    pub fn new(binding: impl Into<Arc<str>>, route: Option<&str>, direction: Direction) -> Self {
         let binding = binding.into();
         let route = target(route.filter(|route| !route.trim().is_empty()).unwrap_or(&binding));
-        Self { binding, route, dead_letter_route: None, direction }
+        Self { binding, route: route.into(), dead_letter_route: None, direction }
     }
 
     /// With the component file's item `deadLetterRoute`: without one, or with an empty one, nobody is told of messages that
     /// were given up. The error is meant to follow its name.
     pub fn with_dead_letters(mut self, route: Option<&str>) -> Result<Self, String> {
-        self.dead_letter_route = route.filter(|route| !route.trim().is_empty()).map(target);
+        self.dead_letter_route = route.filter(|route| !route.trim().is_empty()).map(|route| target(route).into());
         let is_shared = self.direction.reads() && self.dead_letter_route.as_ref() == Some(&self.route);
         if is_shared {
             return Err("is the route of what people say, too; choose another one".into());
@@ -118,7 +118,7 @@ impl Subscription {
     }
 
     fn not_subscribed(&self, reason: String) -> Undelivered {
-        Undelivered::NotSubscribed { binding: self.binding.clone(), reason }
+        Undelivered::NotSubscribed { binding: self.binding.to_string(), reason }
     }
 
     /// The path, and the query if any, under which the application takes its events.
@@ -256,7 +256,7 @@ impl Subscriber {
             match &memory.last {
                 Ok(()) => {
                     tracing::info!(
-                        binding = self.subscription.binding,
+                        binding = &*self.subscription.binding,
                         route = self.subscription.path(),
                         "the application reads from the binding"
                     );
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn the_route_is_the_name_unless_the_file_says_otherwise() {
         let route = |route| Subscription::new("team", route, Direction::Unstated).route;
-        assert_eq!([route(None), route(Some("")), route(Some("/x"))], ["/team", "/team", "/x"]);
+        assert_eq!([route(None), route(Some("")), route(Some("/x"))], ["/team", "/team", "/x"].map(Box::from));
     }
 
     #[test]

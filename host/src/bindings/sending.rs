@@ -232,7 +232,7 @@ impl Bindings {
         limit: Option<Duration>,
     ) -> Result<Response, InvokeFailure> {
         pass.begin();
-        let exit = binding.egress.exit(Reach::Robot);
+        let exit = binding.tenant.exit(Reach::Robot);
         let called = self.sandbox.invoke_by(&binding.tenant, exit.clone(), request, None, limit).await;
         pass.end(&match &called {
             Ok(_) => Lesson::Counted,

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Flags are daprd's where daprd has one.
 
+mod allocator;
 mod app;
 mod component;
 mod demo;
@@ -60,6 +61,7 @@ pub fn command() -> clap::Command {
 /// Parses the command line and runs it. Exit status: 0 done; 1 failed, with the reason on standard error; 2 a
 /// command line that makes no sense; 130 and 143 ended by a second signal.
 pub fn main() -> ExitCode {
+    allocator::give_back_soon();
     let status = variables::check().map_err(Into::into).and_then(|()| dispatch());
     let status = match status {
         Ok(()) => ExitCode::SUCCESS,

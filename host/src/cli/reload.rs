@@ -83,11 +83,13 @@ impl Files {
 pub(super) struct Reload {
     files: Files,
     running: Running,
+    /// Those of the start, until it is known which could be initialised.
+    started: Vec<(String, Digest)>,
 }
 
 /// What has come of the files, beside the bindings that run.
 struct Running {
-    /// Those that could not be initialised; before [`Reload::begin`], all.
+    /// Those that could not be initialised.
     failed: BTreeMap<String, Digest>,
     /// What the log has of the files as they are.
     said: BTreeSet<String>,
@@ -99,21 +101,22 @@ impl Reload {
     /// `resources` is what the start has read; see [`Reload::begin`].
     pub(super) fn new(mut files: Files, resources: &Resources, policy: Policy) -> Self {
         files.secrets_files.clone_from(&resources.secrets_files);
-        let failed = resources.bindings.iter().map(|binding| (binding.name.clone(), binding.digest())).collect();
+        let started = resources.bindings.iter().map(|binding| (binding.name.clone(), binding.digest())).collect();
         let failures = resources.failures.iter().map(ToString::to_string);
         let said = resources.warnings.iter().cloned().chain(failures).collect();
         let proxies = Proxies::from_env();
-        Self { files, running: Running { failed, said, proxies, policy } }
+        Self { files, running: Running { failed: BTreeMap::new(), said, proxies, policy }, started }
     }
 
     /// The start has initialised `bindings`.
     pub(super) fn begin(&mut self, bindings: &Bindings) {
-        self.running.failed.retain(|name, _| bindings.get(name).is_none());
+        let started = std::mem::take(&mut self.started).into_iter();
+        self.running.failed = started.filter(|(name, _)| bindings.get(name).is_none()).collect();
     }
 
     /// Has the bindings of `input` follow the files for as long as it is polled. `hangup` has them read at once.
     pub(super) async fn run(self, input: Input, mut hangup: Hangup) {
-        let Self { mut files, mut running } = self;
+        let Self { mut files, mut running, .. } = self;
         let mut wanted = false;
         let mut again = (!running.failed.is_empty()).then(|| Instant::now() + AGAIN);
         loop {

@@ -53,6 +53,11 @@ impl Proxies {
     pub fn none() -> Self {
         Self(Arc::new(Matcher::builder().build()))
     }
+
+    /// Whether they are these, or were cloned from them.
+    pub(super) fn are(&self, others: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &others.0)
+    }
 }
 
 pub(super) struct Client {

@@ -19,9 +19,10 @@ mod pool;
 mod resolver;
 mod roots;
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -64,17 +65,22 @@ pub struct Egress(Arc<Inner>);
 
 struct Inner {
     /// Whose way out it is: a binding's name, or the flag of an application.
-    owner: Box<str>,
-    robot: Option<Origin>,
-    sessions: Arc<[Origin]>,
-    hosts: Box<[Origin]>,
+    owner: Arc<str>,
+    destinations: Arc<Destinations>,
     clients: Clients,
-    connect_timeout: Duration,
-    proxies: Proxies,
-    policy: Policy,
     refused: AtomicU64,
     /// Lines of which a call each could cause one.
     quiet: Quiet,
+}
+
+/// Where the way leads, and how. No connection and nothing that was learnt: bindings of one host share it.
+struct Destinations {
+    robot: Option<Origin>,
+    sessions: Box<[Origin]>,
+    hosts: Box<[Origin]>,
+    connect_timeout: Duration,
+    proxies: Proxies,
+    policy: Policy,
 }
 
 /// How far one call may reach.
@@ -114,14 +120,51 @@ fn is(origin: &Origin, scheme: &str, authority: &str) -> bool {
     scheme == origin.scheme().as_str() && is_port && host.eq_ignore_ascii_case(origin.host())
 }
 
-/// The hosts of sessions of `settings`. What the last tenant has, too, is there once: most have DingTalk's own alone.
-fn sessions(settings: &Settings) -> Arc<[Origin]> {
-    static LAST: LazyLock<Mutex<Arc<[Origin]>>> = LazyLock::new(|| Mutex::new(Arc::new([])));
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    if !settings.session_origins().eq(last.iter().cloned()) {
-        *last = settings.session_origins().collect();
+/// Destinations that the next binding may have, too. Most have DingTalk's own host alone.
+type Latest = Mutex<VecDeque<Arc<Destinations>>>;
+
+/// How many of them are looked through.
+const LATEST: usize = 16;
+
+impl Destinations {
+    /// Those of `settings`: the same as another binding's if they are equal. The error says which host, or which proxy of the
+    /// environment, cannot be used.
+    fn of(settings: &Settings, proxies: &Proxies, policy: &Policy) -> Result<Arc<Self>, String> {
+        static ALL: Latest = Mutex::new(VecDeque::new());
+        Self::among(&ALL, settings, proxies, policy)
     }
-    Arc::clone(&last)
+
+    fn among(latest: &Latest, settings: &Settings, proxies: &Proxies, policy: &Policy) -> Result<Arc<Self>, String> {
+        // Within the call's own time: an attempt that outlives it would be reported as a lost answer.
+        let connect_timeout = settings.connect_timeout.min(settings.timeout);
+        let robot = settings.endpoint.origin();
+        let latest = || latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |known: &&Arc<Self>| {
+            known.robot.as_ref() == Some(robot)
+                && known.connect_timeout == connect_timeout
+                && known.proxies.are(proxies)
+                && known.policy.is(policy)
+                && settings.session_origins().eq(known.sessions.iter().cloned())
+        };
+        if let Some(known) = latest().iter().find(is_same) {
+            return Ok(Arc::clone(known));
+        }
+        let check = |property: &str, origin: &Origin| {
+            policy.check_literal(origin.host()).map_err(|reason| format!("property \"{property}\": {reason}"))
+        };
+        check("url", robot)?;
+        // What keeps it from sending is said now, not with the first message.
+        client::check(robot, proxies)?;
+        let sessions: Box<[Origin]> = settings.session_origins().collect();
+        sessions.iter().try_for_each(|origin| check("sessionWebhookHosts", origin))?;
+        let (proxies, policy) = (proxies.clone(), policy.clone());
+        let hosts = Box::default();
+        let new = Arc::new(Self { robot: Some(robot.clone()), sessions, hosts, connect_timeout, proxies, policy });
+        let mut latest = latest();
+        latest.truncate(LATEST - 1);
+        latest.push_front(Arc::clone(&new));
+        Ok(new)
+    }
 }
 
 impl Egress {
@@ -133,30 +176,13 @@ impl Egress {
     /// For the binding called `binding`: allows the origin of its url, and those of its sessions, at addresses that
     /// `policy` lets be reached, with connections of its own. The error says which host, or which proxy of the
     /// environment, cannot be used.
-    pub fn within(binding: &str, settings: &Settings, proxies: &Proxies, policy: &Policy) -> Result<Self, String> {
-        // Within the call's own time: an attempt that outlives it would be reported as a lost answer.
-        let connect_timeout = settings.connect_timeout.min(settings.timeout);
-        let check = |property: &str, origin: &Origin| {
-            policy.check_literal(origin.host()).map_err(|reason| format!("property \"{property}\": {reason}"))
-        };
-        let robot = settings.endpoint.origin();
-        check("url", robot)?;
-        // What keeps it from sending is said now, not with the first message.
-        client::check(robot, proxies)?;
-        let sessions = sessions(settings);
-        sessions.iter().try_for_each(|origin| check("sessionWebhookHosts", origin))?;
-        Ok(Self(Arc::new(Inner {
-            owner: binding.into(),
-            robot: Some(robot.clone()),
-            sessions,
-            hosts: Box::default(),
-            clients: Clients::default(),
-            connect_timeout,
-            proxies: proxies.clone(),
-            policy: policy.clone(),
-            refused: AtomicU64::new(0),
-            quiet: Quiet::default(),
-        })))
+    pub fn within(
+        binding: impl Into<Arc<str>>,
+        settings: &Settings,
+        proxies: &Proxies,
+        policy: &Policy,
+    ) -> Result<Self, String> {
+        Ok(Self::to(binding.into(), Destinations::of(settings, proxies, policy)?))
     }
 
     /// For an application: allows `hosts`, at addresses that `policy` lets be reached. The error says which host, or
@@ -166,18 +192,20 @@ impl Egress {
             policy.check_literal(origin.host())?;
             client::check(origin, proxies)?;
         }
-        Ok(Self(Arc::new(Inner {
-            owner: owner.into(),
+        let destinations = Destinations {
             robot: None,
-            sessions: Arc::new([]),
+            sessions: Box::default(),
             hosts: hosts.into(),
-            clients: Clients::default(),
             connect_timeout: CONNECT_TIMEOUT,
             proxies: proxies.clone(),
             policy: policy.clone(),
-            refused: AtomicU64::new(0),
-            quiet: Quiet::default(),
-        })))
+        };
+        Ok(Self::to(owner.into(), Arc::new(destinations)))
+    }
+
+    fn to(owner: Arc<str>, destinations: Arc<Destinations>) -> Self {
+        let (clients, refused, quiet) = (Clients::default(), AtomicU64::new(0), Quiet::default());
+        Self(Arc::new(Inner { owner, destinations, clients, refused, quiet }))
     }
 
     /// The way out of one call.
@@ -216,7 +244,8 @@ impl Exit {
     }
 
     fn check(&self, uri: &hyper::Uri) -> Result<&Origin, Error> {
-        let Inner { owner, robot, sessions, hosts, refused, quiet, .. } = &*self.egress.0;
+        let Inner { owner, destinations, refused, quiet, .. } = &*self.egress.0;
+        let Destinations { robot, sessions, hosts, .. } = &**destinations;
         let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?.as_str();
         let allowed = match self.reach {
             Reach::Nowhere => &[],
@@ -238,7 +267,8 @@ impl Exit {
 
     /// The client to `origin`, made unless the last one is still there.
     fn client(&self, origin: &Origin) -> Result<Arc<Client>, Error> {
-        let Inner { owner, clients, connect_timeout, proxies, policy, quiet, .. } = &*self.egress.0;
+        let Inner { owner, destinations, clients, quiet, .. } = &*self.egress.0;
+        let Destinations { connect_timeout, proxies, policy, .. } = &**destinations;
         clients.to(origin, || Client::new(origin, *connect_timeout, proxies, policy)).map_err(|reason| {
             if let Some(more) = quiet.count("no way") {
                 tracing::warn!(owner = &**owner, reason, more, "no way to the session's host");
@@ -437,6 +467,38 @@ mod tests {
         }
         assert_eq!(egress.refused(), refused.len() as u64);
         assert!(exit.check(&"/path".parse().unwrap()).is_err());
+    }
+
+    #[tokio::test]
+    async fn bindings_of_one_host_share_where_they_go_and_no_connection() {
+        let (latest, proxies, policy) = (Latest::default(), Proxies::none(), Policy::default());
+        let way = |url: &str, timeout: &str, proxies: &Proxies, policy: &Policy| {
+            let settings = Settings::parse([("id", "x"), ("url", url), ("connectTimeout", timeout)]).unwrap();
+            Destinations::among(&latest, &settings, proxies, policy).unwrap()
+        };
+        let url = "http://one.example.com/send?access_token=1";
+        let one = way(url, "5s", &proxies, &policy);
+        let two = way("http://one.example.com/other?access_token=2", "5s", &proxies, &policy);
+        assert!(Arc::ptr_eq(&one, &two));
+        let [first, second] = [one.clone(), two].map(|way| {
+            let exit = Egress::to("x".into(), way).exit(Reach::Robot);
+            exit.client(exit.check(&url.parse().unwrap()).unwrap()).unwrap()
+        });
+        assert!(!Arc::ptr_eq(&first, &second));
+        for other in [
+            way("https://one.example.com/", "5s", &proxies, &policy),
+            way("http://one.example.com:81/", "5s", &proxies, &policy),
+            way("http://two.example.com/", "5s", &proxies, &policy),
+            way(url, "4s", &proxies, &policy),
+            way(url, "5s", &Proxies::none(), &policy),
+            way(url, "5s", &proxies, &Policy::default()),
+        ] {
+            assert!(!Arc::ptr_eq(&one, &other));
+        }
+        for number in 0..100 {
+            way(&format!("http://host-{number}.example.com/"), "5s", &proxies, &policy);
+        }
+        assert_eq!(latest.lock().unwrap().len(), LATEST);
     }
 
     #[test]

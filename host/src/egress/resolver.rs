@@ -61,6 +61,11 @@ impl Policy {
         Self { lookup, ..self }
     }
 
+    /// Whether it is this one, or was cloned from it.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.networks, &other.networks) && Arc::ptr_eq(&self.lookup, &other.lookup)
+    }
+
     /// Fails for a host that is an address which is never reached. Names are checked once they are resolved.
     pub(super) fn check_literal(&self, host: &str) -> Result<(), String> {
         match Written::of(host) {

@@ -39,7 +39,7 @@ pub enum TooLong {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     too_long: Option<TooLong>,
-    keywords: Vec<String>,
+    keywords: Box<[String]>,
 }
 
 impl Policy {
@@ -53,7 +53,7 @@ impl Policy {
             _ => return Err("property \"tooLong\" is none of \"split\", \"truncate\", \"refuse\"".into()),
         };
         let keywords = keywords.unwrap_or_default().split(',').map(str::trim).filter(|word| !word.is_empty());
-        let keywords: Vec<String> = keywords.map(str::to_owned).collect();
+        let keywords: Box<[String]> = keywords.map(str::to_owned).collect();
         if keywords.len() > MOST_KEYWORDS {
             return Err(format!("property \"keywords\" has more than {MOST_KEYWORDS}, which no robot has"));
         }

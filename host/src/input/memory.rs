@@ -76,12 +76,12 @@ struct Keys {
     gone: Gone<Digest>,
 }
 
-/// One key.
+/// One key. Half the size that it could have: there may be ten thousand, and a table has room for more.
 struct Known {
     /// Bindings that are loaded and take it.
-    bindings: usize,
-    /// The widest of theirs.
-    window: Duration,
+    bindings: u32,
+    /// The widest of theirs, in milliseconds; the longest is two days.
+    window: u32,
     /// Made at the first message, too.
     signatures: Option<Arc<Signatures>>,
 }
@@ -114,6 +114,10 @@ impl Names {
             self.messages.remove(&oldest);
         }
     }
+}
+
+fn millis(window: Duration) -> u32 {
+    u32::try_from(window.as_millis()).unwrap_or(u32::MAX)
 }
 
 impl Keys {
@@ -149,10 +153,10 @@ impl Memories {
     pub(super) fn load(&self, binding: &Binding) {
         let mut keys = self.keys();
         for key in binding.keys() {
-            let new = || Known { bindings: 0, window: Duration::ZERO, signatures: None };
+            let new = || Known { bindings: 0, window: 0, signatures: None };
             let known = keys.known.entry(key).or_insert_with(new);
-            known.bindings += 1;
-            known.window = known.window.max(binding.repeat_window());
+            known.bindings = known.bindings.saturating_add(1);
+            known.window = known.window.max(millis(binding.repeat_window()));
         }
     }
 
@@ -192,9 +196,9 @@ impl Memories {
     /// The signatures by `key`, which `binding` takes: of all bindings that do, and for as long as any of them does.
     pub(super) fn signatures(&self, key: Digest, binding: &Binding) -> Arc<Signatures> {
         let mut keys = self.keys();
-        let new = || Known { bindings: 0, window: binding.repeat_window(), signatures: None };
+        let new = || Known { bindings: 0, window: millis(binding.repeat_window()), signatures: None };
         let known = keys.known.entry(key).or_insert_with(new);
-        let (window, is_loaded) = (known.window, known.bindings > 0);
+        let (window, is_loaded) = (Duration::from_millis(known.window.into()), known.bindings > 0);
         let is_new = known.signatures.is_none();
         let signatures = Arc::clone(known.signatures.get_or_insert_with(|| Arc::new(Signatures::new(window))));
         if is_new && !is_loaded {

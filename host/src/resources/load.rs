@@ -106,8 +106,8 @@ pub(super) fn load(
         }
     }
     let mut stores: Stores = all.others.into_iter().map(|(name, reason)| (name, Err(reason))).collect();
-    for (kind, found) in all.stores {
-        let opened = open(kind, &found, context, uuids, &mut resources);
+    for (kind, mut found) in all.stores {
+        let opened = open(kind, &mut found, context, uuids, &mut resources);
         if let Err(reason) = &opened {
             resources.warnings.push(format!("{}: secret store {:?} {reason}", found.source, found.name));
         }
@@ -224,7 +224,7 @@ fn is_binding(head: &Head<'_, '_>, source: &Source, warnings: &mut Vec<String>) 
 /// Opens a secret store. The error is meant to follow the store's name.
 fn open(
     kind: StoreKind,
-    found: &Found,
+    found: &mut Found,
     context: &Context<'_>,
     uuids: &mut Uuids,
     resources: &mut Resources,
@@ -238,7 +238,8 @@ fn open(
     }
     let cannot = |error: &dyn fmt::Display| format!("cannot be used: {error}");
     let mut uuid = uuids.of(name);
-    let properties = resolve(&component.items, None, None, context, &mut uuid).map_err(|error| cannot(&error))?;
+    let items = std::mem::take(&mut component.items);
+    let properties = resolve(items, None, None, context, &mut uuid).map_err(|error| cannot(&error))?;
     let beside = source.file.parent().unwrap_or(Path::new(""));
     resources.secrets_files.extend(secrets::files(kind, &properties, beside));
     let mut remarks = Vec::new();
@@ -250,17 +251,16 @@ fn open(
 
 fn finish(found: Found, stores: &Stores, context: &Context<'_>, uuids: &mut Uuids, resources: &mut Resources) {
     let Found { name, component_type, source, component } = found;
-    let Component { version, ignore_errors, .. } = component;
+    let Component { version, init_timeout: limit, ignore_errors, secret_store, items } = component;
     let properties = if is_first_version(&version) {
-        let store = component.secret_store.as_deref();
-        resolve(&component.items, store, Some(stores), context, &mut uuids.of(&name))
+        resolve(items, secret_store.as_deref(), Some(stores), context, &mut uuids.of(&name))
     } else {
         let (name, component_type, version) = (name.clone(), component_type.clone(), version.clone());
         Err(ResourceError::Version { name, component_type, version })
     };
     match properties {
         Ok(properties) => {
-            let init_timeout = init_timeout(component.init_timeout.as_deref()).unwrap_or_else(|reason| {
+            let init_timeout = init_timeout(limit.as_deref()).unwrap_or_else(|reason| {
                 resources
                     .warnings
                     .push(format!("{source}: component {name:?}: spec.initTimeout: {reason}; 5s is used"));
@@ -296,14 +296,14 @@ fn init_timeout(text: Option<&str>) -> Result<Duration, String> {
 /// The properties of `items`: duplicates refused, references fetched, templates filled in. Without `stores`
 /// (for a store's own metadata) a `secretKeyRef` is refused.
 fn resolve(
-    items: &[Item],
+    items: Vec<Item>,
     store: Option<&str>,
     stores: Option<&Stores>,
     context: &Context<'_>,
     uuids: &mut uuids::Of<'_>,
 ) -> Result<Vec<(String, Secret)>, ResourceError> {
     let mut lines = BTreeMap::new();
-    for item in items {
+    for item in &items {
         let property = item.name.to_lowercase();
         if let Some(first_line) = lines.insert(property.clone(), item.line) {
             return Err(ResourceError::DuplicateProperty { property, first_line, second_line: item.line });
@@ -317,23 +317,26 @@ fn resolve(
         app_id: context.app_id,
     };
     let mut properties = Vec::with_capacity(items.len());
-    for item in items {
-        let value = fetch(item, store, stores, context.env).map_err(|reason| ResourceError::Unresolved {
-            property: item.name.clone(),
-            line: item.line,
-            reason,
-        })?;
-        let value = templates::expand(value.expose().to_owned(), values, uuids.of_property(&item.name))
-            .map_err(|templates::NoPodName| ResourceError::PodName { property: item.name.clone() })?;
-        properties.push((item.name.clone(), Secret::new(value)));
+    for mut item in items {
+        let fetched = fetch(&mut item, store, stores, context.env);
+        let Item { name, line, .. } = item;
+        let value = match fetched {
+            Ok(value) if !value.expose().contains('{') => value,
+            Ok(value) => match templates::expand(value.expose().to_owned(), values, uuids.of_property(&name)) {
+                Ok(text) => Secret::new(text),
+                Err(templates::NoPodName) => return Err(ResourceError::PodName { property: name }),
+            },
+            Err(reason) => return Err(ResourceError::Unresolved { property: name, line, reason }),
+        };
+        properties.push((name, value));
     }
     Ok(properties)
 }
 
-/// The value of one item before templates. Dapr's precedence: an `envRef` counts where there is no value, and
+/// The value of one item before templates, taken out of it. Dapr's precedence: an `envRef` counts where there is no value, and
 /// a `secretKeyRef` replaces a value. The error is meant to follow the property's name.
 fn fetch(
-    item: &Item,
+    item: &mut Item,
     store: Option<&str>,
     stores: Option<&Stores>,
     environment: Environment<'_>,
@@ -345,7 +348,7 @@ fn fetch(
             .map_err(|reason| format!("the environment variable {variable:?} {reason}"));
     }
     let Some(reference) = &item.secret_key_ref else {
-        return Ok(item.value.clone().unwrap_or_else(|| Secret::new("")));
+        return Ok(item.value.take().unwrap_or_else(|| Secret::new("")));
     };
     let name = reference.name.as_deref().ok_or("its secretKeyRef has no name; add the name of the secret")?;
     let stores = stores.ok_or("a secret store's own metadata cannot use secretKeyRef; use value or envRef")?;

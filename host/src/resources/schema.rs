@@ -41,7 +41,8 @@ pub(super) struct Item {
     pub(super) line: u64,
     pub(super) value: Option<Secret>,
     pub(super) env_ref: Option<String>,
-    pub(super) secret_key_ref: Option<SecretKeyRef>,
+    /// Boxed: there are some items in each of ten thousand files, and this is in few of them.
+    pub(super) secret_key_ref: Option<Box<SecretKeyRef>>,
 }
 
 /// Where a secret is.
@@ -134,7 +135,7 @@ fn item(entry: &Node<'_>) -> Result<Item, Mistake> {
                 let what = format!("secretKeyRef.{key} of property {name:?}");
                 Ok(text(node, key, &what)?.filter(|text| !text.is_empty()))
             };
-            Some(SecretKeyRef { name: read("name")?, key: read("key")? })
+            Some(Box::new(SecretKeyRef { name: read("name")?, key: read("key")? }))
         }
         Some(node) => {
             let reason = format!("the secretKeyRef of property {name:?} must be a mapping with name and key");

@@ -32,9 +32,10 @@ pub(crate) struct Seen {
 pub(crate) fn look(dirs: &[PathBuf], others: &[PathBuf]) -> Result<Sight, String> {
     let mut sight = Sight::new();
     let mut left = MAX_BYTES;
+    let too_many = || format!("there are more than {MAX_FILES} component and secrets files");
     let mut see = |file: &Path, sight: &mut Sight| {
         if sight.len() >= MAX_FILES {
-            return Err(format!("there are more than {MAX_FILES} component and secrets files"));
+            return Err(too_many());
         }
         let seen = match files::read_bytes(file) {
             Ok((bytes, metadata)) => {
@@ -49,6 +50,8 @@ pub(crate) fn look(dirs: &[PathBuf], others: &[PathBuf]) -> Result<Sight, String
     };
     for dir in dirs {
         match yaml_files(dir) {
+            // Before any of them is read.
+            Ok(found) if found.len() > MAX_FILES => return Err(too_many()),
             Ok(found) => found.iter().try_for_each(|file| see(file, &mut sight))?,
             Err(LoadError::Unreadable { path, reason }) => {
                 sight.insert(path, Err(reason));

@@ -171,6 +171,16 @@ impl Tenant {
         self.stops.counts()
     }
 
+    /// How many requests to destinations other than its own were refused.
+    pub(crate) fn egress_refused(&self) -> u64 {
+        self.egress.refused()
+    }
+
+    /// A way out for one call, which reaches so far.
+    pub(crate) fn exit(&self, reach: Reach) -> Exit {
+        self.egress.exit(reach)
+    }
+
     /// What distinguishes it from every other tenant.
     pub(crate) fn id(&self) -> u64 {
         self.share.id()
@@ -256,9 +266,15 @@ impl Sandbox {
 
     /// A tenant with these properties. `timeout` is the binding's own time limit for one call.
     pub fn tenant(&self, properties: Vec<(String, String)>, egress: Egress, timeout: Duration) -> Tenant {
+        let pairs: Vec<_> = properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        self.tenant_of(&pairs, egress, timeout)
+    }
+
+    /// As [`Sandbox::tenant`].
+    pub(crate) fn tenant_of(&self, properties: &[(&str, &str)], egress: Egress, timeout: Duration) -> Tenant {
         let (share, stops, quiet) = (self.processor.tenant(), Stops::default(), Quiet::default());
         let shelf = self.rewinder.as_ref().map(Shelf::new);
-        Tenant { properties: Properties::new(&properties), egress, timeout, share, stops, quiet, shelf }
+        Tenant { properties: Properties::new(properties), egress, timeout, share, stops, quiet, shelf }
     }
 
     /// Initialises an instance for `tenant` and asks for its operations: what a host does once when it loads
@@ -270,7 +286,7 @@ impl Sandbox {
         }
         let call = Call {
             slots: &self.operations,
-            exit: tenant.egress.exit(Reach::Nowhere),
+            exit: tenant.exit(Reach::Nowhere),
             reader: None,
             limit: tenant.timeout,
             ends: None,
@@ -309,7 +325,7 @@ impl Sandbox {
             "reply" => Reach::Sessions,
             _ => Reach::Robot,
         };
-        self.invoke_by(tenant, tenant.egress.exit(reach), request, reader, within).await
+        self.invoke_by(tenant, tenant.exit(reach), request, reader, within).await
     }
 
     /// As [`Sandbox::invoke_with`], by a way out of which its caller asks afterwards.
@@ -344,7 +360,7 @@ impl Sandbox {
         reader: Option<Arc<dyn Handler>>,
         limit: Duration,
     ) -> Result<Reply, CallError<ReceiveError>> {
-        let (slots, exit) = (&self.callbacks, tenant.egress.exit(Reach::Nowhere));
+        let (slots, exit) = (&self.callbacks, tenant.exit(Reach::Nowhere));
         // A callback that waited for a slot must not be too old because of that.
         let arrived = callback.arrived.time;
         let callback = callback.into();
@@ -437,7 +453,7 @@ impl Sandbox {
     pub async fn phases(&self, tenant: &Tenant, request: Request) -> Result<[Duration; 4], PrepareError> {
         let request = request.into();
         let start = Instant::now();
-        let mut instance = self.instantiate(tenant, tenant.egress.exit(Reach::Robot), None).await?;
+        let mut instance = self.instantiate(tenant, tenant.exit(Reach::Robot), None).await?;
         let made = start.elapsed();
         let _ = instance.init(tenant).await?;
         let initialised = start.elapsed();

@@ -11,8 +11,8 @@ pub(super) struct Properties {
 }
 
 impl Properties {
-    pub(super) fn new(list: &[(String, String)]) -> Self {
-        let parts = || list.iter().flat_map(|(name, value)| [name.as_str(), value]);
+    pub(super) fn new(list: &[(&str, &str)]) -> Self {
+        let parts = || list.iter().flat_map(|(name, value)| [*name, *value]);
         let ends = parts().scan(0_usize, |end, part| {
             *end += part.len();
             // Files are not as large.
@@ -41,7 +41,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_comes_out_is_what_was_put_in(list in proptest::collection::vec((".{0,8}", ".{0,40}"), 0..12)) {
-            prop_assert_eq!(Properties::new(&list).list(), list);
+            let pairs: Vec<_> = list.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            prop_assert_eq!(Properties::new(&pairs).list(), list);
         }
     }
 }

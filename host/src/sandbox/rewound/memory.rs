@@ -1,4 +1,5 @@
-//! Linear memories that the host can copy and put back between calls: the only unsafe code of the host.
+//! Linear memories that the host can copy and put back between calls: the only unsafe code of the host but for an option of the
+//! allocator.
 //!
 //! wasmtime lets the host make the memories of its instances, and then uses them by address. So does this module, while
 //! nothing runs in them: an instance and its memory are held together, and whoever copies the memory has the instance

@@ -284,7 +284,7 @@ impl Lease {
             return;
         }
         // Nobody is left in it: whom the call handed its message to, how far it reached, what the time was.
-        let nowhere = sandbox.state(tenant, tenant.egress.exit(Reach::Nowhere), None);
+        let nowhere = sandbox.state(tenant, tenant.exit(Reach::Nowhere), None);
         *held.instance().store.data_mut() = nowhere;
         shelf.put(Kept { held, image, place });
     }
