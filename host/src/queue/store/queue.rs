@@ -277,6 +277,8 @@ impl Store {
                 self.heads(binding, free, room, now, &mut due.heads)?;
             }
         }
+        let begun = due.heads.iter().map(|head| &head.lane);
+        self.under_way.replace(room.running.iter().chain(begun).cloned().collect());
         Ok(due)
     }
 

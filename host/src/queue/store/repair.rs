@@ -48,8 +48,8 @@ impl Store {
         // Whatever came of it, and nothing if it was renamed.
         let _ = fs::remove_file(beside(&self.file, UNFINISHED));
         rebuilt?;
-        #[cfg_attr(not(test), expect(unused_mut, reason = "for the tests alone"))]
         let mut store = Self::connect(self.side, self.file.clone(), self.limits)?.make_ready()?;
+        store.under_way.clone_from(&self.under_way);
         #[cfg(test)]
         store.commits.clone_from(&self.commits);
         tracing::error!(
