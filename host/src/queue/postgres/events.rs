@@ -66,8 +66,10 @@ const SETTLE_LANE: &str = "UPDATE lanes SET
      ) AS first
      WHERE lanes.side = $1 AND lanes.binding = $2 AND lanes.lane = $3";
 
+/// What comes next in a lane without events may have to wait.
 pub(super) const END_LANE: &str = "DELETE FROM lanes WHERE side = $1 AND binding = $2 AND lane = $3 AND NOT EXISTS (
-         SELECT FROM events WHERE events.side = $1 AND events.binding = $2 AND events.lane = $3 AND state = 'pending')";
+         SELECT FROM events WHERE events.side = $1 AND events.binding = $2 AND events.lane = $3 AND state = 'pending')
+     AND NOT EXISTS (SELECT FROM events WHERE events.seq = lanes.behind AND state = 'pending')";
 
 /// Of a delivered event with an identifier, what a repetition needs is kept: nothing that people wrote. $2 is the reply.
 pub(super) const CLEAR: &str =
@@ -389,7 +391,8 @@ pub(super) async fn settle_all(
         "DELETE FROM lanes USING {given}
              WHERE lanes.side = $1 AND lanes.binding = given.binding AND lanes.lane = given.lane AND NOT EXISTS (
                  SELECT FROM events WHERE events.side = $1 AND events.binding = given.binding
-                     AND events.lane = given.lane AND state = 'pending')"
+                     AND events.lane = given.lane AND state = 'pending')
+             AND NOT EXISTS (SELECT FROM events WHERE events.seq = lanes.behind AND state = 'pending')"
     );
     for sql in [settle, end] {
         let sql = session.prepare_cached(&sql).await?;

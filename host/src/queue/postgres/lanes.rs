@@ -34,6 +34,27 @@ const NAMES: &str = "names (name) AS (
 pub(super) const FREE: &str =
     "(owner IS NULL OR owner = $2 OR leased_until <= clock.now OR leased_until > clock.now + 60000)";
 
+/// Whether a lane need not wait for an event of another one that says what came before its own; what is more urgent need not.
+const WAITS_FOR_NONE: &str = "(lanes.behind IS NULL OR NOT EXISTS (
+         SELECT FROM events AS before WHERE before.seq = lanes.behind AND before.state = 'pending' AND before.rank >= coalesce((
+             SELECT rank FROM events WHERE events.side = lanes.side AND events.binding = lanes.binding
+                 AND events.lane = lanes.lane AND state = 'pending' ORDER BY rank DESC, seq LIMIT 1
+         ), -1)
+     ))";
+
+/// Whether a lane's first event, if it says what others do, need not wait for what is more urgent in one of their lanes.
+const COMES_FIRST: &str =
+    "(NOT EXISTS (SELECT FROM lanes AS any_lane WHERE any_lane.behind IS NOT NULL) OR NOT EXISTS (
+         SELECT FROM lanes AS others WHERE others.behind = (
+             SELECT seq FROM events WHERE events.side = lanes.side AND events.binding = lanes.binding
+                 AND events.lane = lanes.lane AND state = 'pending' ORDER BY rank DESC, seq LIMIT 1
+         ) AND EXISTS (
+             SELECT FROM events WHERE events.side = others.side AND events.binding = others.binding
+                 AND events.lane = others.lane AND state = 'pending'
+                 AND events.rank > (SELECT rank FROM events AS head WHERE head.seq = others.behind)
+         )
+     ))";
+
 impl Events {
     /// Ranks of lanes.
     fn ranks(&self) -> &'static [i64] {
@@ -56,7 +77,8 @@ impl Events {
                          SELECT first.* FROM unnest($6::int8[]) AS ranks (rank) CROSS JOIN LATERAL (
                              SELECT id, lane, rank, due FROM lanes
                              WHERE side = $1 AND binding = names.name AND rank = ranks.rank AND due <= (SELECT now FROM clock)
-                                 AND ranks.rank >= coalesce(known.least, ranks.rank) AND {FREE}
+                                 AND ranks.rank >= coalesce(known.least, ranks.rank) AND {FREE} AND {WAITS_FOR_NONE}
+                                 AND {COMES_FIRST}
                                  AND NOT EXISTS (SELECT FROM unnest($7::text[], $8::bytea[]) AS running (binding, lane)
                                      WHERE running.binding = lanes.binding AND running.lane = lanes.lane)
                              ORDER BY due, id LIMIT least(coalesce(known.free, $5), $9)
@@ -131,7 +153,7 @@ impl Events {
         // The inner look comes after the lock, and sees the row as it is then.
         let sql = format!(
             "WITH clock AS MATERIALIZED (SELECT now_ms() AS now), free AS MATERIALIZED (
-                 SELECT id FROM lanes CROSS JOIN clock WHERE id = ANY ($1) AND due <= clock.now AND {FREE}
+                 SELECT id FROM lanes CROSS JOIN clock WHERE id = ANY ($1) AND due <= clock.now AND {FREE} AND {WAITS_FOR_NONE}
                  ORDER BY id FOR UPDATE OF lanes SKIP LOCKED
              )
              UPDATE lanes SET owner = $2, leased_until = (SELECT now FROM clock) + $3 WHERE id = ANY (ARRAY(SELECT id FROM free))

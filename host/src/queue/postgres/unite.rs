@@ -22,6 +22,8 @@ const BESIDE: &str = "SELECT lanes.lane FROM events AS this CROSS JOIN (SELECT n
          SELECT lane, due, id FROM lanes
          WHERE side = this.side AND binding = this.binding AND rank = this.rank AND due <= clock.now AND lane <> this.lane
              AND this.lane <> $4 AND lane <> $4 AND NOT lane = ANY ($3) AND {FREE}
+             AND (behind IS NULL OR behind = $1 OR NOT EXISTS (
+                 SELECT FROM events AS before WHERE before.seq = lanes.behind AND before.state = 'pending'))
          ORDER BY due, id LIMIT $5
      ) AS lanes WHERE this.seq = $1 ORDER BY lanes.due, lanes.id";
 
@@ -29,7 +31,7 @@ const BESIDE: &str = "SELECT lanes.lane FROM events AS this CROSS JOIN (SELECT n
 const FRONT: &str = "SELECT given.nth, front.seq, front.is_fit, front.length FROM events AS this
          CROSS JOIN LATERAL unnest(array_prepend(this.lane, $2::bytea[])) WITH ORDINALITY AS given (lane, nth)
          CROSS JOIN LATERAL (
-             SELECT seq, NOT tried AND attempts = 0 AND expires_at IS NULL AND rank = this.rank AS is_fit,
+             SELECT seq, NOT tried AND attempts = 0 AND expires_at IS NULL AND rank = this.rank AND {LEADS} AS is_fit,
                  length(data)::int8 AS length
              FROM events
              WHERE side = this.side AND binding = this.binding AND lane = given.lane AND state = 'pending'
@@ -44,7 +46,7 @@ const READ: &str = "SELECT data FROM unnest($1::int8[]) WITH ORDINALITY AS given
 const ARE_FIRST: &str = "SELECT coalesce(sum(found.number), 0)::int8 FROM (
          SELECT lane, array_agg(seq) AS seqs, count(*) AS number FROM events
          WHERE seq = ANY ($1) AND side = $3 AND binding = $2 AND state = 'pending'
-             AND NOT tried AND attempts = 0 AND expires_at IS NULL
+             AND NOT tried AND attempts = 0 AND expires_at IS NULL AND {LEADS}
              AND rank = (SELECT rank FROM events AS first WHERE first.seq = ($1::int8[])[1])
          GROUP BY lane
      ) AS given CROSS JOIN LATERAL (
@@ -54,12 +56,21 @@ const ARE_FIRST: &str = "SELECT coalesce(sum(found.number), 0)::int8 FROM (
          ) AS first WHERE first.seq = ANY (given.seqs)
      ) AS found";
 
-/// Whether this host, $4, has the conversation $3 on lease, and nobody else one of $5.
+/// Whether this host, $4, has the conversation $3 on lease, nobody else one of $5, and none of those waits for another message
+/// than $6.
 const ARE_FREE: &str = "SELECT EXISTS (
              SELECT FROM lanes WHERE side = $1 AND binding = $2 AND lane = $3 AND owner = $4 AND leased_until > now_ms()
          ) AND NOT EXISTS (
-             SELECT FROM lanes WHERE side = $1 AND binding = $2 AND lane = ANY ($5) AND owner <> $4 AND leased_until > now_ms()
+             SELECT FROM lanes WHERE side = $1 AND binding = $2 AND lane = ANY ($5) AND (
+                 owner <> $4 AND leased_until > now_ms()
+                 OR behind <> $6 AND EXISTS (SELECT FROM events WHERE seq = lanes.behind AND state = 'pending')
+             )
          )";
+
+/// Whether an event, if it says what others do, need not wait for what is more urgent in one of their conversations.
+const LEADS: &str = "NOT EXISTS (SELECT FROM lanes AS behind WHERE behind.behind = events.seq AND EXISTS (
+         SELECT FROM events AS more WHERE more.side = behind.side AND more.binding = behind.binding
+             AND more.lane = behind.lane AND more.state = 'pending' AND more.rank > events.rank))";
 
 /// A message that waits, where it may become one with others.
 struct Waiting {
@@ -130,7 +141,7 @@ impl Events {
         // Of one conversation as many as become one; of many, some of each.
         let each = (MOST_READ / (others.len() + 1)).clamp(1, MOST_UNITED);
         let each = i64::try_from(each).unwrap_or(i64::MAX);
-        let front = session.prepare_cached(FRONT).await?;
+        let front = session.prepare_cached(&FRONT.replace("{LEADS}", LEADS)).await?;
         let rows = session.query(&front, &[&seq, &others, &each]).await?;
         let waiting = rows.iter().map(Waiting::of).collect::<Result<_, _>>()?;
         let seqs = fitting(waiting, seq);
@@ -171,6 +182,11 @@ impl Events {
                     session.execute(&clear, &[&others, &none, &size, &pending]).await?;
                     let remove = session.prepare_cached(&all(REMOVE)).await?;
                     session.execute(&remove, &[&others, &pending]).await?;
+                    // They wait for it now, and so do those that waited for one of them.
+                    let wait = "UPDATE lanes SET behind = $1 WHERE behind = ANY ($2)
+                             OR side = $3 AND binding = $4 AND lane = ANY ($5)";
+                    let wait = session.prepare_cached(wait).await?;
+                    session.execute(&wait, &[first, &others, &own.side, &own.binding, &beside]).await?;
                     let bindings = vec![own.binding.clone(); beside.len()];
                     settle_all(&session, own.side, &bindings, &beside).await?;
                 }
@@ -198,11 +214,13 @@ impl Events {
         beside: &[Vec<u8>],
     ) -> Result<bool, Fault> {
         let (side, binding, host) = (own.side, own.binding.as_str(), self.host());
-        let are_first = session.prepare_cached(ARE_FIRST).await?;
+        let are_first = session.prepare_cached(&ARE_FIRST.replace("{LEADS}", LEADS)).await?;
         let count: i64 = session.query_one(&are_first, &[&seqs, &binding, &side]).await?.try_get(0)?;
         let are_free = session.prepare_cached(ARE_FREE).await?;
-        let free: bool =
-            session.query_one(&are_free, &[&side, &binding, &own.lane.as_slice(), &host, &beside]).await?.try_get(0)?;
+        let free: bool = session
+            .query_one(&are_free, &[&side, &binding, &own.lane.as_slice(), &host, &beside, &seqs.first()])
+            .await?
+            .try_get(0)?;
         // After the lock: whoever of this host takes a lane on lease says so before, and finds what is first in it after that.
         let is_busy = |lane: &LaneKey| {
             lane.side == own.side

@@ -41,7 +41,7 @@ impl Store {
         if waiting.is_none_or(|waiting| usize::try_from(waiting).is_ok_and(|waiting| waiting <= beyond)) {
             return Ok(Vec::new());
         }
-        let others = self.lanes_beside(&own, rank, now)?;
+        let others = self.lanes_beside(&own, seq, rank, now)?;
         // Of one conversation as many as become one; of many, some of each.
         let each = (MOST_READ / (others.len() + 1)).clamp(1, MOST_UNITED);
         let fitting = |lane: &Lane| -> Result<Vec<Waiting>, QueueError> {
@@ -70,16 +70,19 @@ impl Store {
     }
 
     /// Conversations of the same binding whose first message has this rank and could be delivered now, the longest due first,
-    /// but those from which something is delivered.
-    fn lanes_beside(&self, own: &Lane, rank: i64, now: u64) -> Result<Vec<Lane>, QueueError> {
+    /// but those from which something is delivered, and those that wait for another message.
+    fn lanes_beside(&self, own: &Lane, seq: i64, rank: i64, now: u64) -> Result<Vec<Lane>, QueueError> {
         // Of an answer nobody is told that it was given up: what becomes one with it would be forgotten, or be told for ever.
         if own.1 == DEAD_LETTER {
             return Ok(Vec::new());
         }
         let under_way = self.under_way.borrow();
         let names: Vec<Option<String>> = self.all(
-            "SELECT conversation FROM lanes WHERE binding = ?1 AND rank = ?2 AND due <= ?3 ORDER BY due, id LIMIT ?4",
-            params![own.0, rank, stored(now), i64::try_from(MOST_LANES + under_way.len() + 2).unwrap_or(i64::MAX)],
+            "SELECT conversation FROM lanes WHERE binding = ?1 AND rank = ?2 AND due <= ?3
+                 AND (behind IS NULL OR behind = ?5
+                     OR NOT EXISTS (SELECT 1 FROM events WHERE events.seq = lanes.behind AND state = 'pending'))
+                 ORDER BY due, id LIMIT ?4",
+            params![own.0, rank, stored(now), i64::try_from(MOST_LANES + under_way.len() + 2).unwrap_or(i64::MAX), seq],
             |row| Ok(text(row.get_ref(0)?)),
         )?;
         let lanes = names.into_iter().flatten().map(|conversation| (own.0.clone(), conversation));
@@ -90,7 +93,9 @@ impl Store {
     /// What is pending in a conversation, in its order: the first so many.
     fn first_of(&self, (binding, conversation): &Lane, count: usize) -> Result<Vec<Waiting>, QueueError> {
         let sql = format!(
-            "SELECT seq, rank, tried = 0 AND attempts = 0 AND expires_at IS NULL, length(data) FROM events
+            "SELECT seq, rank, tried = 0 AND attempts = 0 AND expires_at IS NULL
+                     AND NOT EXISTS (SELECT 1 FROM lanes WHERE lanes.behind = events.seq AND lanes.rank > events.rank),
+                     length(data) FROM events
                  WHERE binding = ?1 AND conversation = ?2 AND state = 'pending' ORDER BY {} LIMIT ?3",
             self.order()
         );
@@ -117,10 +122,13 @@ impl Store {
             lanes.entry(lane).or_default().push(*seq);
         }
         for (lane, seqs) in &lanes {
-            let is_free = *lane == own || lane.0 == own.0 && !self.under_way.borrow().contains(lane);
-            let first = self.first_of(lane, seqs.len())?;
-            let are_first = first.iter().map(|waiting| waiting.seq).eq(seqs.iter().copied());
-            if !is_free || !are_first || first.iter().any(|waiting| !waiting.is_fit || waiting.rank != rank) {
+            let is_free = *lane == own
+                || lane.0 == own.0
+                    && !self.under_way.borrow().contains(lane)
+                    && !self.waits_for_another(lane, *first)?;
+            let come_first = self.first_of(lane, seqs.len())?;
+            let are_first = come_first.iter().map(|waiting| waiting.seq).eq(seqs.iter().copied());
+            if !is_free || !are_first || come_first.iter().any(|waiting| !waiting.is_fit || waiting.rank != rank) {
                 return Ok(false);
             }
         }
@@ -130,11 +138,22 @@ impl Store {
         self.execute("UPDATE events SET data = ?2 WHERE seq = ?1", params![first, data])?;
         for seq in others {
             self.clear(*seq, now)?;
+            // It may have stood for others.
+            self.execute("UPDATE lanes SET behind = ?2 WHERE behind = ?1", [seq, first])?;
         }
         for (binding, conversation) in lanes.keys().filter(|lane| **lane != own) {
+            let sql = "UPDATE lanes SET behind = ?3 WHERE binding = ?1 AND conversation = ?2";
+            self.execute(sql, params![binding, conversation, first])?;
             self.settle(binding, conversation, now, false)?;
         }
         Ok(true)
+    }
+
+    /// Whether a conversation waits for a message that says what came before its own, and is another one than this.
+    fn waits_for_another(&self, (binding, conversation): &Lane, seq: i64) -> Result<bool, QueueError> {
+        let sql = "SELECT 1 FROM lanes JOIN events ON events.seq = lanes.behind
+                       WHERE lanes.binding = ?1 AND lanes.conversation = ?2 AND behind <> ?3 AND state = 'pending'";
+        Ok(self.first(sql, params![binding, conversation, seq], |_| Ok(()))?.is_some())
     }
 }
 
@@ -177,11 +196,28 @@ mod tests {
         let plans = store.plans();
         let plan = |part: &str| plans.iter().find(|(sql, _)| sql.contains(part)).unwrap().1.concat();
         assert!(plan("ORDER BY due, id LIMIT ?4").contains("INDEX lanes_ranked (binding=? AND rank=? AND due<?)"));
-        assert!(plan("length(data) FROM events").contains("INDEX events_ranked (binding=? AND conversation=?)"));
+        assert!(plan("length(data) FROM events\n").contains("INDEX events_ranked (binding=? AND conversation=?)"));
         for (sql, plan) in &plans {
             let is_slow = |step: &String| step.contains("TEMP B-TREE") || step.contains("SCAN events");
             assert!(!plan.iter().any(is_slow), "{plan:?}: {sql}");
         }
+    }
+
+    #[test]
+    fn a_store_of_an_older_host_gets_what_is_missing_and_keeps_what_it_has() {
+        let (dir, store) = store(3);
+        store
+            .batch_for_test(
+                "DROP INDEX lanes_behind; ALTER TABLE lanes DROP COLUMN behind; PRAGMA user_version = 3;
+                 UPDATE lanes SET rank = 1 WHERE conversation = '2'; UPDATE events SET rank = 1 WHERE seq = 3",
+            )
+            .unwrap();
+        store.close().unwrap();
+        let store = Store::create(Side::Outbox, dir.path(), Limits::default()).unwrap();
+        assert_eq!(store.number_for_test("PRAGMA user_version"), Ok(4));
+        assert_eq!(begin(&store, vec![("team".into(), "0".into())], 0), [0; 0]);
+        assert_eq!((front(&store), store.unite(&[1, 2], b"both", 1)), (vec![1, 2], Ok(true)));
+        assert_eq!(begin(&store, Vec::new(), 9), [3, 1]);
     }
 
     #[test]

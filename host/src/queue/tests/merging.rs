@@ -13,6 +13,7 @@ over_both! {
     a_conversation_from_which_something_is_delivered_stays_out,
     a_conversation_whose_earlier_message_is_not_fit_stays_out,
     what_has_changed_since_is_not_united,
+    what_comes_behind_waits_unless_it_is_more_urgent_and_then_it_comes_first,
     what_answers_a_dead_letter_stays_out,
     of_many_conversations_some_of_each_become_one,
 }
@@ -87,10 +88,11 @@ async fn conversations_of_a_binding_become_one_message_in_order(bench: Bench) {
     assert_eq!(storage.counts().await, Ok(Counts { pending: 4, dead: 0 }));
     let running: Vec<Lane> = vec![("team".into(), "a".into()), ("other".into(), "a".into())];
     let next = due(&bench, &*storage, Room { running, ..room() }).await.heads;
-    assert_eq!(next.iter().map(|head| data(&head.event)).collect::<Vec<_>>(), ["c6", "l7"]);
+    assert_eq!(next.iter().map(|head| data(&head.event)).collect::<Vec<_>>(), ["l7"], "what comes behind waits");
     failed(&bench, &*storage, head.seq, 0, false).await;
-    assert!(heads(&bench, &*storage).await.contains(&"a1+b2+c3+a4+b5".to_owned()), "and is tried again as it is");
+    assert_eq!(heads(&bench, &*storage).await, ["a1+b2+c3+a4+b5", "l7", "o1"], "and is tried again as it is");
     delivered(&bench, &*storage, head.seq).await;
+    assert_eq!(heads(&bench, &*storage).await, ["c6", "l7", "o1"]);
     for data in ["a1", "b2", "c3", "a4", "b5"] {
         assert_eq!(insert_one(&bench, &*storage, item(data, &data[..1])).await, Stored::Delivered(seqs[data], None));
     }
@@ -164,7 +166,10 @@ async fn a_conversation_whose_earlier_message_is_not_fit_stays_out(bench: Bench)
     let pending = storage.counts().await.unwrap().pending;
     assert_eq!(storage.unite(fit, "a1+e1".into(), bench.now()).await, Ok(true));
     assert_eq!(storage.counts().await.unwrap().pending, pending - 1);
-    assert_eq!(heads(&bench, &*storage).await, ["a1+e1", "b1", "c1", "d2", "e2"]);
+    assert_eq!(heads(&bench, &*storage).await, ["a1+e1", "b1", "c1", "d2"]);
+    // Whatever becomes of it.
+    end(&bench, &*storage, seqs[0], End::Refused("no".into())).await;
+    assert_eq!(heads(&bench, &*storage).await, ["b1", "c1", "d2", "e2"]);
 }
 
 async fn what_has_changed_since_is_not_united(bench: Bench) {
@@ -191,7 +196,47 @@ async fn what_has_changed_since_is_not_united(bench: Bench) {
     // The operator drops it.
     operator.drop_events(&Selection::Seqs(vec![four])).unwrap();
     assert_eq!(storage.unite(vec![one, four], "x".into(), bench.now()).await, Ok(false));
-    assert_eq!(heads(&bench, &*storage).await, ["a1+b2", "b4"]);
+    assert_eq!(heads(&bench, &*storage).await, ["a1+b2"]);
+    operator.drop_events(&Selection::Seqs(vec![one])).unwrap();
+    assert_eq!(heads(&bench, &*storage).await, ["b4"]);
+}
+
+async fn what_comes_behind_waits_unless_it_is_more_urgent_and_then_it_comes_first(bench: Bench) {
+    let storage = bench.open(Side::Outbox).await;
+    let mut seqs = BTreeMap::new();
+    for data in ["a1", "b2", "c3", "b4"] {
+        seqs.insert(data, add(&bench, &*storage, data, &data[..1]).await);
+    }
+    deliver_from(&bench, &*storage, &["a"]).await;
+    assert_eq!(storage.unite(vec![seqs["a1"], seqs["b2"]], "a1+b2".into(), bench.now()).await, Ok(true));
+    bench.kill(storage);
+    let storage = bench.open(Side::Outbox).await;
+    assert_eq!(heads(&bench, &*storage).await, ["a1+b2", "c3"], "also for the next process");
+    let Stored::New(urgent) = insert_one(&bench, &*storage, Item { rank: 1, ..item("b5", "b") }).await else {
+        panic!()
+    };
+    assert_eq!(heads(&bench, &*storage).await, ["b5", "c3"]);
+    deliver_from(&bench, &*storage, &["c"]).await;
+    assert_eq!(front(&bench, &*storage, seqs["c3"]).await.0, "c3");
+    assert_eq!(storage.unite(vec![seqs["c3"], seqs["a1"]], "x".into(), bench.now()).await, Ok(false));
+    delivered(&bench, &*storage, urgent).await;
+    assert_eq!(heads(&bench, &*storage).await, ["a1+b2", "c3"]);
+    // It becomes part of another one, for which is waited from then on.
+    deliver_from(&bench, &*storage, &["c"]).await;
+    let (text, all) = front(&bench, &*storage, seqs["c3"]).await;
+    assert_eq!(text, "c3 a1+b2");
+    assert_eq!(storage.unite(vec![seqs["c3"], seqs["b4"]], "x".into(), bench.now()).await, Ok(false));
+    assert_eq!(storage.unite(all, "c3+a1+b2".into(), bench.now()).await, Ok(true));
+    add(&bench, &*storage, "a6", "a").await;
+    assert_eq!(heads(&bench, &*storage).await, ["c3+a1+b2"]);
+    // More that waits becomes part of the same one.
+    deliver_from(&bench, &*storage, &["c"]).await;
+    assert_eq!(front(&bench, &*storage, seqs["c3"]).await.0, "c3+a1+b2 b4 a6");
+    delivered(&bench, &*storage, seqs["c3"]).await;
+    assert_eq!(heads(&bench, &*storage).await, ["a6", "b4"]);
+    for (data, seq) in [("a1", seqs["a1"]), ("b2", seqs["b2"])] {
+        assert_eq!(insert_one(&bench, &*storage, item(data, &data[..1])).await, Stored::Delivered(seq, None));
+    }
 }
 
 async fn what_answers_a_dead_letter_stays_out(bench: Bench) {

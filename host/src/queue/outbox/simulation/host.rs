@@ -101,10 +101,9 @@ pub(super) fn numbers_in(body: &[u8]) -> Vec<usize> {
     let body: serde_json::Value = serde_json::from_slice(body).unwrap();
     let texts = match body["text"]["content"].as_str() {
         Some(text) => vec![text],
-        // What was several before has a title that stands before it.
         None => body["markdown"]["text"].as_str().unwrap().split("\n\n---\n\n").collect(),
     };
-    let number = |text: &str| text.rsplit("\n\n").next().unwrap().split(' ').next().unwrap()[1..].parse().unwrap();
+    let number = |text: &str| text.split(' ').next().unwrap()[1..].parse().unwrap();
     texts.into_iter().map(number).collect()
 }
 

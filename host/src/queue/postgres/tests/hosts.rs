@@ -119,7 +119,7 @@ async fn hosts_that_start_together_make_the_tables_once() {
     while let Some(started) = starts.join_next().await {
         started.unwrap().unwrap();
     }
-    assert_eq!(bench.sql("SELECT count(*), max(version) FROM dingtalk_version"), "1|1");
+    assert_eq!(bench.sql("SELECT count(*), max(version) FROM dingtalk_version"), "1|2");
 }
 
 #[tokio::test]
@@ -127,12 +127,12 @@ async fn a_newer_schema_and_a_server_that_may_lose_what_it_was_told_are_refused(
     let Some(bench) = Bench::database().await else { return };
     let address = bench.address().unwrap();
     let open = async |address: &Address| Database::open(address, clock::system()).await.unwrap_err().to_string();
-    bench.sql("UPDATE dingtalk_version SET version = 2");
+    bench.sql("UPDATE dingtalk_version SET version = 3");
     let error = open(&address).await;
-    assert!(error.contains("has schema 2, and this host knows 1; use the host that wrote it"), "{error}");
+    assert!(error.contains("has schema 3, and this host knows 2; use the host that wrote it"), "{error}");
     let operator = crate::queue::Operator::open_in(Side::Inbox, &address, clock::system()).unwrap_err();
-    assert!(operator.to_string().contains("has schema 2"), "{operator}");
-    bench.sql("UPDATE dingtalk_version SET version = 1");
+    assert!(operator.to_string().contains("has schema 3"), "{operator}");
+    bench.sql("UPDATE dingtalk_version SET version = 2");
     let url =
         |options: &str| Address::new(&bench.url().replace("options=", &format!("options=-c%20{options}%20"))).unwrap();
     let error = open(&url("synchronous_commit%3Doff")).await;
@@ -306,4 +306,20 @@ async fn what_another_host_delivers_becomes_part_of_no_message() {
     let lost = due(&bench, &two, Room { running: vec![other.lane.clone()], ..single() }).await.heads.pop().unwrap();
     assert_eq!(lost.seq, first.seq);
     assert_eq!(one.unite(without, "x".into(), 0).await, Ok(false));
+}
+
+#[tokio::test]
+async fn a_database_of_an_older_host_gets_what_is_missing_and_keeps_what_it_has() {
+    let Some(bench) = Bench::database().await else { return };
+    let before = bench.events(Side::Outbox).await;
+    let seqs = [add(&bench, &before, "a1", "a").await, add(&bench, &before, "b2", "b").await];
+    add(&bench, &before, "b3", "b").await;
+    before.close().await;
+    bench.sql("DROP INDEX lanes_behind; ALTER TABLE lanes DROP COLUMN behind; UPDATE dingtalk_version SET version = 1");
+    bench.pass(10_001);
+    let events = bench.events(Side::Outbox).await;
+    assert_eq!(bench.sql("SELECT version FROM dingtalk_version"), "2");
+    assert_eq!(due(&bench, &events, Room { in_all: 1, ..room() }).await.heads[0].seq, seqs[0]);
+    assert_eq!(events.unite(seqs.to_vec(), "a1+b2".into(), 0).await, Ok(true));
+    assert_eq!(heads(&bench, &events).await, ["a1+b2"]);
 }
