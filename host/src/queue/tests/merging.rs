@@ -14,6 +14,7 @@ over_both! {
     a_conversation_whose_earlier_message_is_not_fit_stays_out,
     what_has_changed_since_is_not_united,
     what_comes_behind_waits_unless_it_is_more_urgent_and_then_it_comes_first,
+    what_is_left_of_a_conversation_has_a_rank_of_its_own,
     what_answers_a_dead_letter_stays_out,
     of_many_conversations_some_of_each_become_one,
 }
@@ -237,6 +238,19 @@ async fn what_comes_behind_waits_unless_it_is_more_urgent_and_then_it_comes_firs
     for (data, seq) in [("a1", seqs["a1"]), ("b2", seqs["b2"])] {
         assert_eq!(insert_one(&bench, &*storage, item(data, &data[..1])).await, Stored::Delivered(seq, None));
     }
+}
+
+async fn what_is_left_of_a_conversation_has_a_rank_of_its_own(bench: Bench) {
+    let storage = bench.open(Side::Outbox).await;
+    let (one, two) = (add(&bench, &*storage, "a1", "a").await, add(&bench, &*storage, "b2", "b").await);
+    insert_one(&bench, &*storage, Item { rank: -1, ..item("b3", "b") }).await;
+    deliver_from(&bench, &*storage, &["a"]).await;
+    assert_eq!(storage.unite(vec![one, two], "a1+b2".into(), bench.now()).await, Ok(true));
+    bench.pass(1);
+    add(&bench, &*storage, "d4", "d").await;
+    delivered(&bench, &*storage, one).await;
+    let first = due(&bench, &*storage, Room { in_all: 1, ..room() }).await.heads;
+    assert_eq!(data(&first[0].event), "d4", "what is low comes last");
 }
 
 async fn what_answers_a_dead_letter_stays_out(bench: Bench) {

@@ -23,7 +23,7 @@
 //! - A message is shown once at most. One that was accepted is shown, unless its time was over, DingTalk refuses its content,
 //!   or DingTalk was busy with it four times in one process.
 //! - Of a conversation and rank the messages are posted and shown in the order in which they were accepted, and the higher
-//!   rank first; also those that have become one, with each other and with those of other conversations.
+//!   rank first; also where some of them have become one, with each other and with those of other conversations.
 //! - Nothing is posted while DingTalk takes nothing: a penalty, a throttled address and a used-up allowance for the robot, also
 //!   by the next process; wrong settings for the binding that has them, until it is loaded again or the process ends. After
 //!   that, one message finds out.

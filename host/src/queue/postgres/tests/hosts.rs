@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::queue::storage::Wake;
+use std::collections::HashMap;
 
 #[tokio::test]
 async fn a_conversation_is_delivered_by_one_host_at_a_time() {
@@ -245,12 +246,15 @@ async fn hosts_that_have_messages_become_one_at_the_same_time_lose_and_double_no
         let (bench, taken, united) = (Arc::clone(&bench), Arc::clone(&taken), Arc::clone(&united));
         hosts.spawn(async move {
             let host = bench.events(Side::Outbox).await;
-            while host.counts().await.unwrap().pending > 0 {
-                let mut posts = tokio::task::JoinSet::new();
-                for head in due(&bench, &host, Room { in_all: 3, ..room() }).await.heads {
-                    let (bench, host) = (Arc::clone(&bench), host.clone());
+            // As a dispatcher asks: while what it has begun is under way.
+            let (mut posts, mut running) = (tokio::task::JoinSet::new(), HashMap::new());
+            while host.counts().await.unwrap().pending > 0 || !posts.is_empty() {
+                let busy: Vec<_> = running.values().cloned().collect();
+                let some = Room { in_all: 4_usize.saturating_sub(busy.len()), running: busy, ..room() };
+                for head in due(&bench, &host, some).await.heads {
+                    let (bench, host, lane) = (Arc::clone(&bench), host.clone(), head.lane.clone());
                     let (taken, united) = (Arc::clone(&taken), Arc::clone(&united));
-                    posts.spawn(async move {
+                    let post = posts.spawn(async move {
                         let mut text = data(&head.event);
                         let front = host.front(head.seq, 1, bench.now()).await.unwrap();
                         let (seqs, bodies): (Vec<i64>, Vec<_>) = front.into_iter().take(5).unzip();
@@ -263,9 +267,10 @@ async fn hosts_that_have_messages_become_one_at_the_same_time_lose_and_double_no
                         taken.lock().unwrap().push(text);
                         delivered(&bench, &host, head.seq).await;
                     });
+                    running.insert(post.id(), lane);
                 }
-                while let Some(done) = posts.join_next().await {
-                    done.unwrap();
+                if let Some(done) = posts.join_next_with_id().await {
+                    running.remove(&done.unwrap().0);
                 }
             }
         });
