@@ -1,8 +1,9 @@
 //! Several hosts over one database.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::queue::storage::Wake;
-use std::collections::HashMap;
 
 #[tokio::test]
 async fn a_conversation_is_delivered_by_one_host_at_a_time() {
