@@ -172,11 +172,13 @@ impl Bindings {
     /// One message that says what the first of these say, with a `msgUuid` of its own, and how many.
     pub(crate) async fn unite(&self, name: &str, bodies: Vec<Bytes>) -> Option<(Bytes, usize)> {
         let policy = self.get(name)?.fit.clone();
-        let work = move || {
-            let merged = policy.merge(&bodies).map(|merged| queued::united(merged, Uuid::new_v4().to_string()));
-            merged.transpose()
-        };
-        self.fit(work).await.ok().flatten()
+        self.fit(move || united(&policy, &bodies)).await.ok().flatten()
+    }
+
+    /// As [`Self::unite`], for who has no thread.
+    #[cfg(test)]
+    pub(crate) fn unite_here(&self, name: &str, bodies: &[Bytes]) -> Option<(Bytes, usize)> {
+        united(&self.get(name)?.fit, bodies).ok().flatten()
     }
 
     /// From now on, messages can wait in `outbox`, and what is posted is noted there. Once, before any binding is added.
@@ -249,6 +251,10 @@ impl Bindings {
             _ => error.into(),
         })
     }
+}
+
+fn united(policy: &fit::Policy, bodies: &[Bytes]) -> Result<Option<(Bytes, usize)>, String> {
+    policy.merge(bodies).map(|merged| queued::united(merged, Uuid::new_v4().to_string())).transpose()
 }
 
 /// A message that its caller has to change.

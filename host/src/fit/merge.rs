@@ -91,6 +91,8 @@ struct Part {
     text: String,
     /// For a notification.
     title: String,
+    /// Of those that it stands for already, all but the first.
+    others: usize,
     at: At,
 }
 
@@ -108,18 +110,28 @@ impl Part {
         match text.syntax {
             Syntax::Plain => {
                 let first = text.text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-                Some(Self { title: shortened(first.trim()), text: as_markdown(&text.text, &at), at })
+                Some(Self { title: shortened(first.trim()), others: 0, text: as_markdown(&text.text, &at), at })
             }
             Syntax::Markdown => {
                 let title = text.title.unwrap_or_default();
                 let title = title.split_whitespace().collect::<Vec<_>>().join(" ");
                 let closed = closed(without_blank_ends(&text.text))?;
+                if let Some((title, others)) = of_several(&title, &closed) {
+                    return Some(Self { title: title.to_owned(), others, text: closed, at });
+                }
                 let first = markdown::title(&closed);
                 let text = if first.starts_with(&title) { closed } else { format!("{}\n\n{closed}", bold(&title)) };
-                Some(Self { title: if title.is_empty() { first } else { shortened(&title) }, text, at })
+                Some(Self { title: if title.is_empty() { first } else { shortened(&title) }, others: 0, text, at })
             }
         }
     }
+}
+
+/// Of a message that several have become, and that has not gone out yet: the first one's title, and the number of the others.
+fn of_several<'a>(title: &'a str, text: &str) -> Option<(&'a str, usize)> {
+    let (title, number) = title.strip_suffix(')')?.rsplit_once(" (+")?;
+    let others = number.parse().ok()?;
+    (others > 0 && text.matches(BETWEEN).count() >= others).then_some((title, others))
 }
 
 fn shortened(line: &str) -> String {
@@ -294,6 +306,8 @@ fn is_entity(after: &str) -> bool {
 struct Union<'a> {
     keywords: &'a [String],
     count: usize,
+    /// What some of them stand for beside themselves.
+    others: usize,
     /// Of the first one.
     title: String,
     text: String,
@@ -322,7 +336,7 @@ impl<'a> Union<'a> {
     fn new(keywords: &'a [String]) -> Option<Self> {
         let (at, title, text) = (At::default(), String::new(), String::new());
         let frame = body("", "", &at)?.len();
-        Some(Self { keywords, count: 0, title, text, has_keyword: keywords.is_empty(), at, frame, size: 0 })
+        Some(Self { keywords, count: 0, others: 0, title, text, has_keyword: keywords.is_empty(), at, frame, size: 0 })
     }
 
     /// With one more. Nothing, and unchanged, if it does not fit.
@@ -334,7 +348,8 @@ impl<'a> Union<'a> {
         let size = self.size + json_size(between) + json_size(&part.text);
         let has_keyword = self.has_keyword || self.keywords.iter().any(|word| part.text.contains(word.as_str()));
         let title = if is_first { &part.title } else { &self.title };
-        let beside = json_size(&numbered(title, self.count + 1)) + json_size(&self.keyword(has_keyword));
+        let beside = json_size(&numbered(title, self.count + 1 + self.others + part.others))
+            + json_size(&self.keyword(has_keyword));
         if frame + size + beside > LARGEST {
             return None;
         }
@@ -344,6 +359,7 @@ impl<'a> Union<'a> {
             self.title = part.title;
         }
         self.count += 1;
+        self.others += part.others;
         (self.has_keyword, self.at, self.frame, self.size) = (has_keyword, at, frame, size);
         Some(())
     }
@@ -359,7 +375,7 @@ impl<'a> Union<'a> {
             return None;
         }
         self.text += &self.keyword(self.has_keyword);
-        let body = body(&numbered(&self.title, self.count), &self.text, &self.at)?;
+        let body = body(&numbered(&self.title, self.count + self.others), &self.text, &self.at)?;
         Some(Merged { body, count: self.count })
     }
 }

@@ -62,15 +62,18 @@ pub(super) trait Storage: Send + Sync + 'static {
     /// Stores what came of a delivery.
     fn end(&self, seq: i64, end: End, now: u64) -> BoxFuture<'_, Result<(), QueueError>>;
 
-    /// Those of the conversation of `seq` that come next and may become one message with it, it first: none of them was tried
-    /// before, nor expires. Nothing, unless more than `beyond` wait for its binding.
-    fn front(&self, seq: i64, beyond: usize) -> BoxFuture<'_, Result<Vec<(i64, Bytes)>, QueueError>> {
-        let _ = (seq, beyond);
+    /// Those that wait for the binding of `seq` and may become one message with it: it first, then the others in the order in which
+    /// they were accepted. They have its rank, and each conversation gives what comes first in it, up to a message that was
+    /// tried before, or expires; one from which something is being delivered, or that is not due, gives nothing. So the first so
+    /// many of them keep every conversation's order. Nothing, unless more than `beyond` wait for the binding.
+    fn front(&self, seq: i64, beyond: usize, now: u64) -> BoxFuture<'_, Result<Vec<(i64, Bytes)>, QueueError>> {
+        let _ = (seq, beyond, now);
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    /// The first of these has `data` from now on, and stands for the others, which are done. Returns whether it is so: the
-    /// operator may have been faster.
+    /// The first of these has `data` from now on, and stands for the others, which are done. Returns whether it is so: not if
+    /// [`Self::front`] would not give them any more, because another one of them was begun since, the operator was faster, or
+    /// something that comes first was accepted.
     fn unite(&self, seqs: Vec<i64>, data: Bytes, now: u64) -> BoxFuture<'_, Result<bool, QueueError>> {
         let _ = (seqs, data, now);
         Box::pin(async { Ok(false) })

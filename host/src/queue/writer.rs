@@ -229,8 +229,8 @@ impl Storage for Writer {
         }))
     }
 
-    fn front(&self, seq: i64, beyond: usize) -> BoxFuture<'_, Result<Vec<(i64, Bytes)>, QueueError>> {
-        Box::pin(self.run(move |store| store.front(seq, beyond)))
+    fn front(&self, seq: i64, beyond: usize, now: u64) -> BoxFuture<'_, Result<Vec<(i64, Bytes)>, QueueError>> {
+        Box::pin(self.run(move |store| store.front(seq, beyond, now)))
     }
 
     fn unite(&self, seqs: Vec<i64>, data: Bytes, now: u64) -> BoxFuture<'_, Result<bool, QueueError>> {

@@ -519,3 +519,17 @@ proptest! {
         prop_assert!(again.text.ends_with(text));
     }
 }
+
+#[test]
+fn what_became_one_before_has_one_title_and_one_number() {
+    let (_, one) = merged(&[text("a*b*c is full"), text("second"), text("third")], &[]).unwrap();
+    let (_, other) = merged(&[text("fourth"), text("fifth")], &[]).unwrap();
+    let (count, all) = merged(&[one.clone(), text("between"), other], &[]).unwrap();
+    assert_eq!((count, &all["markdown"]["title"]), (3, &json!("a*b*c is full (+5)")));
+    let expected = [one["markdown"]["text"].as_str().unwrap(), "between", "fourth", "fifth"].join(BETWEEN);
+    assert_eq!(all["markdown"]["text"], json!(expected));
+    // A title that only looks so stays what it is.
+    let (_, own) = merged(&[markdown("disk (+2)", "disk"), text("x")], &[]).unwrap();
+    assert_eq!(own["markdown"]["title"], json!("disk (+2) (+1)"));
+    assert_eq!(own["markdown"]["text"], json!(["**disk (+2)**\n\ndisk", "x"].join(BETWEEN)));
+}

@@ -109,7 +109,10 @@ impl Shared<ToRobots> {
         let consumer = &self.line.consumer;
         // What was tried may have been taken: DingTalk would show the rest of another one with its msgUuid to nobody.
         let Some(beyond) = consumer.unites_above(&event.binding).filter(|_| attempts == 0) else { return event };
-        let waiting = match self.storage.front(seq, beyond).await {
+        // Of several that begin in one moment, each would look at the same messages for all but the first to find them gone.
+        let turn = self.line.turn(&event.binding);
+        let _turn = turn.lock().await;
+        let waiting = match self.storage.front(seq, beyond, (self.clock)()).await {
             Ok(waiting) => waiting,
             // Whatever it is, it concerns what comes next, too.
             Err(_) => return event,
@@ -140,14 +143,24 @@ pub(in crate::queue) struct ToRobots {
     pub(super) died: Notify,
     /// How often DingTalk was busy with a message that waits. In memory alone: a new process counts anew.
     busy: Mutex<HashMap<i64, u32>>,
+    /// Whose turn it is to have messages of a binding become one, of those bindings of which something is under way.
+    turns: Mutex<HashMap<String, Turn>>,
 }
+
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// Messages of which that is known. Those that nobody asks for any more are forgotten with the rest.
 const BUSY_AT_ONCE: usize = 1_024;
 
 impl ToRobots {
     pub(super) fn new(consumer: Arc<dyn Consumer>, holds: Arc<Holds>) -> Self {
-        Self { consumer, holds, died: Notify::new(), busy: Mutex::default() }
+        Self { consumer, holds, died: Notify::new(), busy: Mutex::default(), turns: Mutex::default() }
+    }
+
+    fn turn(&self, binding: &str) -> Turn {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(binding.to_owned()).or_default())
     }
 
     /// How often it was so before.

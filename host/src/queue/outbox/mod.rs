@@ -272,7 +272,7 @@ impl Outbox {
     }
 
     /// As [`Outbox::accept`], of what answers a dead letter: nobody is told should one of these be given up. They have a
-    /// conversation of their own, so that no other message becomes one with them.
+    /// conversation of their own, of which no message becomes one with those of another.
     pub(crate) async fn accept_answers(&self, messages: Vec<Message>) -> Result<Vec<Queued>, QueueError> {
         let now = self.inner.queue.now();
         let answer = |message: Message| {

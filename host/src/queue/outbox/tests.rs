@@ -206,6 +206,47 @@ async fn what_waits_for_too_long_becomes_one_message_and_each_is_known_again() {
 }
 
 #[tokio::test]
+async fn what_waits_in_many_conversations_becomes_one_message_too() {
+    let dir = TempDir::new().unwrap();
+    let outbox = open(&dir);
+    for number in 0..60 {
+        let conversation = format!("c{}", number % 20);
+        outbox.accept(vec![Message { conversation, ..message(&number.to_string()) }]).await.unwrap();
+    }
+    let robot = Arc::new(Robot { unites_above: Some(20), ..Robot::new(|_, _| Ok(())) });
+    outbox.start(Arc::clone(&robot) as Arc<dyn Consumer>);
+    until_empty(&outbox).await;
+    let taken = robot.taken();
+    assert!(robot.united.load(Ordering::SeqCst) > 5, "{taken:?}");
+    let of_several = |text: &&String| {
+        text.split('+').map(|number| number.parse::<usize>().unwrap() % 20).is_sorted_by(|a, b| a == b)
+    };
+    assert!(taken.iter().filter(of_several).count() < taken.len() - 5, "of several conversations: {taken:?}");
+    let numbers: Vec<usize> = taken.join("+").split('+').map(|number| number.parse().unwrap()).collect();
+    assert_eq!(numbers.len(), 60, "each once");
+    for conversation in 0..20 {
+        assert!(numbers.iter().filter(|number| **number % 20 == conversation).is_sorted(), "{taken:?}");
+    }
+    assert_eq!(outbox.accept(vec![message("59")]).await, Ok(vec![Queued::Repeated(60)]));
+}
+
+#[tokio::test]
+async fn an_answer_to_a_dead_letter_becomes_one_with_no_other_message() {
+    let dir = TempDir::new().unwrap();
+    let outbox = open(&dir);
+    for number in 0..30 {
+        let conversation = format!("c{number}");
+        outbox.accept(vec![Message { conversation, ..message(&number.to_string()) }]).await.unwrap();
+    }
+    outbox.accept_answers(vec![message("answer")]).await.unwrap();
+    let robot = Arc::new(Robot { unites_above: Some(1), ..Robot::new(|_, _| Ok(())) });
+    outbox.start(Arc::clone(&robot) as Arc<dyn Consumer>);
+    until_empty(&outbox).await;
+    let taken = robot.taken();
+    assert!(taken.len() < 31 && taken.contains(&"answer".to_owned()), "{taken:?}");
+}
+
+#[tokio::test]
 async fn a_message_that_was_tried_or_expires_stays_alone() {
     let dir = TempDir::new().unwrap();
     let outbox = open(&dir);

@@ -38,6 +38,9 @@ pub(super) struct Inner {
     pub(super) inserting: Mutex<HashSet<i64>>,
     pub(super) usage: Mutex<Usage>,
     pub(super) groups: Mutex<Groups>,
+    /// Conversations from which something was delivered when somebody last asked what is due, and those that are about to be
+    /// taken on lease, until those of them that were are held.
+    pub(super) busy: Mutex<Vec<LaneKey>>,
     /// Insertions under way, which end by themselves.
     pub(super) tasks: TaskTracker,
 }
@@ -63,16 +66,18 @@ const SETTLE_LANE: &str = "UPDATE lanes SET
      ) AS first
      WHERE lanes.side = $1 AND lanes.binding = $2 AND lanes.lane = $3";
 
+/// What comes next in a lane without events may have to wait.
 pub(super) const END_LANE: &str = "DELETE FROM lanes WHERE side = $1 AND binding = $2 AND lane = $3 AND NOT EXISTS (
-         SELECT FROM events WHERE events.side = $1 AND events.binding = $2 AND events.lane = $3 AND state = 'pending')";
+         SELECT FROM events WHERE events.side = $1 AND events.binding = $2 AND events.lane = $3 AND state = 'pending')
+     AND NOT EXISTS (SELECT FROM events WHERE events.seq = lanes.behind AND state = 'pending')";
 
 /// Of a delivered event with an identifier, what a repetition needs is kept: nothing that people wrote. $2 is the reply.
-const CLEAR: &str =
+pub(super) const CLEAR: &str =
     "UPDATE events SET state = 'delivered', finished_at = now_ms(), reply = $2, conversation = '', lane = '',
          last_error = NULL, metadata = '[]', trace = '[]', data = '', size = $3
      WHERE seq = $1 AND msg_key IS NOT NULL AND state = ANY ($4)";
 
-const REMOVE: &str = "DELETE FROM events WHERE seq = $1 AND msg_key IS NULL AND state = ANY ($2)";
+pub(super) const REMOVE: &str = "DELETE FROM events WHERE seq = $1 AND msg_key IS NULL AND state = ANY ($2)";
 
 const DIE: &str = "UPDATE events SET state = 'dead', finished_at = now_ms(), attempts = attempts + 1, last_error = $2,
          untold = (side = 1), telling_until = 0
@@ -94,6 +99,7 @@ impl Events {
             inserting: Mutex::default(),
             usage: Mutex::default(),
             groups: Mutex::default(),
+            busy: Mutex::default(),
             tasks: TaskTracker::new(),
         }))
     }
@@ -126,6 +132,18 @@ impl Events {
     /// Whether the event may have been read before its callback has run.
     pub(super) fn is_inserting(&self, seq: i64) -> bool {
         self.inserting().contains(&seq)
+    }
+
+    pub(super) fn busy(&self) -> MutexGuard<'_, Vec<LaneKey>> {
+        self.0.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The conversations from which this host delivers, or is about to. What it takes on lease is in one of both before that
+    /// is to be seen in the database, and until its delivery has ended; looked at in the order in which it goes on.
+    pub(super) fn under_way(&self) -> Vec<LaneKey> {
+        let mut lanes = self.busy().clone();
+        lanes.extend(self.0.database.held().values().cloned());
+        lanes
     }
 
     pub(super) fn place(&self) -> Place {
@@ -373,7 +391,8 @@ pub(super) async fn settle_all(
         "DELETE FROM lanes USING {given}
              WHERE lanes.side = $1 AND lanes.binding = given.binding AND lanes.lane = given.lane AND NOT EXISTS (
                  SELECT FROM events WHERE events.side = $1 AND events.binding = given.binding
-                     AND events.lane = given.lane AND state = 'pending')"
+                     AND events.lane = given.lane AND state = 'pending')
+             AND NOT EXISTS (SELECT FROM events WHERE events.seq = lanes.behind AND state = 'pending')"
     );
     for sql in [settle, end] {
         let sql = session.prepare_cached(&sql).await?;
@@ -515,7 +534,7 @@ impl Storage for Events {
         Box::pin(async move { self.answer(self.end_one(seq, &end, now)).await })
     }
 
-    fn front(&self, seq: i64, beyond: usize) -> BoxFuture<'_, Result<Vec<(i64, Bytes)>, QueueError>> {
+    fn front(&self, seq: i64, beyond: usize, _: u64) -> BoxFuture<'_, Result<Vec<(i64, Bytes)>, QueueError>> {
         Box::pin(async move { self.answer(self.front_of(seq, beyond)).await })
     }
 

@@ -31,7 +31,29 @@ const NAMES: &str = "names (name) AS (
 /// Rows that are chosen first and changed then are named by an array: a join would have the planner read all others, too.
 ///
 /// Whether a lane is on lease to no other host. $2 is this one. A lease that is longer than any met a clock that was set back.
-const FREE: &str = "(owner IS NULL OR owner = $2 OR leased_until <= clock.now OR leased_until > clock.now + 60000)";
+pub(super) const FREE: &str =
+    "(owner IS NULL OR owner = $2 OR leased_until <= clock.now OR leased_until > clock.now + 60000)";
+
+/// Whether a lane need not wait for an event of another one that says what came before its own; what is more urgent need not.
+const WAITS_FOR_NONE: &str = "(lanes.behind IS NULL OR NOT EXISTS (
+         SELECT FROM events AS before WHERE before.seq = lanes.behind AND before.state = 'pending' AND before.rank >= coalesce((
+             SELECT rank FROM events WHERE events.side = lanes.side AND events.binding = lanes.binding
+                 AND events.lane = lanes.lane AND state = 'pending' ORDER BY rank DESC, seq LIMIT 1
+         ), -1)
+     ))";
+
+/// Whether a lane's first event, if it says what others do, need not wait for what is more urgent in one of their lanes.
+const COMES_FIRST: &str =
+    "(NOT EXISTS (SELECT FROM lanes AS any_lane WHERE any_lane.behind IS NOT NULL) OR NOT EXISTS (
+         SELECT FROM lanes AS others WHERE others.behind = (
+             SELECT seq FROM events WHERE events.side = lanes.side AND events.binding = lanes.binding
+                 AND events.lane = lanes.lane AND state = 'pending' ORDER BY rank DESC, seq LIMIT 1
+         ) AND EXISTS (
+             SELECT FROM events WHERE events.side = others.side AND events.binding = others.binding
+                 AND events.lane = others.lane AND state = 'pending'
+                 AND events.rank > (SELECT rank FROM events AS head WHERE head.seq = others.behind)
+         )
+     ))";
 
 impl Events {
     /// Ranks of lanes.
@@ -44,18 +66,19 @@ impl Events {
 
     /// Lanes whose first events may be delivered now, without any lock; from each binding as many as there is room for, and
     /// of all of them as many, where none comes before another one's first. And when the next lane is due.
-    async fn candidates(&self, session: &Session, room: &Room) -> Result<(Vec<i64>, Next), Fault> {
+    async fn candidates(&self, session: &Session, room: &Room) -> Result<(Vec<(i64, LaneKey)>, Next), Fault> {
         let lanes = format!(
             "WITH RECURSIVE {NAMES}, clock AS MATERIALIZED (SELECT now_ms() AS now)
-             SELECT lane.id FROM names
+             SELECT lane.id, names.name, lane.lane FROM names
                  CROSS JOIN clock
                  LEFT JOIN unnest($3::text[], $4::int8[], $11::int8[]) AS known (binding, free, least) ON known.binding = names.name
                  CROSS JOIN LATERAL (
-                     SELECT id, row_number() OVER (ORDER BY rank DESC, due, id) AS nth FROM (
+                     SELECT id, lane, row_number() OVER (ORDER BY rank DESC, due, id) AS nth FROM (
                          SELECT first.* FROM unnest($6::int8[]) AS ranks (rank) CROSS JOIN LATERAL (
-                             SELECT id, rank, due FROM lanes
+                             SELECT id, lane, rank, due FROM lanes
                              WHERE side = $1 AND binding = names.name AND rank = ranks.rank AND due <= (SELECT now FROM clock)
-                                 AND ranks.rank >= coalesce(known.least, ranks.rank) AND {FREE}
+                                 AND ranks.rank >= coalesce(known.least, ranks.rank) AND {FREE} AND {WAITS_FOR_NONE}
+                                 AND {COMES_FIRST}
                                  AND NOT EXISTS (SELECT FROM unnest($7::text[], $8::bytea[]) AS running (binding, lane)
                                      WHERE running.binding = lanes.binding AND running.lane = lanes.lane)
                              ORDER BY due, id LIMIT least(coalesce(known.free, $5), $9)
@@ -114,16 +137,23 @@ impl Events {
             },
             async { session.query_one(&next, &[&number, &ranks, &closed]).await },
         )?;
-        let ids = lanes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-        Ok((ids, Next { now: next.try_get(0)?, soonest: next.try_get(1)?, latest: next.try_get(2)? }))
+        let of = |row: &Row| {
+            let lane = row.try_get::<_, &[u8]>(2)?.try_into().unwrap_or_default();
+            Ok((row.try_get(0)?, LaneKey { side: number, binding: row.try_get(1)?, lane }))
+        };
+        let lanes = lanes.iter().map(of).collect::<Result<_, tokio_postgres::Error>>()?;
+        Ok((lanes, Next { now: next.try_get(0)?, soonest: next.try_get(1)?, latest: next.try_get(2)? }))
     }
 
     /// Takes lanes on lease, as far as they are still to be had.
-    async fn lease(&self, session: &Session, candidates: &[i64]) -> Result<Vec<i64>, Fault> {
+    async fn lease(&self, session: &Session, candidates: Vec<(i64, LaneKey)>) -> Result<Vec<i64>, Fault> {
+        let (candidates, lanes): (Vec<i64>, Vec<LaneKey>) = candidates.into_iter().unzip();
+        // Before anybody can see it: none of them becomes part of another message from now on.
+        self.busy().extend(lanes);
         // The inner look comes after the lock, and sees the row as it is then.
         let sql = format!(
             "WITH clock AS MATERIALIZED (SELECT now_ms() AS now), free AS MATERIALIZED (
-                 SELECT id FROM lanes CROSS JOIN clock WHERE id = ANY ($1) AND due <= clock.now AND {FREE}
+                 SELECT id FROM lanes CROSS JOIN clock WHERE id = ANY ($1) AND due <= clock.now AND {FREE} AND {WAITS_FOR_NONE}
                  ORDER BY id FOR UPDATE OF lanes SKIP LOCKED
              )
              UPDATE lanes SET owner = $2, leased_until = (SELECT now FROM clock) + $3 WHERE id = ANY (ARRAY(SELECT id FROM free))
@@ -157,6 +187,7 @@ impl Events {
             room.running.iter().map(|(binding, conversation)| self.lane(binding, conversation)).collect();
         // What is not under way any more need not be kept from others.
         self.database().held().retain(|_, lane| lane.side != self.number() || running.contains(lane));
+        self.busy().clone_from(&running);
         let (rows, next) = self
             .database()
             .run(async |session| {
@@ -169,7 +200,7 @@ impl Events {
                 }
                 let mut rows = Vec::new();
                 if !candidates.is_empty() {
-                    let leased = self.lease(&session, &candidates).await?;
+                    let leased = self.lease(&session, candidates).await?;
                     if !leased.is_empty() {
                         rows = self.heads(&session, &leased).await?;
                     }
@@ -197,6 +228,8 @@ impl Events {
                 Found::Nothing(lane) => self.settle_alone(&lane).await?,
             }
         }
+        // The others are held by now.
+        *self.busy() = running;
         Ok(due)
     }
 

@@ -8,7 +8,8 @@ use crate::queue::QueueError;
 /// The steps that make the tables; `version` says how many there have been. Keys are hashes where strangers choose what is
 /// known by them: PostgreSQL refuses index entries of more than 2.7 kB. Names and keys are compared by their bytes, so that
 /// no update of the system's collations spoils an index.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
 -- The clock of everything here, in milliseconds since the Unix epoch.
 CREATE FUNCTION now_ms() RETURNS int8 LANGUAGE sql VOLATILE
     AS 'SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8';
@@ -118,7 +119,13 @@ CREATE TABLE quotas (
     used int8 NOT NULL,
     PRIMARY KEY (name, month)
 ) WITH (fillfactor = 50);
-"];
+",
+    "
+-- The event that says what came before this conversation's: as long as that one is pending, it waits.
+ALTER TABLE lanes ADD COLUMN behind int8;
+CREATE INDEX lanes_behind ON lanes (behind) WHERE behind IS NOT NULL;
+",
+];
 
 /// A schema that has had every step. That of a newer host has had more.
 pub(super) const VERSION: i64 = STEPS.len() as i64;

@@ -10,7 +10,7 @@ mod space;
 mod unite;
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 #[cfg(test)]
@@ -27,7 +27,7 @@ pub(super) use queue::{Due, EXPIRED, Head, Item, Lane, Room, Stored, URGENT};
 #[cfg(test)]
 pub(super) const FIRST_SCHEMA: &str = schema::STEPS[0];
 pub(super) use space::LEAST_BYTES;
-pub(super) use unite::{MOST_BYTES, MOST_UNITED};
+pub(super) use unite::{MOST_BYTES, MOST_LANES, MOST_READ, MOST_UNITED};
 
 /// How long to wait for another process that writes. The `inbox` command writes for less than a second at a time,
 /// even if it puts 100,000 events back.
@@ -55,6 +55,9 @@ pub(super) struct Store {
     unreadable: RefCell<Option<Lane>>,
     /// Events on damaged pages: neither delivered nor changed.
     passed_over: RefCell<BTreeSet<i64>>,
+    /// The conversations from which something may be delivered at this moment: what was under way when somebody last asked what
+    /// is due, and what that was. Nothing else can be, because one dispatcher asks.
+    under_way: RefCell<HashSet<Lane>>,
     /// Every statement that was used.
     #[cfg(test)]
     statements: RefCell<BTreeSet<String>>,
@@ -175,6 +178,7 @@ impl Store {
             damage: OnceCell::new(),
             unreadable: RefCell::default(),
             passed_over: RefCell::default(),
+            under_way: RefCell::default(),
             #[cfg(test)]
             statements: RefCell::default(),
             #[cfg(test)]

@@ -235,14 +235,46 @@ impl Store {
     /// Says when the lane's first event is due, or removes a lane without events.
     pub(super) fn settle(&self, binding: &str, conversation: &str, due: u64, suffers: bool) -> Result<(), QueueError> {
         let Some((_, rank)) = self.head_and_rank(binding, conversation)? else {
-            self.execute("DELETE FROM lanes WHERE binding = ?1 AND conversation = ?2", params![binding, conversation])?;
-            return Ok(());
+            return self.end_lane(binding, conversation);
         };
         self.execute(
             "UPDATE lanes SET due = ?3, suffers = ?4, rank = ?5 WHERE binding = ?1 AND conversation = ?2",
             params![binding, conversation, stored(due), suffers, rank],
         )?;
         Ok(())
+    }
+
+    /// Removes a lane without events, unless what comes next in it has to wait.
+    fn end_lane(&self, binding: &str, conversation: &str) -> Result<(), QueueError> {
+        let waits = "EXISTS (SELECT 1 FROM events WHERE events.seq = lanes.behind AND state = 'pending')";
+        let lane = params![binding, conversation];
+        let sql = format!("DELETE FROM lanes WHERE binding = ?1 AND conversation = ?2 AND NOT {waits}");
+        if self.execute(&sql, lane)? == 0 {
+            let lowest = self.ranks().last().copied().unwrap_or_default();
+            let sql = "UPDATE lanes SET rank = ?3 WHERE binding = ?1 AND conversation = ?2";
+            self.execute(sql, params![binding, conversation, lowest])?;
+        }
+        Ok(())
+    }
+
+    /// Whether a lane's first event need not wait for one of another lane: for one that says what came before it, among others,
+    /// unless it is more urgent than that; nor, if it is one that says so, for what is more urgent in one of their lanes.
+    fn waits_for_none(&self) -> &'static str {
+        match self.side {
+            Side::Inbox => "true",
+            Side::Outbox => {
+                "(behind IS NULL OR NOT EXISTS (
+                     SELECT 1 FROM events WHERE events.seq = lanes.behind AND state = 'pending' AND events.rank >= lanes.rank
+                 ))
+                 AND (NOT EXISTS (SELECT 1 FROM lanes AS any_lane WHERE any_lane.behind IS NOT NULL) OR NOT EXISTS (
+                     SELECT 1 FROM lanes AS others WHERE others.rank > lanes.rank AND others.behind = (
+                         SELECT seq FROM events WHERE events.binding = lanes.binding
+                             AND events.conversation = lanes.conversation AND state = 'pending'
+                         ORDER BY events.rank DESC, seq LIMIT 1
+                     )
+                 ))"
+            }
+        }
     }
 
     /// The events to deliver now, as far as there is room.
@@ -277,6 +309,8 @@ impl Store {
                 self.heads(binding, free, room, now, &mut due.heads)?;
             }
         }
+        let begun = due.heads.iter().map(|head| &head.lane);
+        self.under_way.replace(room.running.iter().chain(begun).cloned().collect());
         Ok(due)
     }
 
@@ -317,11 +351,13 @@ impl Store {
         // A look-up for each rank: one for all of them would sort all that is due.
         let is_urgent = room.urgent.contains(binding);
         for rank in self.ranks().iter().filter(|rank| !is_urgent || **rank == URGENT) {
-            conversations.extend(self.all(
-                "SELECT conversation FROM lanes WHERE binding = ?1 AND due <= ?2 AND rank = ?4 ORDER BY due, id LIMIT ?3",
-                params![binding, stored(now), most, rank],
-                |row| Ok(text(row.get_ref(0)?)),
-            )?);
+            let sql = format!(
+                "SELECT conversation FROM lanes WHERE binding = ?1 AND due <= ?2 AND rank = ?4 AND {}
+                     ORDER BY due, id LIMIT ?3",
+                self.waits_for_none()
+            );
+            conversations
+                .extend(self.all(&sql, params![binding, stored(now), most, rank], |row| Ok(text(row.get_ref(0)?)))?);
         }
         if conversations.contains(&None) {
             self.set_unreadable_lanes_aside(now)?;

@@ -1,5 +1,8 @@
 //! Puts a damaged store in order where no event is lost by it: indexes and lanes follow from the events.
 //!
+//! But for one thing: that a conversation waits for a message that says what came first in it is a lane's. After that, what comes
+//! behind may overtake such a message.
+//!
 //! The events are copied into a new store, which then takes the damaged one's place. In its own place a store cannot
 //! be repaired: SQLite rebuilds an index by emptying it first, and reads the damaged pages for that.
 
@@ -48,8 +51,8 @@ impl Store {
         // Whatever came of it, and nothing if it was renamed.
         let _ = fs::remove_file(beside(&self.file, UNFINISHED));
         rebuilt?;
-        #[cfg_attr(not(test), expect(unused_mut, reason = "for the tests alone"))]
         let mut store = Self::connect(self.side, self.file.clone(), self.limits)?.make_ready()?;
+        store.under_way.clone_from(&self.under_way);
         #[cfg(test)]
         store.commits.clone_from(&self.commits);
         tracing::error!(

@@ -2,7 +2,7 @@
 
 /// The steps that make the tables. A store's `user_version` says how many it has had; each adds to what is there
 /// and rewrites no row, so that a step needs as good as no space and no time.
-pub(super) const STEPS: [&str; 3] = [
+pub(super) const STEPS: [&str; 4] = [
     "
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -53,6 +53,11 @@ ALTER TABLE lanes ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE events ADD COLUMN expires_at INTEGER;
 -- Whether somebody may have seen it; the operator's putting it back does not change that.
 ALTER TABLE events ADD COLUMN tried INTEGER NOT NULL DEFAULT 0;
+",
+    "
+-- The event that says what came before this conversation's: as long as that one is pending, it waits.
+ALTER TABLE lanes ADD COLUMN behind INTEGER;
+CREATE INDEX lanes_behind ON lanes (behind) WHERE behind IS NOT NULL;
 ",
 ];
 

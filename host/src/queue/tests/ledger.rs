@@ -82,7 +82,7 @@ async fn what_dingtalk_may_know_by_its_identifier_stays_alone(bench: Bench) {
     let storage = bench.open(Side::Outbox).await;
     let first = add(&bench, &*storage, "1", "c").await;
     add(&bench, &*storage, "2", "c").await;
-    assert_eq!(storage.front(first, 1).await.unwrap().len(), 2);
+    assert_eq!(storage.front(first, 1, bench.now()).await.unwrap().len(), 2);
     storage.close().await;
     drop(storage);
     let ledger = bench.ledger().await;
@@ -90,5 +90,5 @@ async fn what_dingtalk_may_know_by_its_identifier_stays_alone(bench: Bench) {
     drop(ledger);
     // Whatever becomes of the host then.
     let storage = bench.open(Side::Outbox).await;
-    assert_eq!(storage.front(first, 1).await, Ok(Vec::new()));
+    assert_eq!(storage.front(first, 1, bench.now()).await, Ok(Vec::new()));
 }

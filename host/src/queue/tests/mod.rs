@@ -2,6 +2,8 @@
 
 pub(super) mod ledger;
 mod letters;
+mod merging;
+mod order;
 mod promises;
 pub(crate) mod server;
 

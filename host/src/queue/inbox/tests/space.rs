@@ -356,7 +356,7 @@ async fn an_older_store_is_brought_up_to_date_by_a_host_and_not_by_the_operator(
     inbox.start(Arc::clone(&app) as Arc<dyn Consumer>);
     until_counts(&inbox, 0, 0).await;
     assert_eq!(app.taken(), ["a"]);
-    assert_eq!(number(&inbox, "PRAGMA user_version").await, 3);
+    assert_eq!(number(&inbox, "PRAGMA user_version").await, 4);
 }
 
 #[tokio::test]

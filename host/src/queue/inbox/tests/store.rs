@@ -88,10 +88,10 @@ async fn a_newer_store_a_second_host_and_a_missing_store_are_refused() {
     let inbox = open(&dir);
     let second = Inbox::open(dir.path(), clock::system(), Limits::default()).unwrap_err();
     assert_eq!(second, QueueError::InUse { place: crate::queue::Place::new(Side::Inbox, dir.path()) });
-    inbox.writer().unwrap().run(|store| store.batch_for_test("PRAGMA user_version = 4")).await.unwrap();
+    inbox.writer().unwrap().run(|store| store.batch_for_test("PRAGMA user_version = 5")).await.unwrap();
     inbox.stop().await;
     let newer = Inbox::open(dir.path(), clock::system(), Limits::default()).unwrap_err();
-    assert!(matches!(newer, QueueError::Newer { found: 4, known: 3, .. }), "{newer}");
+    assert!(matches!(newer, QueueError::Newer { found: 5, known: 4, .. }), "{newer}");
 }
 
 #[cfg(unix)]

@@ -104,9 +104,10 @@ pub(super) enum Kind {
 }
 
 /// A post under way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Departure {
-    pub(super) letter: usize,
+    /// More than one, if those that waited have become one.
+    pub(super) letters: Vec<usize>,
     number: u64,
     binding: usize,
     generation: u32,
@@ -226,22 +227,33 @@ impl Books {
     /// A message is posted.
     pub(super) fn begin(
         &mut self,
-        number: usize,
+        numbers: &[usize],
         binding: usize,
         uuid: Option<&str>,
         now: u64,
         (wall, latest): (u64, u64),
     ) -> Result<Departure, String> {
-        self.may_begin(number, binding, uuid, now, (wall, latest))?;
-        self.is_open(binding, number, now)?;
+        for number in numbers {
+            self.may_begin(*number, numbers, binding, uuid, now, (wall, latest))?;
+        }
+        self.is_open(binding, numbers[0], now)?;
         self.count("posts");
+        if numbers.len() > 1 {
+            self.count("posts of several");
+            let conversation = |number: &usize| self.letters[*number].conversation.clone();
+            if numbers.iter().map(conversation).collect::<BTreeSet<_>>().len() > 1 {
+                self.count("posts of several conversations");
+            }
+        }
         self.last += 1;
         let generation = self.generations[binding];
-        let departure = Departure { letter: number, number: self.last, binding, generation, at: now };
-        let letter = &mut self.letters[number];
-        letter.posts += 1;
-        letter.under_way += 1;
-        self.under_way.insert(self.last, departure);
+        let departure = Departure { letters: numbers.to_vec(), number: self.last, binding, generation, at: now };
+        for number in numbers {
+            let letter = &mut self.letters[*number];
+            letter.posts += 1;
+            letter.under_way += 1;
+        }
+        self.under_way.insert(self.last, departure.clone());
         self.used += u64::from(binding == QUOTA_OF);
         Ok(departure)
     }
@@ -249,6 +261,7 @@ impl Books {
     fn may_begin(
         &mut self,
         number: usize,
+        together: &[usize],
         binding: usize,
         uuid: Option<&str>,
         now: u64,
@@ -266,7 +279,8 @@ impl Books {
         })?;
         if letter.is_queued {
             let uuid = uuid.ok_or_else(|| format!("letter {number} is posted without a msgUuid"))?;
-            let own = letter.uuid.as_deref().unwrap_or(uuid);
+            // Several have one of their own, which they keep.
+            let own = letter.uuid.as_deref().filter(|_| together.len() == 1).unwrap_or(uuid);
             let seen = letter.seen_uuid.get_or_insert_with(|| uuid.to_owned());
             let holds = own == uuid && seen == uuid;
             require(holds, || format!("letter {number} is posted with another msgUuid than before"))?;
@@ -277,6 +291,10 @@ impl Books {
         for &(_, other) in self.waiting.get(&letter.lane()).into_iter().flatten() {
             if other == number {
                 break;
+            }
+            // Of those it comes before, as it stands.
+            if together.iter().take_while(|one| **one != number).any(|one| *one == other) {
+                continue;
             }
             let before = &self.letters[other];
             let is_waiting =
@@ -315,29 +333,27 @@ impl Books {
 
     /// What came of it.
     pub(super) fn told(&mut self, departure: Departure, told: &Told, now: u64) -> Result<(), String> {
-        let Departure { letter: number, number: id, binding, generation, at } = departure;
+        let Departure { letters, number: id, binding, generation, at } = departure;
         if self.under_way.remove(&id).is_none() {
             return Ok(());
         }
         self.count(told.name());
-        let letter = &mut self.letters[number];
-        letter.under_way -= 1;
-        match told {
-            Told::Accepted => {
-                require(letter.is_shown, || format!("letter {number} is said to be shown, and is not"))?;
-                self.settle(number, now);
-            }
-            Told::Content => letter.refused = true,
-            Told::Busy => {
-                letter.busy += 1;
-            }
-            Told::Unknown => {}
-            Told::Unsent | Told::Shut(..) => {
-                if binding == QUOTA_OF {
-                    self.used -= 1;
-                    self.lately.push_back((now, Lately::GivenBack));
+        for number in letters {
+            let letter = &mut self.letters[number];
+            letter.under_way -= 1;
+            match told {
+                Told::Accepted => {
+                    require(letter.is_shown, || format!("letter {number} is said to be shown, and is not"))?;
+                    self.settle(number, now);
                 }
+                Told::Content => letter.refused = true,
+                Told::Busy => letter.busy += 1,
+                Told::Unknown | Told::Unsent | Told::Shut(..) => {}
             }
+        }
+        if matches!(told, Told::Unsent | Told::Shut(..)) && binding == QUOTA_OF {
+            self.used -= 1;
+            self.lately.push_back((now, Lately::GivenBack));
         }
         let robot = ROBOT_OF[binding];
         match told {
@@ -355,8 +371,12 @@ impl Books {
         Ok(())
     }
 
-    /// A group sees a message.
-    pub(super) fn shown(&mut self, number: usize) -> Result<(), String> {
+    /// A group sees what these say.
+    pub(super) fn all_shown(&mut self, numbers: &[usize]) -> Result<(), String> {
+        numbers.iter().try_for_each(|number| self.shown(*number))
+    }
+
+    fn shown(&mut self, number: usize) -> Result<(), String> {
         self.count("shown");
         let letter = &mut self.letters[number];
         require(!letter.is_shown, || format!("letter {number} is shown twice"))?;
@@ -427,8 +447,8 @@ impl Books {
         self.shuts.retain(|shut| shut.kind != Kind::Configuration && shut.is_noted && now >= shut.at + KEPT_MS);
         // How often DingTalk was busy is kept in memory.
         self.letters.iter_mut().for_each(|letter| letter.busy = 0);
-        for letter in self.under_way.values().map(|departure| departure.letter) {
-            self.letters[letter].under_way = 0;
+        for letter in self.under_way.values().flat_map(|departure| &departure.letters) {
+            self.letters[*letter].under_way = 0;
         }
         self.under_way.clear();
         self.unsure += std::mem::take(&mut self.calls);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use dingtalk_binding::secret::Secret;
 use tokio::runtime::Builder;
 use tokio::time::sleep;
@@ -32,6 +33,7 @@ use crate::sandbox::{self, Sandbox, StandIn};
 /// Two of one robot, and one of another that has an allowance.
 pub(super) const BINDINGS: [&str; 3] = ["alpha", "beta", "gamma"];
 pub(super) const ROBOT_OF: [usize; 3] = [0, 0, 1];
+const MERGES: [bool; 3] = [true, false, true];
 pub(super) const QUOTA_OF: usize = 2;
 pub(super) const QUOTA: u64 = 1_200;
 
@@ -72,6 +74,19 @@ impl Consumer for Poster {
         })
     }
 
+    fn unites_above(&self, binding: &str) -> Option<usize> {
+        self.bindings.upgrade().unwrap().unites_above(binding)
+    }
+
+    // Here, and not on a thread: that would come back when it likes.
+    fn unite<'a>(&'a self, binding: &'a str, bodies: Vec<Bytes>) -> BoxFuture<'a, Option<(Bytes, usize)>> {
+        let united = self.bindings.upgrade().unwrap().unite_here(binding, &bodies);
+        Box::pin(async move {
+            self.world.may_end("before messages become one").await;
+            united
+        })
+    }
+
     fn tell<'a>(&'a self, _: &'a DeadLetter) -> BoxFuture<'a, Told> {
         Box::pin(async { Told::Done })
     }
@@ -81,11 +96,15 @@ fn index_of(binding: &str) -> usize {
     BINDINGS.iter().position(|name| *name == binding).unwrap()
 }
 
-/// The number of a letter, which its text begins with.
-pub(super) fn number_in(body: &[u8]) -> usize {
+/// The numbers of the letters in it, with which their texts begin.
+pub(super) fn numbers_in(body: &[u8]) -> Vec<usize> {
     let body: serde_json::Value = serde_json::from_slice(body).unwrap();
-    let text = body["text"]["content"].as_str().unwrap();
-    text.split(' ').next().unwrap()[1..].parse().unwrap()
+    let texts = match body["text"]["content"].as_str() {
+        Some(text) => vec![text],
+        None => body["markdown"]["text"].as_str().unwrap().split("\n\n---\n\n").collect(),
+    };
+    let number = |text: &str| text.split(' ').next().unwrap()[1..].parse().unwrap();
+    texts.into_iter().map(number).collect()
 }
 
 fn resource(index: usize) -> BindingResource {
@@ -98,6 +117,9 @@ fn resource(index: usize) -> BindingResource {
         1 => properties.push(("rateLimit", "8/30s".to_owned())),
         QUOTA_OF => properties.extend([("quota", QUOTA.to_string()), ("quotaReserve", "100".to_owned())]),
         _ => {}
+    }
+    if MERGES[index] {
+        properties.push(("merge", "true".to_owned()));
     }
     BindingResource {
         name: BINDINGS[index].to_owned(),

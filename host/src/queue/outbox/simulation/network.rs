@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::books::{Departure, Kind, Told};
-use super::host::{BINDINGS, ROBOT_OF};
+use super::host::{BINDINGS, ROBOT_OF, numbers_in};
 use super::world::{World, ms, note, one_in};
 use crate::event::BoxFuture;
 use crate::sandbox::{CallError, Overload, Request, Response, StandIn};
@@ -94,7 +94,7 @@ enum Item {
 
 struct Packet {
     robot: usize,
-    letter: usize,
+    letters: Vec<usize>,
     query: String,
     body: Vec<u8>,
     is_answered: bool,
@@ -200,7 +200,7 @@ fn other(world: &World, robot: usize, at: u64) {
 
 /// A request of the host's.
 fn arrive(world: &World, packet: Packet, at: u64) {
-    let Packet { robot, letter, query, body, is_answered, reply } = packet;
+    let Packet { robot, letters, query, body, is_answered, reply } = packet;
     let mut state = world.state();
     let time = state.robot_time(at);
     let side = &mut state.network.robots[robot];
@@ -232,7 +232,7 @@ fn arrive(world: &World, packet: Packet, at: u64) {
                 if refusal.errcode == 130_101 && side.shut_until <= at {
                     side.shut_until = at + 600_000;
                     if side.others_until <= at {
-                        broken.get_or_insert(format!("robot {robot} refuses letter {letter} for its rate"));
+                        broken.get_or_insert(format!("robot {robot} refuses letter {letters:?} for its rate"));
                     }
                 }
                 json(refusal.errcode, &refusal.errmsg)
@@ -242,7 +242,7 @@ fn arrive(world: &World, packet: Packet, at: u64) {
     let said: String = text.chars().filter(char::is_ascii).take(40).collect();
     note!(
         state,
-        "robot {robot} has letter {letter} at {at}: {arrived}, {status} {said}{}",
+        "robot {robot} has letter {letters:?} at {at}: {arrived}, {status} {said}{}",
         if is_shown { ", shown" } else { "" }
     );
     if is_answered {
@@ -251,7 +251,7 @@ fn arrive(world: &World, packet: Packet, at: u64) {
     } else {
         state.network.lose(at, reply);
     }
-    let shown = if is_shown { state.books.shown(letter) } else { Ok(()) };
+    let shown = if is_shown { state.books.all_shown(&letters) } else { Ok(()) };
     drop(state);
     world.check(broken.map_or(Ok(()), Err));
     world.check(shown);
@@ -274,8 +274,8 @@ impl Call<'_> {
         if let Some(id) = self.packet.take() {
             state.network.hurry(id, now);
         }
-        let departure = self.departure;
-        note!(state, "letter {} is told {told:?}", departure.letter);
+        let departure = self.departure.clone();
+        note!(state, "letter {:?} is told {told:?}", departure.letters);
         let result = state.books.told(departure, told, now);
         drop(state);
         self.world.check(result);
@@ -291,8 +291,8 @@ impl Drop for Call<'_> {
         }
         let now = state.now();
         state.network.hurry(id, now);
-        note!(state, "letter {} is cut off", self.departure.letter);
-        let result = state.books.told(self.departure, &Told::Unknown, now);
+        note!(state, "letter {:?} is cut off", self.departure.letters);
+        let result = state.books.told(self.departure.clone(), &Told::Unknown, now);
         drop(state);
         self.world.check(result);
     }
@@ -324,9 +324,8 @@ impl Component {
         let world = &self.0;
         let binding = BINDINGS.iter().position(|name| *name == settings.id).unwrap();
         let body: Value = serde_json::from_slice(&post.body).unwrap();
-        let content = body["text"]["content"].as_str().unwrap();
-        let letter: usize = content.split(' ').next().unwrap()[1..].parse().unwrap();
-        let began = world.state().begin(letter, binding, body["msgUuid"].as_str());
+        let letters = numbers_in(&post.body);
+        let began = world.state().begin(&letters, binding, body["msgUuid"].as_str());
         let departure = match began {
             Ok(departure) => departure,
             Err(what) => {
@@ -334,7 +333,7 @@ impl Component {
                 return std::future::pending().await;
             }
         };
-        let (call, answer) = self.depart(departure, ROBOT_OF[binding], letter, post);
+        let (call, answer) = self.depart(departure, ROBOT_OF[binding], post);
         let Some(answer) = answer else {
             tokio::time::sleep(ms(fastrand::u64(1..50))).await;
             call.told(&Told::Unsent);
@@ -355,16 +354,16 @@ impl Component {
         &self,
         departure: Departure,
         robot: usize,
-        letter: usize,
         post: &Post<'_>,
     ) -> (Call<'_>, Option<oneshot::Receiver<Answer>>) {
         let world = &*self.0;
         let mut state = world.state();
         let now = state.now();
+        let letters = departure.letters.clone();
         let mut call = Call { world, departure, packet: None };
         let side = &state.network.robots[robot];
         if side.has(Fault::Unreachable, now) || one_in(1_000) {
-            note!(state, "letter {letter} finds no connection");
+            note!(state, "letter {letters:?} finds no connection");
             return (call, None);
         }
         let trouble = if side.has(Fault::Lossy, now) { 4 } else { 300 };
@@ -375,12 +374,12 @@ impl Component {
         };
         let (reply, answer) = oneshot::channel();
         let (is_lost, is_answered) = (one_in(trouble), !one_in(trouble));
-        note!(state, "letter {letter} leaves, {delay} ms{}", if is_lost { ", lost" } else { "" });
+        note!(state, "letter {letters:?} leaves, {delay} ms{}", if is_lost { ", lost" } else { "" });
         if is_lost {
             state.network.lose(now, reply);
         } else {
             let query = post.target.split_once('?').unwrap().1.to_owned();
-            let packet = Packet { robot, letter, query, body: post.body.clone(), is_answered, reply };
+            let packet = Packet { robot, letters, query, body: post.body.clone(), is_answered, reply };
             call.packet = Some(state.network.add(now + delay, Item::Request(packet)));
             world.sent.notify_one();
         }

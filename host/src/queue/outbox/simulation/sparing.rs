@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use super::host::number_in;
+use bytes::Bytes;
+
+use super::host::numbers_in;
 use super::world::{World, note};
 use crate::event::BoxFuture;
 use crate::queue::outbox::DeadLetter;
@@ -21,7 +23,7 @@ pub(super) struct Sparing {
     none_to_tell: Mutex<Option<u64>>,
     world: Arc<World>,
     /// The letters of what is under way.
-    letters: Mutex<HashMap<i64, usize>>,
+    letters: Mutex<HashMap<i64, Vec<usize>>>,
 }
 
 /// Nothing was due, for whoever asked like this.
@@ -60,12 +62,12 @@ impl Sparing {
 
     /// A message is given up; its place goes to the next one once that is noted.
     async fn give_up(&self, seq: i64, reason: &str) {
-        let number = self.letters.lock().unwrap()[&seq];
+        let numbers = self.letters.lock().unwrap()[&seq].clone();
         let checked = {
             let mut state = self.world.state();
-            note!(state, "letter {number} is given up: {reason}");
+            note!(state, "letter {numbers:?} is given up: {reason}");
             let (now, latest) = (state.now(), state.latest());
-            state.books.given_up(number, reason, now, latest)
+            numbers.into_iter().try_for_each(|number| state.books.given_up(number, reason, now, latest))
         };
         self.world.check(checked);
         self.world.may_end("before what was given up is noted").await;
@@ -90,7 +92,7 @@ impl Storage for Sparing {
         drop(known);
         Box::pin(async move {
             let due = self.writer.due(room, now).await?;
-            let letters = due.heads.iter().map(|head| (head.seq, number_in(&head.event.data)));
+            let letters = due.heads.iter().map(|head| (head.seq, numbers_in(&head.event.data)));
             self.letters.lock().unwrap().extend(letters);
             // Only if nothing was changed meanwhile, before it was answered or after.
             if due.heads.is_empty() && self.commits() == asked.commits {
@@ -114,6 +116,24 @@ impl Storage for Sparing {
                 self.letters.lock().unwrap().remove(&seq);
             }
             ended
+        })
+    }
+
+    fn front(&self, seq: i64, beyond: usize, now: u64) -> BoxFuture<'_, Result<Vec<(i64, Bytes)>, QueueError>> {
+        self.writer.front(seq, beyond, now)
+    }
+
+    fn unite(&self, seqs: Vec<i64>, data: Bytes, now: u64) -> BoxFuture<'_, Result<bool, QueueError>> {
+        Box::pin(async move {
+            let (first, numbers) = (seqs[0], numbers_in(&data));
+            let united = self.writer.unite(seqs, data, now).await;
+            let mut state = self.world.state();
+            note!(state, "letters {numbers:?} become one: {united:?}");
+            state.books.count(if united == Ok(true) { "become one" } else { "do not become one" });
+            if united == Ok(true) {
+                self.letters.lock().unwrap().insert(first, numbers);
+            }
+            united
         })
     }
 

@@ -75,9 +75,9 @@ impl State {
     }
 
     /// Notes in the books that a message is posted, and looks whether it may be.
-    pub(super) fn begin(&mut self, letter: usize, binding: usize, uuid: Option<&str>) -> Result<Departure, String> {
+    pub(super) fn begin(&mut self, letters: &[usize], binding: usize, uuid: Option<&str>) -> Result<Departure, String> {
         let (now, wall, latest) = (self.now(), self.wall(), self.latest());
-        self.books.begin(letter, binding, uuid, now, (wall, latest))
+        self.books.begin(letters, binding, uuid, now, (wall, latest))
     }
 
     /// The latest time that it has shown.

@@ -1,5 +1,7 @@
 //! Several hosts over one database.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::queue::storage::Wake;
 
@@ -119,7 +121,7 @@ async fn hosts_that_start_together_make_the_tables_once() {
     while let Some(started) = starts.join_next().await {
         started.unwrap().unwrap();
     }
-    assert_eq!(bench.sql("SELECT count(*), max(version) FROM dingtalk_version"), "1|1");
+    assert_eq!(bench.sql("SELECT count(*), max(version) FROM dingtalk_version"), "1|2");
 }
 
 #[tokio::test]
@@ -127,12 +129,12 @@ async fn a_newer_schema_and_a_server_that_may_lose_what_it_was_told_are_refused(
     let Some(bench) = Bench::database().await else { return };
     let address = bench.address().unwrap();
     let open = async |address: &Address| Database::open(address, clock::system()).await.unwrap_err().to_string();
-    bench.sql("UPDATE dingtalk_version SET version = 2");
+    bench.sql("UPDATE dingtalk_version SET version = 3");
     let error = open(&address).await;
-    assert!(error.contains("has schema 2, and this host knows 1; use the host that wrote it"), "{error}");
+    assert!(error.contains("has schema 3, and this host knows 2; use the host that wrote it"), "{error}");
     let operator = crate::queue::Operator::open_in(Side::Inbox, &address, clock::system()).unwrap_err();
-    assert!(operator.to_string().contains("has schema 2"), "{operator}");
-    bench.sql("UPDATE dingtalk_version SET version = 1");
+    assert!(operator.to_string().contains("has schema 3"), "{operator}");
+    bench.sql("UPDATE dingtalk_version SET version = 2");
     let url =
         |options: &str| Address::new(&bench.url().replace("options=", &format!("options=-c%20{options}%20"))).unwrap();
     let error = open(&url("synchronous_commit%3Doff")).await;
@@ -174,12 +176,14 @@ async fn a_user_needs_the_schema_and_no_more() {
     assert!(error.contains("does not let this user in (28000)") && !error.contains("nobody"), "{error}");
 }
 
+/// So that they meet.
+const NOBODY_COMES_FIRST: &str = "CREATE FUNCTION meet() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.due <= now_ms() AND NEW.leased_until < now_ms() + 9000 THEN NEW.owner = NULL; NEW.leased_until = 0; END IF; RETURN NEW; END'; CREATE TRIGGER meet BEFORE INSERT OR UPDATE ON lanes FOR EACH ROW EXECUTE FUNCTION meet()";
+
 /// However often two hosts look and end at the same time, what one has ended no other one begins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_ended_is_never_begun_again_by_a_host_that_looks_at_that_moment() {
     let Some(bench) = Bench::database().await else { return };
-    // Nobody comes first, so that they meet.
-    bench.sql("CREATE FUNCTION meet() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.due <= now_ms() AND NEW.leased_until < now_ms() + 9000 THEN NEW.owner = NULL; NEW.leased_until = 0; END IF; RETURN NEW; END'; CREATE TRIGGER meet BEFORE INSERT OR UPDATE ON lanes FOR EACH ROW EXECUTE FUNCTION meet()");
+    bench.sql(NOBODY_COMES_FIRST);
     let bench = Arc::new(bench);
     let first = bench.events(Side::Inbox).await;
     let count = 150;
@@ -224,4 +228,104 @@ async fn who_wakes_waits_for_nobody_who_has_a_lane_locked() {
     assert!(!one.wake(Wake::All, bench.now()).await.unwrap());
     assert_eq!(heads(&bench, &one).await, ["2"]);
     drop(session);
+}
+
+/// However often two hosts make one message of several at the same time, each goes out once, and in its conversation's order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_that_have_messages_become_one_at_the_same_time_lose_and_double_none() {
+    let Some(bench) = Bench::database().await else { return };
+    bench.sql(NOBODY_COMES_FIRST);
+    let bench = Arc::new(bench);
+    let first = bench.events(Side::Outbox).await;
+    let (count, conversations) = (240, 24);
+    let items = (0..count).map(|number| item(&format!("{number:03}"), &(number % conversations).to_string())).collect();
+    insert(&bench, &first, items).await.unwrap();
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let united = Arc::new(Mutex::new([0_usize; 2]));
+    let mut hosts = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let (bench, taken, united) = (Arc::clone(&bench), Arc::clone(&taken), Arc::clone(&united));
+        hosts.spawn(async move {
+            let host = bench.events(Side::Outbox).await;
+            // As a dispatcher asks: while what it has begun is under way.
+            let (mut posts, mut running) = (tokio::task::JoinSet::new(), HashMap::new());
+            while host.counts().await.unwrap().pending > 0 || !posts.is_empty() {
+                let busy: Vec<_> = running.values().cloned().collect();
+                let some = Room { in_all: 4_usize.saturating_sub(busy.len()), running: busy, ..room() };
+                for head in due(&bench, &host, some).await.heads {
+                    let (bench, host, lane) = (Arc::clone(&bench), host.clone(), head.lane.clone());
+                    let (taken, united) = (Arc::clone(&taken), Arc::clone(&united));
+                    let post = posts.spawn(async move {
+                        let mut text = data(&head.event);
+                        let front = host.front(head.seq, 1, bench.now()).await.unwrap();
+                        let (seqs, bodies): (Vec<i64>, Vec<_>) = front.into_iter().take(5).unzip();
+                        if seqs.len() > 1 {
+                            let all = String::from_utf8(bodies.join(&b' ')).unwrap();
+                            let is_united = host.unite(seqs, all.clone().into(), bench.now()).await.unwrap();
+                            united.lock().unwrap()[usize::from(is_united)] += 1;
+                            text = if is_united { all } else { text };
+                        }
+                        taken.lock().unwrap().push(text);
+                        delivered(&bench, &host, head.seq).await;
+                    });
+                    running.insert(post.id(), lane);
+                }
+                if let Some(done) = posts.join_next_with_id().await {
+                    running.remove(&done.unwrap().0);
+                }
+            }
+        });
+    }
+    while let Some(done) = hosts.join_next().await {
+        done.unwrap();
+    }
+    let taken: Vec<usize> = taken.lock().unwrap().join(" ").split(' ').map(|number| number.parse().unwrap()).collect();
+    assert_eq!(taken.len(), count, "each once");
+    for conversation in 0..conversations {
+        let of = |number: &&usize| *number % conversations == conversation;
+        let numbers: Vec<&usize> = taken.iter().filter(of).collect();
+        assert!(numbers.is_sorted() && numbers.len() == count / conversations, "{numbers:?}");
+    }
+    let [refused, united] = *united.lock().unwrap();
+    assert!(united > 10, "{united} and {refused}");
+}
+
+/// What another host has on lease is not taken, whenever it was: before the look, or between that and the change.
+#[tokio::test]
+async fn what_another_host_delivers_becomes_part_of_no_message() {
+    let Some(bench) = Bench::database().await else { return };
+    bench.sql(NOBODY_COMES_FIRST);
+    let (one, two) = (bench.events(Side::Outbox).await, bench.events(Side::Outbox).await);
+    for data in ["a1", "b2", "c3"] {
+        add(&bench, &one, data, data).await;
+    }
+    let single = || Room { in_all: 1, ..room() };
+    let first = due(&bench, &one, single()).await.heads.pop().unwrap();
+    let before: Vec<i64> = one.front(first.seq, 1, 0).await.unwrap().into_iter().map(|(seq, _)| seq).collect();
+    assert_eq!(before.len(), 3);
+    let other = due(&bench, &two, single()).await.heads.pop().unwrap();
+    assert_eq!(one.unite(before.clone(), "x".into(), 0).await, Ok(false));
+    let without: Vec<i64> = one.front(first.seq, 1, 0).await.unwrap().into_iter().map(|(seq, _)| seq).collect();
+    assert_eq!(without, [before[0], before[2]]);
+    // And it has what it took on lease for itself: who lost that changes nothing.
+    bench.pass(10_000);
+    let lost = due(&bench, &two, Room { running: vec![other.lane.clone()], ..single() }).await.heads.pop().unwrap();
+    assert_eq!(lost.seq, first.seq);
+    assert_eq!(one.unite(without, "x".into(), 0).await, Ok(false));
+}
+
+#[tokio::test]
+async fn a_database_of_an_older_host_gets_what_is_missing_and_keeps_what_it_has() {
+    let Some(bench) = Bench::database().await else { return };
+    let before = bench.events(Side::Outbox).await;
+    let seqs = [add(&bench, &before, "a1", "a").await, add(&bench, &before, "b2", "b").await];
+    add(&bench, &before, "b3", "b").await;
+    before.close().await;
+    bench.sql("DROP INDEX lanes_behind; ALTER TABLE lanes DROP COLUMN behind; UPDATE dingtalk_version SET version = 1");
+    bench.pass(10_001);
+    let events = bench.events(Side::Outbox).await;
+    assert_eq!(bench.sql("SELECT version FROM dingtalk_version"), "2");
+    assert_eq!(due(&bench, &events, Room { in_all: 1, ..room() }).await.heads[0].seq, seqs[0]);
+    assert_eq!(events.unite(seqs.to_vec(), "a1+b2".into(), 0).await, Ok(true));
+    assert_eq!(heads(&bench, &events).await, ["a1+b2"]);
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::*;
 use crate::clock;
 use crate::queue::storage::{End, Storage};
-use crate::queue::store::{Item, Stored};
+use crate::queue::store::{Item, Room, Stored};
 use crate::queue::tests::{Bench, Server, add, data, delivered, due, failed, heads, insert, insert_one, item, room};
 use crate::queue::{Limits, Side};
 

@@ -102,6 +102,28 @@ async fn what_400_000_events_cost() {
         }
         println!("  {what}: {:?}", begun.elapsed());
     }
+    let now = bench.now();
+    bench.sql(&format!(
+        "INSERT INTO events (side, binding, msg_id, msg_key, conversation, lane, rank, accepted_at, state, metadata, trace, data,
+             digest, size)
+         SELECT 1, 'stuck', i::text::bytea, sha256(i::text::bytea), 'c', sha256('c'), 0, {now}, 'pending', '[]', '[]',
+             repeat('x', 500)::bytea, sha256('x'), 1000 FROM generate_series(1, 400000) AS i;
+         INSERT INTO lanes (side, binding, lane, conversation, due, rank) VALUES (1, 'stuck', sha256('c'), 'c', {now}, 0)"
+    ));
+    let mut seqs = Vec::new();
+    for number in 0..50 {
+        let event =
+            crate::event::Event { binding: "stuck".into(), ..item(&format!("s{number}"), &format!("{number}")).event };
+        let Stored::New(seq) = insert_one(&bench, &events, Item::received(event)).await else { panic!("new") };
+        seqs.push(seq);
+    }
+    let running = vec![("stuck".to_owned(), "0".to_owned()), ("stuck".to_owned(), "c".to_owned())];
+    due(&bench, &events, Room { running, by_binding: [("stuck".to_owned(), 0)].into(), ..room() }).await;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let count = events.front(seqs[0], 20, 0).await.unwrap().len();
+        println!("  front, beside 400,000 of a conversation that is under way: {count} in {:?}", begun.elapsed());
+    }
     bench.pass(Limits::default().max_age_ms() + 1);
     let begun = Instant::now();
     println!("  tidy, a step of what is too old: {:?} {:?}", events.tidy(0).await.unwrap(), begun.elapsed());
