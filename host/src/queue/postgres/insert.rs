@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio_postgres::Row;
 
-use super::events::{END_LANE, Events, ROW_BYTES};
+use super::events::{Events, ROW_BYTES};
 use super::lease::LaneKey;
 use super::pool::{Fault, Session};
+use super::settle::END_LANE;
 use super::{NEAR_MS, moved, read, stored};
 use crate::event::digest;
 use crate::queue::storage::Then;

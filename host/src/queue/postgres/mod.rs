@@ -25,6 +25,7 @@ mod letters;
 mod operate;
 mod pool;
 mod schema;
+mod settle;
 mod unite;
 
 use std::fmt;

@@ -6,6 +6,7 @@ use tokio_postgres::Row;
 
 use super::events::{Clear, parsed};
 use super::pool::{self, Fault, Session};
+use super::settle::{lock_all, settle_all};
 use super::{Address, PATIENCE, events, read, schema, target};
 use crate::queue::error::Place;
 use crate::queue::{Entry, Listing, QueueError, Selection, Side, State};
@@ -160,7 +161,7 @@ impl Remote {
             bindings.push(row.try_get(0)?);
             lanes.push(row.try_get(1)?);
         }
-        events::lock_all(&session, side, &bindings, &lanes).await?;
+        lock_all(&session, side, &bindings, &lanes).await?;
         if action == "retry" {
             let retry = "UPDATE events SET state = 'pending', attempts = 0, finished_at = NULL, retried_at = now_ms(), expires_at = NULL
                  WHERE side = $1 AND seq = ANY ($2) AND state = ANY ($3)";
@@ -171,7 +172,7 @@ impl Remote {
                 clear.run(&session, seq, None, states).await?;
             }
         }
-        events::settle_all(&session, side, &bindings, &lanes).await?;
+        settle_all(&session, side, &bindings, &lanes).await?;
         session.batch_execute("COMMIT").await?;
         session.done();
         Ok(())

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use tokio_postgres::Row;
 
-use super::events::{CLEAR, Events, REMOVE, ROW_BYTES, lock_all, settle_all};
+use super::events::{CLEAR, Events, REMOVE, ROW_BYTES};
 use super::lanes::FREE;
 use super::lease::LaneKey;
 use super::pool::{Fault, Session};
+use super::settle::{lock_all, settle_all};
 use super::stored;
 use crate::event::{DEAD_LETTER, digest};
 use crate::queue::store::{MOST_BYTES, MOST_LANES, MOST_READ, MOST_UNITED};
