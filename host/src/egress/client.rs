@@ -3,11 +3,8 @@
 //! Each binding has a client of its own, so that neither connections nor TLS sessions are shared: a
 //! connection that one team's misbehaving endpoint has poisoned cannot carry another team's message.
 
-use std::error::Error as StdError;
 use std::future::poll_fn;
-use std::io;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,27 +14,22 @@ use hyper::rt::Executor as _;
 use hyper::{Request, Response, Uri};
 use hyper_rustls::{DefaultServerNameResolver, HttpsConnector};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
-use hyper_util::rt::TokioIo;
 use rustls::client::Resumption;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tower_service::Service;
 use wasmtime_wasi_http::Error;
 
 use super::connection::Connection;
 use super::departure::{Departure, Parcel};
+use super::dialer::{BoxError, Dialer, Failure, Route, connect_failure, route};
 use super::pool::Pool;
-use super::resolver::{Policy, ResolveError, Resolver};
+use super::resolver::{Policy, Resolver};
 use super::{Received, read, roots};
-use crate::event::BoxFuture;
 use crate::sandbox::Executor;
 
 /// TLS sessions that a client remembers. It has one server, and rustls takes room for 8 tickets of each.
 const SESSIONS: usize = 8;
-
-type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The proxies of HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in capitals or not.
 #[derive(Clone)]
@@ -255,75 +247,6 @@ pub(crate) fn trusting(roots: Arc<rustls::RootCertStore>) -> rustls::ClientConfi
     builder.with_root_certificates(roots).with_no_client_auth()
 }
 
-/// How a binding's connections reach its host. Fixed when its client is made: it has one destination.
-#[derive(Clone)]
-enum Route {
-    Direct,
-    /// CONNECT through a proxy, TLS inside: the proxy sees the host's name and nothing else.
-    Tunnel(Tunnel<HttpConnector<Resolver>>),
-    /// A plain request that the proxy forwards.
-    Forward(Uri),
-}
-
-fn route(scheme: Scheme, intercept: Option<Intercept>, http: &HttpConnector<Resolver>) -> (Route, Option<HeaderValue>) {
-    let Some(intercept) = intercept else { return (Route::Direct, None) };
-    let authorization = intercept.basic_auth().cloned();
-    match scheme {
-        Scheme::Http => (Route::Forward(intercept.uri().clone()), authorization),
-        Scheme::Https => {
-            let tunnel = Tunnel::new(intercept.uri().clone(), http.clone());
-            let tunnel = match authorization {
-                Some(authorization) => tunnel.with_auth(authorization),
-                None => tunnel,
-            };
-            (Route::Tunnel(tunnel), None)
-        }
-    }
-}
-
-#[derive(Clone)]
-struct Dialer {
-    http: HttpConnector<Resolver>,
-    route: Route,
-}
-
-impl Service<Uri> for Dialer {
-    type Response = TokioIo<TcpStream>;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.http.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, destination: Uri) -> Self::Future {
-        let proxy = |error: BoxError| Failure::Proxy(error.to_string());
-        match &self.route {
-            Route::Direct => {
-                let connecting = self.http.call(destination);
-                Box::pin(async { Ok(connecting.await?) })
-            }
-            Route::Tunnel(tunnel) => {
-                let connecting = tunnel.clone().call(destination);
-                Box::pin(async move { Ok(connecting.await.map_err(|error| proxy(error.into()))?) })
-            }
-            Route::Forward(address) => {
-                let connecting = self.http.call(address.clone());
-                Box::pin(async move { Ok(connecting.await.map_err(|error| proxy(error.into()))?) })
-            }
-        }
-    }
-}
-
-/// What can fail before a connection stands, beside the name and TCP.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("connecting took too long")]
-    ConnectTimeout,
-    #[error("the proxy does not connect: {0}")]
-    Proxy(String),
-}
-
 /// What an error of the exchange means to the component.
 fn exchange_failure(error: &hyper::Error) -> Error {
     if error.is_parse() {
@@ -333,59 +256,10 @@ fn exchange_failure(error: &hyper::Error) -> Error {
     Error::ConnectionTerminated
 }
 
-/// What an error of connecting means to the component.
-fn connect_failure(error: &(dyn StdError + 'static), departure: &Departure) -> Error {
-    std::iter::successors(Some(error), |cause: &&(dyn StdError + 'static)| (*cause).source())
-        .find_map(|cause| connect_cause(cause, departure))
-        .unwrap_or(Error::DestinationUnavailable)
-}
-
-fn connect_cause(cause: &(dyn StdError + 'static), departure: &Departure) -> Option<Error> {
-    if let Some(failure) = cause.downcast_ref::<ResolveError>() {
-        return Some(match failure {
-            ResolveError::Failed(_) => Error::DnsError { rcode: None, info_code: None },
-            prohibited @ ResolveError::Prohibited { .. } => {
-                departure.refuse(prohibited.to_string());
-                Error::DestinationIpProhibited
-            }
-        });
-    }
-    if let Some(failure) = cause.downcast_ref::<Failure>() {
-        return Some(match failure {
-            Failure::ConnectTimeout => Error::ConnectionTimeout,
-            Failure::Proxy(reason) => {
-                tracing::warn!(reason, "the proxy does not connect");
-                Error::DestinationUnavailable
-            }
-        });
-    }
-    let mut io = cause.downcast_ref::<io::Error>()?;
-    // The connector wraps the handshake's error in another one, whose `source` is not the one it wraps but
-    // the one after that.
-    while let Some(inner) = io.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>()) {
-        io = inner;
-    }
-    if let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        tracing::warn!(error = %tls, "no TLS connection");
-        return Some(match tls {
-            rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
-            _ => Error::TlsProtocolError,
-        });
-    }
-    Some(match io.kind() {
-        io::ErrorKind::ConnectionRefused => Error::ConnectionRefused,
-        io::ErrorKind::TimedOut => Error::ConnectionTimeout,
-        // The peer spoke no TLS, or hung up during the handshake.
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::InvalidData => {
-            Error::TlsProtocolError
-        }
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use dingtalk_binding::settings::Settings;
+    use hyper_util::rt::TokioIo;
     use rustls::{HandshakeKind, ServerConfig, ServerConnection};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -582,27 +456,5 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
-    }
-
-    /// Each has a text of its own for the operator, and says that nothing was sent.
-    #[test]
-    fn what_keeps_a_connection_from_standing_is_told_apart() {
-        use io::ErrorKind as Kind;
-        let departure = Departure::default();
-        let of = |error: BoxError| connect_failure(&*error, &departure);
-        let tls = |error: rustls::Error| io::Error::other(io::Error::new(Kind::InvalidData, error));
-        let certificate = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
-        assert!(matches!(of(io::Error::from(Kind::ConnectionRefused).into()), Error::ConnectionRefused));
-        assert!(matches!(of(io::Error::from(Kind::TimedOut).into()), Error::ConnectionTimeout));
-        assert!(matches!(of(Failure::ConnectTimeout.into()), Error::ConnectionTimeout));
-        for kind in [Kind::UnexpectedEof, Kind::ConnectionReset, Kind::InvalidData] {
-            assert!(matches!(of(io::Error::from(kind).into()), Error::TlsProtocolError), "{kind}");
-        }
-        assert!(matches!(of(tls(certificate).into()), Error::TlsCertificateError));
-        assert!(matches!(of(tls(rustls::Error::DecryptError).into()), Error::TlsProtocolError));
-        assert!(matches!(of(io::Error::from(Kind::NetworkUnreachable).into()), Error::DestinationUnavailable));
-        assert!(matches!(of(Failure::Proxy("407".into()).into()), Error::DestinationUnavailable));
-        let failed = ResolveError::Failed(io::Error::other("no such host"));
-        assert!(matches!(of(failed.into()), Error::DnsError { .. }));
     }
 }

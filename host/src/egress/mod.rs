@@ -15,6 +15,7 @@ mod client;
 mod clients;
 mod connection;
 mod departure;
+mod dialer;
 mod pool;
 mod resolver;
 mod roots;
