@@ -1,7 +1,6 @@
 //! An operation on its way out, whoever asks for it (a client, or an application's answer): within its binding's policies, and
 //! counted.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dingtalk_api::invoke::Failed;
@@ -32,7 +31,7 @@ struct OwnRetries {
 }
 
 impl OwnRetries {
-    fn of(binding: Option<Arc<Binding>>, operation: &str, course: &Course) -> Option<Self> {
+    fn of(binding: Option<&Binding>, operation: &str, course: &Course) -> Option<Self> {
         let binding = binding.filter(|binding| operation == CREATE && binding.retries() > 0)?;
         // A policy decides alone, also one that says "never".
         let time = binding.timeout().min(course.timeout().unwrap_or(Duration::MAX));
@@ -110,8 +109,10 @@ impl Inner {
         let since = Instant::now();
         let mut course = self.resilience.course(binding, Direction::Outbound);
         // Of "get" there is what the application is handed; a name that an application has made up is in no span.
-        let spans = self.spans.get().filter(|_| !is_once && self.bindings.get(binding).is_some());
-        let own = OwnRetries::of(self.bindings.get(binding), operation, &course);
+        let loaded = self.bindings.get(binding);
+        let spans = self.spans.get().filter(|_| !is_once && loaded.is_some());
+        let own = OwnRetries::of(loaded.as_deref(), operation, &course);
+        drop(loaded);
         let mut limit = course.timeout();
         let mut next = request;
         loop {
