@@ -38,6 +38,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How often old entries are removed; they are kept for a day, so that some minutes do not matter.
 const PURGE: Duration = Duration::from_secs(600);
 
+/// What is less urgent begins so much later than what else its binding has to deliver, which has asked for its turn by then.
+const LESS_URGENT: Duration = Duration::from_millis(5);
+
 /// The pause between two steps of one purge, in which others can write.
 const PURGE_STEP: Duration = Duration::from_millis(100);
 
@@ -214,7 +217,17 @@ async fn begin<L: Line>(
             return STORE_AGAIN;
         }
     };
+    let mut highest: HashMap<String, i64> = HashMap::new();
+    for head in &due.heads {
+        let rank = highest.entry(head.lane.0.clone()).or_insert(head.rank);
+        *rank = head.rank.max(*rank);
+    }
     for head in due.heads {
+        // It would race for its robot's turn with what is more urgent, and where threads are busy it would win.
+        if highest.get(&head.lane.0).is_some_and(|rank| head.rank < *rank) {
+            wait = wait.min(LESS_URGENT);
+            continue;
+        }
         let entry = Running { seq: head.seq, attempts: head.attempts, lane: head.lane.clone(), is_probe };
         shared.line.begin(head.seq);
         let task = tasks.spawn(L::deliver(Arc::clone(shared), head));

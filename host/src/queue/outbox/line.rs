@@ -197,7 +197,7 @@ impl Line for ToRobots {
     fn begin(&self, _: i64) {}
 
     async fn deliver(shared: Arc<Shared<Self>>, head: Head) {
-        let Head { seq, lane: (binding, _), attempts, expires_at, event } = head;
+        let Head { seq, lane: (binding, _), attempts, expires_at, event, .. } = head;
         let Self { consumer, holds, .. } = &shared.line;
         let event = shared.united(seq, attempts, event).await;
         let begun = (shared.clock)();

@@ -172,7 +172,7 @@ impl Events {
         let sql = "SELECT now_ms(), lanes.binding, lanes.conversation, first.* FROM unnest($1::int8[]) WITH ORDINALITY AS wanted (id, nth)
                  JOIN lanes ON lanes.id = wanted.id
                  LEFT JOIN LATERAL (
-                     SELECT seq, attempts, metadata, trace, data, expires_at FROM events
+                     SELECT seq, attempts, metadata, trace, data, expires_at, rank FROM events
                      WHERE side = $2 AND events.binding = lanes.binding AND events.lane = lanes.lane AND state = 'pending'
                      ORDER BY rank DESC, seq LIMIT 1
                  ) AS first ON true
@@ -250,7 +250,14 @@ impl Events {
         let data = Bytes::copy_from_slice(row.try_get(7)?);
         let event = Arc::new(Event { binding: binding.clone(), data, metadata, trace });
         let expires_at = expires_at.map(|time| local(time, there, here));
-        Ok(Found::Head(Box::new(Head { seq, lane: (binding, conversation), attempts, expires_at, event })))
+        Ok(Found::Head(Box::new(Head {
+            seq,
+            lane: (binding, conversation),
+            rank: row.try_get(9)?,
+            attempts,
+            expires_at,
+            event,
+        })))
     }
 
     /// See [`crate::queue::storage::Storage::wake`].

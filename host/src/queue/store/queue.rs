@@ -69,6 +69,8 @@ pub(in crate::queue) type Lane = (String, String);
 pub(in crate::queue) struct Head {
     pub(in crate::queue) seq: i64,
     pub(in crate::queue) lane: Lane,
+    /// What comes first is higher.
+    pub(in crate::queue) rank: i64,
     /// How often it has failed.
     pub(in crate::queue) attempts: u32,
     /// Not to be delivered any more after that.
@@ -408,20 +410,21 @@ impl Store {
 
     /// A pending event; `None` if it does not make sense.
     fn load(&self, seq: i64, binding: &str, conversation: &str) -> Result<Option<Head>, QueueError> {
-        let sql = "SELECT attempts, metadata, trace, data, expires_at FROM events WHERE seq = ?1";
+        let sql = "SELECT attempts, metadata, trace, data, expires_at, rank FROM events WHERE seq = ?1";
         let row = self.first(sql, [seq], |row| {
             let attempts = row.get_ref(0)?.as_i64().ok().and_then(|attempts| u32::try_from(attempts).ok());
             let pairs = |index| Ok::<_, rusqlite::Error>(pairs(row.get_ref(index)?));
             let data = row.get_ref(3)?.as_blob().ok().map(Bytes::copy_from_slice);
             let expires_at = row.get_ref(4)?.as_i64_or_null().ok().map(|time| time.map(read));
-            Ok((attempts, pairs(1)?, pairs(2)?, data, expires_at))
+            let rank = row.get_ref(5)?.as_i64().unwrap_or_default();
+            Ok((attempts, pairs(1)?, pairs(2)?, data, expires_at, rank))
         })?;
-        let Some((Some(attempts), Some(metadata), Some(trace), Some(data), Some(expires_at))) = row else {
+        let Some((Some(attempts), Some(metadata), Some(trace), Some(data), Some(expires_at), rank)) = row else {
             return Ok(None);
         };
         let event = Arc::new(Event { binding: binding.to_owned(), data, metadata, trace });
         let lane = (binding.to_owned(), conversation.to_owned());
-        Ok(Some(Head { seq, lane, attempts, expires_at, event }))
+        Ok(Some(Head { seq, lane, rank, attempts, expires_at, event }))
     }
 
     /// Lanes whose names make no sense, and their events: nobody could be asked to take them.
