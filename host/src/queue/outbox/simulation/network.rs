@@ -263,19 +263,28 @@ pub(super) struct Component(pub(super) Arc<World>);
 /// A call under way. Should it be cut off, its request arrives soon or never.
 struct Call<'a> {
     world: &'a World,
-    departure: Departure,
+    /// Until the books know its end.
+    departure: Option<Departure>,
+    /// On the network, unless it was lost.
     packet: Option<u64>,
 }
 
 impl Call<'_> {
     fn told(mut self, told: &Told) {
+        self.end(told, "is told");
+    }
+
+    fn end(&mut self, told: &Told, how: &str) {
+        let Some(departure) = self.departure.take() else { return };
         let mut state = self.world.state();
+        if state.is_dead {
+            return;
+        }
         let now = state.now();
         if let Some(id) = self.packet.take() {
             state.network.hurry(id, now);
         }
-        let departure = self.departure.clone();
-        note!(state, "letter {:?} is told {told:?}", departure.letters);
+        note!(state, "letter {:?} {how} {told:?}", departure.letters);
         let result = state.books.told(departure, told, now);
         drop(state);
         self.world.check(result);
@@ -284,17 +293,7 @@ impl Call<'_> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        let Some(id) = self.packet.take() else { return };
-        let mut state = self.world.state();
-        if state.is_dead {
-            return;
-        }
-        let now = state.now();
-        state.network.hurry(id, now);
-        note!(state, "letter {:?} is cut off", self.departure.letters);
-        let result = state.books.told(self.departure.clone(), &Told::Unknown, now);
-        drop(state);
-        self.world.check(result);
+        self.end(&Told::Unknown, "is cut off:");
     }
 }
 
@@ -360,7 +359,7 @@ impl Component {
         let mut state = world.state();
         let now = state.now();
         let letters = departure.letters.clone();
-        let mut call = Call { world, departure, packet: None };
+        let mut call = Call { world, departure: Some(departure), packet: None };
         let side = &state.network.robots[robot];
         if side.has(Fault::Unreachable, now) || one_in(1_000) {
             note!(state, "letter {letters:?} finds no connection");
