@@ -16,7 +16,7 @@ use core::fmt;
 use crate::error::Refusal;
 use crate::json;
 use crate::secret::Secret;
-use crate::signature;
+use crate::signature::{self, Signer};
 
 /// The longest body. DingTalk's messages have 1 to 20 KiB.
 pub const MAX_BODY: usize = 128 * 1024;
@@ -31,9 +31,9 @@ pub enum Key {
     /// Of the headers `timestamp` and `sign`.
     Signature {
         /// What DingTalk signs with.
-        secret: Secret,
+        secret: Signer,
         /// What it signed with until a short while ago.
-        previous: Option<Secret>,
+        previous: Option<Signer>,
     },
     /// Equal to the header `token`: the older "outgoing" mechanism of custom robots, without a signature.
     Token(Secret),
@@ -128,7 +128,7 @@ pub fn verify<'h>(
             }
             // Each is tried, whatever the others gave: the time tells nobody which one was right.
             let genuine = [Some(secret), previous.as_ref()].into_iter().flatten();
-            if !genuine.fold(false, |any, secret| any | signature::verify(secret.expose(), timestamp, sign)) {
+            if !genuine.fold(false, |any, signer| any | signer.verify(timestamp, sign)) {
                 return Err(Refusal::BadSignature);
             }
         }
@@ -233,7 +233,7 @@ mod tests {
     const HOUR: u64 = 3_600_000;
 
     fn policy() -> Policy {
-        let key = Some(Key::Signature { secret: Secret::new(SECRET), previous: None });
+        let key = Some(Key::Signature { secret: Signer::new(SECRET), previous: None });
         Policy { key, max_skew: HOUR, robot_code: None, chatbot_corp_id: None }
     }
 
@@ -391,7 +391,7 @@ mod tests {
         let headers = |name: &'static str, value: &str| {
             with(
                 &Policy {
-                    key: Some(Key::Signature { secret: Secret::new("new"), previous: Some(Secret::new("old")) }),
+                    key: Some(Key::Signature { secret: Signer::new("new"), previous: Some(Signer::new("old")) }),
                     ..policy()
                 },
                 &[JSON, ("timestamp", "1684493546276"), (name, value)],
@@ -401,7 +401,7 @@ mod tests {
         };
         assert_eq!((headers("sign", &sign("new")), headers("sign", &sign("old"))), (Ok(vec![]), Ok(vec![])));
         // Somebody who gives the same secret twice loses nothing.
-        let twice = Key::Signature { secret: Secret::new(SECRET), previous: Some(Secret::new(SECRET)) };
+        let twice = Key::Signature { secret: Signer::new(SECRET), previous: Some(Signer::new(SECRET)) };
         assert_eq!(body(&Policy { key: Some(twice), ..policy() }, "{}"), Ok(vec![]));
         for other in ["", "older", "newold"] {
             assert_eq!(headers("sign", &sign(other)), Err(Refusal::BadSignature), "{other:?}");
@@ -508,7 +508,7 @@ mod tests {
             let time_text = time.to_string();
             let headers = [JSON, ("timestamp", time_text.as_str()), ("sign", sign.as_str())];
             let policy = |secret: &str| Policy {
-                key: Some(Key::Signature { secret: Secret::new(secret), previous: None }),
+                key: Some(Key::Signature { secret: Signer::new(secret), previous: None }),
                 max_skew: skew,
                 robot_code: None,
                 chatbot_corp_id: None,

@@ -17,6 +17,7 @@ use crate::message::{self, Options};
 use crate::secret;
 use crate::session::Session;
 use crate::settings::Settings;
+use crate::signature::Signer;
 
 /// The operations: the specification's in its order, then the additions.
 pub const OPERATIONS: [&str; 3] = ["create", "get", "reply"];
@@ -103,7 +104,7 @@ pub fn conclude(settings: &Settings, post: &Post<'_>, answer: &Answer) -> Result
             return text.to_owned();
         }
         let url = post.endpoint.secrets();
-        let secret = settings.secret.as_ref();
+        let secret = settings.secret.as_ref().map(Signer::secret);
         let signature = post.signature.iter().flat_map(SentSignature::secrets);
         secret::redact(text, url.iter().chain(secret).map(|s| s.expose()).chain(signature))
     };

@@ -13,6 +13,7 @@ use crate::error::PropertyError;
 use crate::json::quoted;
 use crate::secret::{Secret, credential, is_hidden};
 use crate::session;
+use crate::signature::Signer;
 use crate::text;
 
 /// Time for one call in all, as Dapr's binding has it.
@@ -35,7 +36,7 @@ pub struct Settings {
     /// The robot's webhook.
     pub endpoint: Endpoint,
     /// The signing secret; without one, messages are not signed.
-    pub secret: Option<Secret>,
+    pub secret: Option<Signer>,
     /// What a callback must satisfy.
     pub callbacks: Policy,
     /// Where `reply` may post to, beside DingTalk's hosts.
@@ -92,7 +93,7 @@ impl Settings {
         let secret = parse_secret("secret", secret)?;
         let app_secret = parse_secret("appSecret", app_secret)?;
         let previous = parse_secret("previousAppSecret", previous)?;
-        let token = parse_secret("outgoingToken", token)?;
+        let token = exact("outgoingToken", token)?.map(Secret::new);
         let key = match app_secret.or_else(|| secret.clone()) {
             Some(secret) => Some(Key::Signature { secret, previous }),
             None if previous.is_some() => {
@@ -134,8 +135,8 @@ impl Settings {
     }
 }
 
-fn parse_secret(property: &str, value: Option<&str>) -> Result<Option<Secret>, PropertyError> {
-    Ok(exact(property, value)?.map(Secret::new))
+fn parse_secret(property: &str, value: Option<&str>) -> Result<Option<Signer>, PropertyError> {
+    Ok(exact(property, value)?.map(Signer::new))
 }
 
 /// A value that counts to the letter, if there is one. What a file, a shell or a copy added to it would sign or
@@ -203,7 +204,7 @@ mod tests {
         .unwrap();
         assert_eq!(settings.id, "team");
         assert_eq!(settings.endpoint.origin().to_string(), "https://h:443");
-        assert_eq!(settings.secret.unwrap().expose(), "SEC1");
+        assert_eq!(settings.secret.unwrap().secret().expose(), "SEC1");
         assert_eq!(settings.timeout, Duration::from_secs(10));
         assert_eq!(settings.connect_timeout, Duration::from_secs(1));
     }
@@ -222,7 +223,7 @@ mod tests {
             Settings::parse(all).unwrap().callbacks.key
         };
         let keys = |secret: &str, previous: Option<&str>| {
-            Some(Key::Signature { secret: Secret::new(secret), previous: previous.map(Secret::new) })
+            Some(Key::Signature { secret: Signer::new(secret), previous: previous.map(Signer::new) })
         };
         let signature = |secret: &str| keys(secret, None);
         assert_eq!(key(&[]), None);

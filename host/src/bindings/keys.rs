@@ -2,7 +2,7 @@
 
 use dingtalk_binding::callback::Key;
 use dingtalk_binding::secret::Secret;
-use dingtalk_binding::signature;
+use dingtalk_binding::signature::{self, Signer};
 
 use crate::event::{Digest, digest};
 
@@ -21,6 +21,7 @@ pub(super) enum Keys {
 impl Keys {
     pub(super) fn of(key: Option<&Key>) -> Self {
         let Some(Key::Signature { secret, previous }) = key else { return Self::None };
+        let (secret, previous) = (secret.secret(), previous.as_ref().map(Signer::secret));
         let id = |secret: &Secret| digest(secret.expose().as_bytes());
         match previous {
             // Two that are one verify the same.

@@ -3,6 +3,7 @@
 use super::super::recent::MAX_KEYS;
 use super::*;
 use dingtalk_binding::endpoint::SentSignature;
+use dingtalk_binding::signature::Signer;
 use proptest::prelude::*;
 
 const NOW: u64 = 1_700_000_000_000;
@@ -27,7 +28,7 @@ fn robot(change: impl FnOnce(&mut RobotConfig)) -> Robot {
 }
 
 fn signed(secret: &str, timestamp: u64) -> String {
-    let [_, sign] = SentSignature::new(&Secret::new(secret), timestamp).secrets().map(str::to_owned);
+    let [_, sign] = SentSignature::new(&Signer::new(secret), timestamp).secrets().map(str::to_owned);
     format!("{TOKEN}&timestamp={timestamp}&sign={sign}")
 }
 

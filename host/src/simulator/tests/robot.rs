@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dingtalk_binding::answer::{self, Answer};
 use dingtalk_binding::endpoint::{Endpoint, SentSignature};
 use dingtalk_binding::error::{InvokeCause, SecurityCheck};
+use dingtalk_binding::signature::Signer;
 
 use super::*;
 use crate::clock::Clock;
@@ -55,7 +56,7 @@ async fn a_signed_request_of_the_binding_is_accepted() {
     let clock: Clock = Arc::new(move || clock.load(Ordering::Relaxed));
     let simulator = Simulator::start(Config { robot, clock, ..Config::default() }).await.unwrap();
     let endpoint = Endpoint::parse(&simulator.url()).unwrap();
-    let target = endpoint.target(Some(&SentSignature::new(&secret, 1_700_000_000_000)));
+    let target = endpoint.target(Some(&SentSignature::new(&Signer::new(secret.expose()), 1_700_000_000_000)));
     let (_, _, body) = split(&raw(&simulator, &post(&target, TEXT)).await.unwrap());
     assert_eq!(body, OK);
     assert!(simulator.messages()[0].signed);
