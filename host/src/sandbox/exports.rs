@@ -72,7 +72,7 @@ impl BindingPre {
             contract::Binding::new(&mut *store, &instance)?;
             let _ = self.exports.checked.set(());
         }
-        Ok(Binding { instance, exports: Arc::clone(&self.exports) })
+        Ok(Binding { instance, exports: Arc::clone(&self.exports), invoke: None })
     }
 }
 
@@ -80,7 +80,11 @@ impl BindingPre {
 pub(super) struct Binding {
     instance: Instance,
     exports: Arc<Exports>,
+    /// Of an instance that is used again, what each call needs.
+    invoke: Option<Invoke>,
 }
+
+type Invoke = TypedFunc<(wit::InvokeRequest,), (Result<wit::InvokeResponse, wit::InvokeError>,)>;
 
 impl Binding {
     pub(super) async fn init(
@@ -96,11 +100,16 @@ impl Binding {
     }
 
     pub(super) async fn invoke(
-        &self,
+        &mut self,
         store: &mut Store<State>,
-        request: &wit::InvokeRequest,
+        request: wit::InvokeRequest,
     ) -> wasmtime::Result<Result<wit::InvokeResponse, wit::InvokeError>> {
-        self.call(store, &self.exports.invoke, (request,)).await
+        let function = match &self.invoke {
+            Some(function) => function,
+            None => self.invoke.insert(self.instance.get_typed_func(&mut *store, &self.exports.invoke)?),
+        };
+        let (result,) = function.call_async(store, (request,)).await?;
+        Ok(result)
     }
 
     pub(super) async fn read(&self, store: &mut Store<State>) -> wasmtime::Result<Result<(), wit::ReadError>> {

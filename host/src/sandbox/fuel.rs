@@ -105,7 +105,7 @@ fn large() -> String {
 async fn a_message_of_10_kb_takes_no_more_than_the_initial_memory() {
     let (sandbox, tenant) = prepared(Limits { memory: PAGE, ..Limits::default() }).await;
     let request = create(&large());
-    counted(&sandbox, &tenant, None, async |instance| instance.invoke(&request).await.unwrap().unwrap()).await;
+    counted(&sandbox, &tenant, None, async |instance| instance.invoke(request.clone()).await.unwrap().unwrap()).await;
 }
 
 /// What one call has left behind does not add up.
@@ -119,7 +119,7 @@ async fn an_instance_that_is_kept_takes_one_page_more() {
         for request in requests.iter().cycle().take(300) {
             // A call has so many requests and no more.
             *instance.store.data_mut() = sandbox.state(&tenant, tenant.egress.exit(Reach::Robot), None);
-            instance.invoke(request).await.unwrap().unwrap();
+            instance.invoke(request.clone()).await.unwrap().unwrap();
         }
     })
     .await;
@@ -130,7 +130,8 @@ async fn a_call_costs_the_documented_instructions() {
     let (sandbox, tenant) = prepared(Limits::default()).await;
     let create = async |data: &str| {
         let request = create(data);
-        counted(&sandbox, &tenant, None, async |instance| instance.invoke(&request).await.unwrap().unwrap()).await
+        counted(&sandbox, &tenant, None, async |instance| instance.invoke(request.clone()).await.unwrap().unwrap())
+            .await
     };
     let headers = [
         ("host", "robot.example.com"),

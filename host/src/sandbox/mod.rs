@@ -343,7 +343,7 @@ impl Sandbox {
         }
         let ends = within.map(|limit| Instant::now() + limit);
         let call = Call { slots: &self.operations, exit: exit.clone(), reader, limit: tenant.timeout, ends };
-        let run = async |instance: &mut Instance| instance.invoke(&request().into()).await;
+        let run = async |instance: &mut Instance| instance.invoke(request().into()).await;
         match self.limited(tenant, call, run).await {
             Ok(response) => Ok(response.into()),
             Err(CallError::Binding(error)) => Err(CallError::Binding(known(error, &exit))),
@@ -457,7 +457,7 @@ impl Sandbox {
         let made = start.elapsed();
         let _ = instance.init(tenant).await?;
         let initialised = start.elapsed();
-        let _ = instance.invoke(&request).await?;
+        let _ = instance.invoke(request).await?;
         let invoked = start.elapsed();
         drop(instance);
         let dropped = start.elapsed();
@@ -494,7 +494,7 @@ impl Instance {
 
     async fn invoke(
         &mut self,
-        request: &wit::InvokeRequest,
+        request: wit::InvokeRequest,
     ) -> wasmtime::Result<Result<wit::InvokeResponse, InvokeError>> {
         let response = self.binding.invoke(&mut self.store, request).await?;
         Ok(response.map_err(Into::into))

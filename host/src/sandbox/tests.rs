@@ -26,23 +26,23 @@ async fn an_instance_serves_call_after_call_and_init_after_init() {
     let good = tenant(&sandbox, &[("id", "one"), ("url", "http://127.0.0.1:1"), ("secret", "SEC")]);
     let bad = tenant(&sandbox, &[("id", "two")]);
     let mut instance = sandbox.instantiate(&good, good.egress.exit(Reach::Robot), None).await.unwrap();
-    let get = Request { operation: "get".into(), data: Vec::new(), metadata: Vec::new() }.into();
+    let get: wit::InvokeRequest = Request { operation: "get".into(), data: Vec::new(), metadata: Vec::new() }.into();
 
-    let before = instance.invoke(&request("Hi")).await.unwrap();
+    let before = instance.invoke(request("Hi")).await.unwrap();
     assert!(matches!(before, Err(InvokeError { cause: InvokeCause::NotInitialized, .. })), "{before:?}");
     instance.init(&good).await.unwrap().unwrap();
-    let sent = instance.invoke(&request("Hi")).await.unwrap();
+    let sent = instance.invoke(request("Hi")).await.unwrap();
     assert!(matches!(sent, Err(InvokeError { cause: InvokeCause::Unreachable(_), .. })), "{sent:?}");
 
     // An instance whose second configuration fails must not send to the robot of the first.
     let failed = instance.init(&bad).await.unwrap();
     assert!(matches!(failed, Err(PropertyError { .. })), "{failed:?}");
-    let after = instance.invoke(&request("Hi")).await.unwrap();
+    let after = instance.invoke(request("Hi")).await.unwrap();
     assert!(matches!(after, Err(InvokeError { cause: InvokeCause::NotInitialized, .. })), "{after:?}");
 
     let other = tenant(&sandbox, &[("id", "three"), ("url", "http://127.0.0.1:1")]);
     instance.init(&other).await.unwrap().unwrap();
-    match instance.invoke(&get).await.unwrap() {
+    match instance.invoke(get.clone()).await.unwrap() {
         Err(InvokeError { cause: InvokeCause::NotReading(id), .. }) => assert_eq!(id, "three"),
         answer => panic!("{answer:?}"),
     }
@@ -51,7 +51,7 @@ async fn an_instance_serves_call_after_call_and_init_after_init() {
     // gives back.
     let large = request(&format!("[1, \"{}\"]", "x".repeat(64 << 10)));
     for _ in 0..2_000 {
-        let refused = instance.invoke(&large).await.unwrap();
+        let refused = instance.invoke(large.clone()).await.unwrap();
         assert!(matches!(refused, Err(InvokeError { cause: InvokeCause::InvalidMessage(_), .. })), "{refused:?}");
     }
 }
@@ -121,7 +121,8 @@ async fn an_instance_hands_on_from_read_to_close() {
             } else {
                 instance.binding.close(&mut instance.store).await.unwrap();
             }
-            let (got, received) = (instance.invoke(&get).await.unwrap(), instance.receive(&genuine).await.unwrap());
+            let (got, received) =
+                (instance.invoke(get.clone()).await.unwrap(), instance.receive(&genuine).await.unwrap());
             if reading {
                 assert_eq!(got.unwrap().data.as_deref(), Some(REPLY.as_bytes()));
                 assert_eq!((received.as_ref().unwrap().status, &*received.unwrap().body), (200, REPLY.as_bytes()));
@@ -277,7 +278,7 @@ async fn our_component_gives_back_every_handle_that_it_was_given() {
     let text = r#"{"msgtype":"text","text":{"content":"Hi"}}"#;
     let mut succeeded = 0;
     for data in [text, text, text, text, text, "null"] {
-        succeeded += usize::from(instance.invoke(&request(data)).await.unwrap().is_ok());
+        succeeded += usize::from(instance.invoke(request(data)).await.unwrap().is_ok());
         assert_eq!(instance.store.data_mut().own_http().live_handles(), 0, "{data}");
     }
     assert_eq!(succeeded, 1);

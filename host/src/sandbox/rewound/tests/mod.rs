@@ -231,8 +231,8 @@ async fn nothing_of_a_message_is_found_in_memory_by_the_next_one() {
     assert!(!finds(&memory, CANARY));
     // Where it would be found, if it were not put back.
     let mut held = initialised(&sandbox, &tenant).await;
-    let request = Request { operation: "create".into(), data: text(CANARY).into(), metadata: Vec::new() }.into();
-    held.instance().invoke(&request).await.unwrap().unwrap();
+    let request = Request { operation: "create".into(), data: text(CANARY).into(), metadata: Vec::new() };
+    held.instance().invoke(request.into()).await.unwrap().unwrap();
     assert!(finds(&held.image(), CANARY));
     // What `init` left is there, in both.
     assert!(finds(&memory, SECRET) && finds(&held.image(), SECRET));
