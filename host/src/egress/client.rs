@@ -25,7 +25,7 @@ use super::departure::{Departure, Parcel};
 use super::dialer::{BoxError, Dialer, Failure, Route, connect_failure, route};
 use super::pool::Pool;
 use super::resolver::{Policy, Resolver};
-use super::{Received, read, roots};
+use super::{Received, roots};
 use crate::sandbox::Executor;
 
 /// TLS sessions that a client remembers. It has one server, and rustls takes room for 8 tickets of each.
@@ -165,12 +165,10 @@ impl Client {
             if length == 0 && !departure.leave() {
                 return Err(Error::ConnectionTerminated);
             }
-            match connection.sender.try_send_request(request).await {
+            match connection.send(request, longest).await {
                 Ok(response) => {
-                    let (parts, body) = response.into_parts();
-                    let received = read(body, longest).await;
-                    let reusable = received.is_complete.then_some(connection);
-                    return Ok((Response::from_parts(parts, received), reusable));
+                    let reusable = response.body().is_complete.then_some(connection);
+                    return Ok((response, reusable));
                 }
                 Err(mut error) => match error.take_message() {
                     // The server closed it while it was idle, and nothing was written: that is no answer to the message.

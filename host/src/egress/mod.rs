@@ -16,6 +16,7 @@ mod clients;
 mod connection;
 mod departure;
 mod dialer;
+mod driver;
 mod pool;
 mod resolver;
 mod roots;

@@ -19,10 +19,6 @@ const IDLE: Duration = Duration::from_secs(60);
 /// open and close connections for each message.
 const MAX_IDLE: usize = 64;
 
-/// How long a call waits until its connection can be used again, once the answer is there. The connection's task
-/// has then only to notice; only behind a server that answers before it has read the request is there more to wait for.
-const SETTLE: Duration = Duration::from_secs(1);
-
 /// The idle connections to one host.
 #[derive(Default)]
 pub(super) struct Pool(Arc<Mutex<State>>);
@@ -36,25 +32,28 @@ struct State {
 }
 
 impl State {
-    fn prune(&mut self) {
-        self.idle.retain(|(since, connection)| since.elapsed() < IDLE && !connection.sender.is_closed());
+    /// Drops those that are too old.
+    fn prune(&mut self, now: Instant) {
+        let old = self.idle.iter().take_while(|(since, _)| *since + IDLE <= now).count();
+        self.idle.drain(..old);
     }
 }
 
 impl Pool {
     /// An idle connection, if there is one.
     pub(super) fn take(&self) -> Option<Connection> {
-        let mut state = lock(&self.0);
-        state.prune();
-        state.idle.pop().map(|(_, connection)| connection)
+        loop {
+            let (since, mut connection) = lock(&self.0).idle.pop()?;
+            // Whoever watches may be late.
+            if since.elapsed() < IDLE && connection.is_alive() {
+                return Some(connection);
+            }
+        }
     }
 
     /// Takes a connection back whose answer has been read, unless the server closes it.
     pub(super) async fn give(&self, mut connection: Connection) {
-        // The usual case, without the cost of a timer.
-        if !connection.sender.is_ready()
-            && !matches!(tokio::time::timeout(SETTLE, connection.sender.ready()).await, Ok(Ok(())))
-        {
+        if !connection.settle().await {
             return;
         }
         let mut state = lock(&self.0);
@@ -73,7 +72,7 @@ async fn watch(pool: Weak<Mutex<State>>) {
     while let Some(pool) = pool.upgrade() {
         let oldest = {
             let mut state = lock(&pool);
-            state.prune();
+            state.prune(Instant::now());
             let oldest = state.idle.first().map(|(since, _)| *since);
             state.is_watched = oldest.is_some();
             oldest
@@ -91,7 +90,6 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use http_body_util::BodyExt;
     use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -109,9 +107,9 @@ mod tests {
     /// Sends a request whose body has so many bytes, and reads the answer to its end.
     async fn exchange(connection: &mut Connection, bytes: usize) {
         let body = Parcel::new(vec![b'x'; bytes].into(), Arc::default());
-        let response = connection.sender.try_send_request(hyper::Request::post("/").body(body).unwrap()).await;
-        let answer = response.map_err(|error| error.into_error()).unwrap().into_body().collect().await.unwrap();
-        assert_eq!(answer.to_bytes(), Bytes::from_static(b"ok"));
+        let answer = connection.send(hyper::Request::post("/").body(body).unwrap(), 1_000).await;
+        let (data, _) = answer.map_err(|error| error.into_error()).unwrap().into_body().into_parts();
+        assert_eq!(data, Bytes::from_static(b"ok"));
     }
 
     /// Reads of a request what fits, and answers it.
@@ -139,23 +137,6 @@ mod tests {
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-    }
-
-    /// The connection's task runs on another thread: it may have handed over the end of an answer, and not yet have
-    /// come to ask for the next request.
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_whose_task_is_behind_serves_the_next_call() {
-        let pool = Pool::default();
-        let (ours, mut server) = tokio::io::duplex(1024);
-        let (connection, io) = Connection::with_task(TokioIo::new(ours)).await.unwrap();
-        assert!(!connection.sender.is_ready());
-        let behind = async {
-            tokio::time::sleep(SETTLE / 2).await;
-            tokio::spawn(io);
-        };
-        tokio::join!(pool.give(connection), behind);
-        let mut connection = pool.take().expect("the connection was thrown away");
-        tokio::join!(exchange(&mut connection, 1), answer(&mut server));
     }
 
     #[tokio::test(start_paused = true)]
