@@ -97,7 +97,7 @@ async fn serve(kind: &str) -> Result<(), Error> {
     let (robot, tenants) = first.split_once(' ').ok_or("there are no tenants")?;
     let (robot, tenants) = (robot.parse()?, tenants.parse()?);
     if kind == NATIVE {
-        return obey(orders, Arc::new(Native::new(&url(robot))?)).await;
+        return obey(orders, Arc::new(Native::new(urls(robot, tenants))?)).await;
     }
     let lifetime = Instances::ALL.into_iter().find(|lifetime| lifetime.name() == kind).ok_or("there is no such one")?;
     obey(orders, Arc::new(Sandboxed::new(lifetime, robot, tenants)?)).await
@@ -156,36 +156,53 @@ pub(crate) trait Call: Send + Sync + 'static {
     fn call(&self) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// The component's own rules around hyper-util's client, without a sandbox.
+/// Each tenant has a token, and so a URL, of its own.
+fn urls(robot: SocketAddr, tenants: usize) -> impl Iterator<Item = String> {
+    (0..tenants).map(move |number| format!("{}-{number}", url(robot)))
+}
+
+/// The component's own rules around hyper-util's client, without a sandbox, and tenants that take turns.
 pub(crate) struct Native {
-    settings: Settings,
-    origin: String,
-    client: Client<HttpConnector, Full<Bytes>>,
+    tenants: Vec<NativeTenant>,
+    next: AtomicUsize,
     clock: Clock,
 }
 
+/// With a client of its own, as each has that is sandboxed.
+struct NativeTenant {
+    settings: Settings,
+    origin: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
 impl Native {
-    pub(crate) fn new(url: &str) -> Result<Self, Error> {
-        let settings = Settings::parse(properties(url))?;
-        let origin = format!("http://{}:{}", settings.endpoint.origin().host(), settings.endpoint.origin().port());
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        Ok(Self { settings, origin, client, clock: clock::system() })
+    pub(crate) fn new(urls: impl IntoIterator<Item = String>) -> Result<Self, Error> {
+        let tenant = |url: String| {
+            let settings = Settings::parse(properties(&url))?;
+            let origin = format!("http://{}:{}", settings.endpoint.origin().host(), settings.endpoint.origin().port());
+            let client = Client::builder(TokioExecutor::new()).build_http();
+            Ok::<_, Error>(NativeTenant { settings, origin, client })
+        };
+        let tenants = urls.into_iter().map(tenant).collect::<Result<_, _>>()?;
+        Ok(Self { tenants, next: AtomicUsize::new(0), clock: clock::system() })
     }
 }
 
 impl Call for Native {
     async fn call(&self) -> Result<(), Error> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.tenants.len();
+        let NativeTenant { settings, origin, client } = &self.tenants[turn];
         let request = InvokeRequest { operation: "create".into(), data: MESSAGE.to_vec(), metadata: Vec::new() };
-        let post = operation::prepare(&self.settings, false, &request, (self.clock)()).map_err(InvokeError::from)?;
+        let post = operation::prepare(settings, false, &request, (self.clock)()).map_err(InvokeError::from)?;
         let post = post.ok_or("create posts nothing")?;
-        let request = hyper::Request::post(format!("{}{}", self.origin, post.target))
+        let request = hyper::Request::post(format!("{origin}{}", post.target))
             .header("accept", "application/json")
             .header("content-type", "application/json")
             .body(Full::from(post.body.clone()))?;
-        let (parts, body) = self.client.request(request).await?.into_parts();
+        let (parts, body) = client.request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes().to_vec();
         let answer = Answer { status: parts.status.as_u16(), body, complete: true };
-        operation::conclude(&self.settings, &post, &answer).map_err(InvokeError::from)?;
+        operation::conclude(settings, &post, &answer).map_err(InvokeError::from)?;
         Ok(())
     }
 }
@@ -203,11 +220,9 @@ impl Sandboxed {
         Self { sandbox, tenants: vec![tenant], next: AtomicUsize::new(0), message }
     }
 
-    /// Each tenant with a token, and so with a URL, of its own.
     fn new(lifetime: Instances, robot: SocketAddr, tenants: usize) -> Result<Self, Error> {
         let sandbox = super::sandbox(Limits { lifetime, ..Limits::default() })?;
-        let tenants = (0..tenants).map(|number| tenant(&sandbox, &format!("{}-{number}", url(robot))));
-        let tenants = tenants.collect::<Result<_, _>>()?;
+        let tenants = urls(robot, tenants).map(|url| tenant(&sandbox, &url)).collect::<Result<_, _>>()?;
         Ok(Self { sandbox, tenants, next: AtomicUsize::new(0), message: MESSAGE.to_vec() })
     }
 

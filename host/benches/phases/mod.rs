@@ -21,7 +21,7 @@ pub(crate) fn measure() -> Result<(), Error> {
     runtime.block_on(instance(&robot))?;
     println!("\n| one call at a time, medians of {CALLS} | native | rewound | fresh |\n|---|---|---|---|");
     let stamped = url(robot.address).replace("/robot/send", &format!("/robot/{STAMPED}/send"));
-    let mut columns = vec![column(&runtime, &mut robot, Arc::new(Native::new(&stamped)?))?];
+    let mut columns = vec![column(&runtime, &mut robot, Arc::new(Native::new([stamped.clone()])?))?];
     let mut nothing = Vec::new();
     for lifetime in [Instances::Rewound, Instances::Fresh] {
         let sandbox = sandbox(Limits { lifetime, ..Limits::default() })?;

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use dingtalk_host::sandbox::Instances;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Error;
 use super::compare::{Rounds, turns};
-use super::contender::Contender;
+use super::contender::{Contender, FRESH, NATIVE, REWOUND};
 use super::robot::Robot;
 
 const MANY: usize = 10_000;
@@ -30,13 +29,13 @@ pub(crate) fn measure() -> Result<(), Error> {
         return Ok(());
     }
     println!(
-        "\n| instances | tenants | calls, {AT_ONCE} at once | processor time a call | to 1 tenant (lowest to highest of {ROUNDS} \
+        "\n| who posts | tenants | calls, {AT_ONCE} at once | processor time a call | to 1 tenant (lowest to highest of {ROUNDS} \
          rounds) | memory of a tenant that has not sent | of one that has |\n|---|---|---|---|---|---|---|"
     );
-    for lifetime in Instances::ALL {
+    for name in [NATIVE, FRESH, REWOUND] {
         // One for each kind: it has a connection from every tenant.
         let robot = Robot::start(None)?;
-        let start = |tenants| Contender::start(lifetime.name(), robot.address, tenants);
+        let start = |tenants| Contender::start(name, robot.address, tenants);
         let mut contenders = TENANTS.into_iter().map(start).collect::<Result<Vec<_>, _>>()?;
         let idle = memory(&mut contenders)?;
         for (contender, tenants) in contenders.iter_mut().zip(TENANTS) {
@@ -53,7 +52,7 @@ pub(crate) fn measure() -> Result<(), Error> {
         for at in 0..contenders.len() {
             let to_one = match TENANTS[at] {
                 1 => String::new(),
-                MANY => format!("{}, aim {AIM}", all[at].to(&all[0])),
+                MANY if name != NATIVE => format!("{}, aim {AIM}", all[at].to(&all[0])),
                 _ => all[at].to(&all[0]).to_string(),
             };
             // What one and a hundred differ in is less than what an allocator keeps.
@@ -61,7 +60,7 @@ pub(crate) fn measure() -> Result<(), Error> {
                 MANY => format!("{:.1} KB", (memory[at] - memory[0]) / (MANY - 1) as f64 / 1e3),
                 _ => String::new(),
             };
-            let (name, tenants, cells) = (lifetime.name(), super::thousands(TENANTS[at] as f64), all[at].cells());
+            let (tenants, cells) = (super::thousands(TENANTS[at] as f64), all[at].cells());
             println!("| {name} | {tenants} | {cells} | {to_one} | {} | {} |", each(&idle), each(&warm));
         }
     }
