@@ -68,6 +68,11 @@ impl Connection {
         matches!(tokio::time::timeout(SETTLE, driver.run(sender.ready())).await, Ok(Ok(())))
     }
 
+    /// Whether it has ended while nobody used it, and has said so.
+    pub(super) fn has_died(&mut self) -> bool {
+        self.driver.has_news() && !self.is_alive()
+    }
+
     /// Whether it can still be used: the server has not closed it, as far as this machine has heard.
     pub(super) fn is_alive(&mut self) -> bool {
         self.driver.look() && self.sender.is_ready()

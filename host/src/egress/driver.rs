@@ -5,6 +5,7 @@
 //! heard here, and only what comes from outside wakes the task.
 
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,11 +14,12 @@ use std::time::Duration;
 
 use hyper::rt::Executor as _;
 use tokio::runtime::Handle;
+use tokio::task::coop::has_budget_remaining;
 
 use crate::sandbox::Executor;
 
 /// How often both halves are polled before other tasks have a turn. An answer takes two; a server that sends without an end
-/// takes them all, and so does a task whose turn is over by tokio's own count, which wakes it for the next one.
+/// takes them all.
 const ROUNDS: usize = 8;
 
 /// How long a connection has for its end once nobody has it any more: hyper writes what it has, and TLS says goodbye. To a server
@@ -76,11 +78,22 @@ impl Driver {
 
     /// Reads and writes what can be at once, for nobody. Whether the connection is still there.
     pub(super) fn look(&mut self) -> bool {
+        let Some(driver) = &mut self.future else { return false };
+        // What is heard from here on is news. A swap, to see all that whoever woke it has done before.
+        self.relay.is_woken.swap(false, Ordering::SeqCst);
         let context = &mut Context::from_waker(&self.waker);
-        if self.future.as_mut().is_some_and(|driver| driver.as_mut().poll(context).is_ready()) {
+        // A panic that a server's bytes bring about ends its connection, as in a task. In the call's it would look as if nothing had
+        // been sent.
+        let polled = catch_unwind(AssertUnwindSafe(|| driver.as_mut().poll(context)));
+        if !matches!(polled, Ok(Poll::Pending)) {
             self.future = None;
         }
         self.future.is_some()
+    }
+
+    /// Whether something has come, or was closed, since it was looked at.
+    pub(super) fn has_news(&self) -> bool {
+        self.relay.is_woken.load(Ordering::SeqCst)
     }
 
     /// Reads and writes while `future` waits for what comes of it, and for nothing else.
@@ -101,13 +114,19 @@ impl Driver {
             self.relay.is_polled.store(true, Ordering::SeqCst);
             let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
             // What this half has for the other one, that one sees now.
-            self.relay.is_woken.store(false, Ordering::SeqCst);
             let has_ended = polled.is_pending() && !self.look();
             self.relay.is_polled.store(false, Ordering::SeqCst);
             if has_ended {
                 return future.as_mut().poll(&mut Context::from_waker(&waker));
             }
-            if polled.is_ready() || !self.relay.is_woken.load(Ordering::SeqCst) {
+            if polled.is_ready() {
+                return polled;
+            }
+            // tokio ends a task's turn by having nothing ready, and its wake-up may be among those that were heard here.
+            if !has_budget_remaining() {
+                break;
+            }
+            if !self.has_news() {
                 return polled;
             }
         }
@@ -201,6 +220,30 @@ mod tests {
             assert!(exchange.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             assert_eq!((polls.load(Ordering::Relaxed), woken.0.load(Ordering::Relaxed)), (poll * ROUNDS, poll));
         }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_the_connection_and_not_the_call() {
+        let mut driver = Driver::new(Box::pin(async { panic!("what a server's bytes could bring about") }));
+        let (answer, answered) = oneshot::channel::<()>();
+        let exchange = async {
+            let _answer = answer;
+            tokio::task::yield_now().await;
+        };
+        driver.run(exchange).await;
+        assert!(!driver.look() && answered.await.is_err());
+    }
+
+    #[test]
+    fn what_comes_while_nobody_uses_it_is_news_once() {
+        let (arrive, mut arrived) = tokio::sync::mpsc::unbounded_channel();
+        let mut driver = Driver::new(Box::pin(async move { while arrived.recv().await.is_some() {} }));
+        assert!(driver.look() && !driver.has_news());
+        arrive.send(()).unwrap();
+        assert!(driver.has_news());
+        assert!(driver.look() && !driver.has_news());
+        drop(arrive);
+        assert!(driver.has_news() && !driver.look());
     }
 
     #[test]

@@ -7,13 +7,19 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use hyper::rt::Executor as _;
 use tokio::time::Instant;
 
 use super::connection::Connection;
+use crate::sandbox::Executor;
 
 /// Below the 75 s after which nginx, DingTalk's front or a gateway's, closes an idle connection: a request
 /// that meets the closing server has an unknown outcome, which must stay rare.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// How often idle connections are asked whether their server has closed them. Until then, each has a descriptor, and what its
+/// server goes on sending.
+const LOOKED_AT: Duration = Duration::from_secs(5);
 
 /// Connections kept per host. As many as calls of one binding may run at once, so that a burst does not
 /// open and close connections for each message.
@@ -32,10 +38,9 @@ struct State {
 }
 
 impl State {
-    /// Drops those that are too old.
-    fn prune(&mut self, now: Instant) {
-        let old = self.idle.iter().take_while(|(since, _)| *since + IDLE <= now).count();
-        self.idle.drain(..old);
+    /// Those that are too old, and those that their server has closed.
+    fn prune(&mut self, now: Instant) -> Vec<(Instant, Connection)> {
+        self.idle.extract_if(.., |(since, connection)| *since + IDLE <= now || connection.has_died()).collect()
     }
 }
 
@@ -62,7 +67,8 @@ impl Pool {
         }
         if !state.is_watched {
             state.is_watched = true;
-            tokio::spawn(watch(Arc::downgrade(&self.0)));
+            // In its tenant's turns, as whatever it begins.
+            Executor.execute(watch(Arc::downgrade(&self.0)));
         }
     }
 }
@@ -70,16 +76,17 @@ impl Pool {
 /// Ends connections that nobody uses, until there is none or the pool is gone.
 async fn watch(pool: Weak<Mutex<State>>) {
     while let Some(pool) = pool.upgrade() {
-        let oldest = {
+        let now = Instant::now();
+        let (oldest, ended) = {
             let mut state = lock(&pool);
-            state.prune(Instant::now());
+            let ended = state.prune(now);
             let oldest = state.idle.first().map(|(since, _)| *since);
             state.is_watched = oldest.is_some();
-            oldest
+            (oldest, ended)
         };
-        drop(pool);
+        drop((pool, ended));
         let Some(oldest) = oldest else { return };
-        tokio::time::sleep_until(oldest + IDLE).await;
+        tokio::time::sleep_until((oldest + IDLE).min(now + LOOKED_AT)).await;
     }
 }
 
@@ -159,6 +166,17 @@ mod tests {
         assert!(pool.take().is_some(), "the other one is gone too");
         assert!(pool.take().is_none());
         drop(first);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_a_server_closes_or_talks_on_is_closed_within_seconds_though_nobody_sends() {
+        let pool = Pool::default();
+        let (closes, mut talks, mut other) = (used(&pool).await, used(&pool).await, used(&pool).await);
+        drop(closes);
+        talks.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+        tokio::time::sleep(LOOKED_AT + Duration::from_secs(1)).await;
+        assert!(is_closed(&mut talks).await && !is_closed(&mut other).await);
+        assert_eq!(lock(&pool.0).idle.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
