@@ -6,6 +6,7 @@ mod prepared;
 mod queued;
 pub(crate) mod retries;
 mod sending;
+mod siblings;
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -53,6 +54,8 @@ pub struct Bindings {
     is_direct: bool,
     /// How often a message is tried again where a file does not say.
     retries: u32,
+    /// Those that keep one order, where they can have anything to order.
+    siblings: siblings::Siblings,
 }
 
 /// What bindings have in common.
@@ -77,6 +80,8 @@ pub struct Binding {
     digest: Digest,
     fit: fit::Policy,
     gate: Gate,
+    /// What it has in common with its siblings, if it can queue anything.
+    siblings_by: Option<siblings::Key>,
     /// Whether its messages go through the outbox unless a call says otherwise.
     is_queued: bool,
     /// Whether those that wait become one.
@@ -276,6 +281,7 @@ impl Bindings {
             outbox: OnceLock::new(),
             is_direct: false,
             retries: retries::MOST,
+            siblings: siblings::Siblings::default(),
         }
     }
 
@@ -328,13 +334,26 @@ impl Bindings {
     /// Adds `binding`; the one of the same name that was there.
     pub(crate) fn insert(&self, binding: Arc<Binding>) -> Option<Arc<Binding>> {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        by_name.replace(ByName(binding)).map(|ByName(replaced)| replaced)
+        let (key, name) = (binding.siblings_by, Arc::clone(&binding.name));
+        let replaced = by_name.replace(ByName(binding)).map(|ByName(replaced)| replaced);
+        let before = replaced.as_ref().and_then(|replaced| replaced.siblings_by);
+        if let Some(before) = before.filter(|_| before != key) {
+            self.siblings.remove(&before, &name);
+        }
+        if let Some(key) = key {
+            self.siblings.add(key, &name);
+        }
+        replaced
     }
 
     /// Takes the binding called `name` away; whoever is using it goes on.
     pub fn remove(&self, name: &str) -> Option<Arc<Binding>> {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        by_name.take(name).map(|ByName(removed)| removed)
+        let removed = by_name.take(name).map(|ByName(removed)| removed)?;
+        if let Some(key) = &removed.siblings_by {
+            self.siblings.remove(key, name);
+        }
+        Some(removed)
     }
 
     fn by_name(&self) -> RwLockReadGuard<'_, BTreeSet<ByName>> {
@@ -410,6 +429,8 @@ impl Bindings {
         let retries = retries::parse(property("retries")).map_err(|reason| format!("property \"retries\" {reason}"))?;
         let retries = retries.unwrap_or(self.retries);
         let gate = self.robots.gate(&settings.endpoint, gate);
+        let can_queue = direction.writes() && self.outbox.get().is_some();
+        let siblings_by = can_queue.then(|| siblings::key(&settings));
         let egress = Egress::within(Arc::clone(&name), &settings, proxies, policy)?;
         let tenant = self.sandbox.tenant_of(&properties, egress, settings.timeout);
         let operations = self.initialise(&tenant, init_timeout).await?;
@@ -424,6 +445,7 @@ impl Bindings {
             digest,
             fit,
             gate,
+            siblings_by,
             is_queued,
             merges,
             retries,

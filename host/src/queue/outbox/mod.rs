@@ -25,6 +25,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::postgres::{self, Database, Events};
+use super::siblings::Groups;
 use super::storage::Storage;
 use super::store::{Item, Stored};
 use super::writer::Posts;
@@ -175,6 +176,11 @@ pub enum Told {
 pub trait Consumer: Send + Sync + 'static {
     /// Posts a message once, if its robot takes it now.
     fn post<'a>(&'a self, seq: i64, message: &'a Event) -> BoxFuture<'a, Result<(), Setback>>;
+
+    /// Which bindings keep one order, if any do.
+    fn siblings(&self) -> Option<Arc<Groups>> {
+        None
+    }
 
     /// Above how many messages that wait for a binding they become one, if they do.
     fn unites_above(&self, binding: &str) -> Option<usize> {

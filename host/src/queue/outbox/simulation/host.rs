@@ -24,6 +24,7 @@ use crate::input::setback;
 use crate::queue::lock::Lock;
 use crate::queue::outbox::retry::Setback;
 use crate::queue::outbox::{Consumer, DeadLetter, Outbox, Told, is_urgent};
+use crate::queue::siblings::Groups;
 use crate::queue::store::Store;
 use crate::queue::writer::{Posts, Writer};
 use crate::queue::{Limits, QueueError, Side};
@@ -72,6 +73,10 @@ impl Consumer for Poster {
             self.world.may_end("before the result is noted").await;
             posted.map(drop).map_err(|error| setback(&error, is_urgent(message)))
         })
+    }
+
+    fn siblings(&self) -> Option<Arc<Groups>> {
+        self.bindings.upgrade().unwrap().siblings()
     }
 
     fn unites_above(&self, binding: &str) -> Option<usize> {
