@@ -76,12 +76,9 @@ pub struct Binding {
     /// In milliseconds.
     max_skew: u64,
     tenant: Tenant,
-    /// Of what it was made of.
-    digest: Digest,
+    made_of: Box<MadeOf>,
     fit: fit::Policy,
     gate: Gate,
-    /// What it has in common with its siblings, if it can queue anything.
-    siblings_by: Option<siblings::Key>,
     /// Whether its messages go through the outbox unless a call says otherwise.
     is_queued: bool,
     /// Whether those that wait become one.
@@ -89,6 +86,14 @@ pub struct Binding {
     /// How often a message that was not taken is tried again in its call.
     retries: u32,
     error_status: Option<ErrorStatus>,
+}
+
+/// What tells one binding from another, and what two may have in common.
+struct MadeOf {
+    /// [`BindingResource::digest`].
+    digest: Digest,
+    /// What siblings have in common, of one that can queue anything.
+    siblings_by: Option<siblings::Key>,
 }
 
 /// A binding that is found by its name, which it has itself: there may be ten thousand.
@@ -180,7 +185,7 @@ impl Binding {
 
     /// [`BindingResource::digest`] of what it was made of.
     pub(crate) fn digest(&self) -> Digest {
-        self.digest
+        self.made_of.digest
     }
 
     /// The form of a failed operation's status, if its file chooses one.
@@ -334,9 +339,9 @@ impl Bindings {
     /// Adds `binding`; the one of the same name that was there.
     pub(crate) fn insert(&self, binding: Arc<Binding>) -> Option<Arc<Binding>> {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        let (key, name) = (binding.siblings_by, Arc::clone(&binding.name));
+        let (key, name) = (binding.made_of.siblings_by, Arc::clone(&binding.name));
         let replaced = by_name.replace(ByName(binding)).map(|ByName(replaced)| replaced);
-        let before = replaced.as_ref().and_then(|replaced| replaced.siblings_by);
+        let before = replaced.as_ref().and_then(|replaced| replaced.made_of.siblings_by);
         if let Some(before) = before.filter(|_| before != key) {
             self.siblings.remove(&before, &name);
         }
@@ -350,7 +355,7 @@ impl Bindings {
     pub fn remove(&self, name: &str) -> Option<Arc<Binding>> {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         let removed = by_name.take(name).map(|ByName(removed)| removed)?;
-        if let Some(key) = &removed.siblings_by {
+        if let Some(key) = &removed.made_of.siblings_by {
             self.siblings.remove(key, name);
         }
         Some(removed)
@@ -442,10 +447,9 @@ impl Bindings {
             keys,
             max_skew: settings.callbacks.max_skew,
             tenant,
-            digest,
+            made_of: Box::new(MadeOf { digest, siblings_by }),
             fit,
             gate,
-            siblings_by,
             is_queued,
             merges,
             retries,

@@ -29,7 +29,6 @@ impl Siblings {
         let others = group.iter().flat_map(|group| group.iter()).map(|name| &**name);
         others.filter(|name| *name != binding && !self.apart.contains(*name)).collect()
     }
-
 }
 
 /// Where a message stands among those of its conversation, in whichever binding: the lesser position comes first.

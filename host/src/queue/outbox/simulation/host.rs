@@ -194,7 +194,11 @@ impl Process {
     }
 
     async fn load(&self, index: usize) {
-        self.world.state().books.loaded(index);
+        {
+            let mut state = self.world.state();
+            let now = state.now();
+            state.books.loaded(index, now);
+        }
         self.bindings.add(resource(index), &Proxies::none(), &Policy::default()).await.unwrap();
         note!(self.world.state(), "{} is loaded", BINDINGS[index]);
     }
@@ -206,6 +210,7 @@ impl Process {
     }
 
     pub(super) fn remove(&self, index: usize) {
+        self.world.state().books.removed(index);
         self.bindings.remove(BINDINGS[index]);
     }
 

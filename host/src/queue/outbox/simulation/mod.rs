@@ -92,7 +92,7 @@ const SEEDS: [u64; 7] = [21, 22, 23, 24, 25, 26, 27];
 const HOURS: u64 = 36;
 
 /// What happens in them at least.
-const ENOUGH: [(&str, u64); 15] = [
+const ENOUGH: [(&str, u64); 17] = [
     ("posts", 10_000),
     ("shown", 10_000),
     ("posts of several", 100),
@@ -108,6 +108,8 @@ const ENOUGH: [(&str, u64); 15] = [
     ("expired", 20),
     ("processes", 100),
     ("unsettled by a kill", 10),
+    ("before another binding's", 500),
+    ("past another binding's that is held", 5),
 ];
 
 /// So many hours of a seed: what happened, line by line, and how often; or what was broken and what came before that.

@@ -133,6 +133,8 @@ impl Storage for Sparing {
             note!(state, "letters {numbers:?} become one: {united:?}");
             state.books.count(if united == Ok(true) { "become one" } else { "do not become one" });
             if united == Ok(true) {
+                let now = state.now();
+                state.books.united(&numbers, now);
                 self.letters.lock().unwrap().insert(first, numbers);
             }
             united
