@@ -23,6 +23,11 @@ impl Siblings {
         Self { groups: Some(groups), apart }
     }
 
+    /// Whether nobody has any.
+    pub(in crate::queue) fn is_empty(&self) -> bool {
+        self.groups.is_none()
+    }
+
     /// The others whose messages may come before those of this binding.
     pub(in crate::queue) fn of(&self, binding: &str) -> Vec<&str> {
         let group = self.groups.as_ref().and_then(|groups| groups.get(binding));
@@ -46,6 +51,11 @@ pub(in crate::queue) struct Position {
 impl Position {
     pub(in crate::queue) fn new(rank: i64, stands_for_others: bool, seq: i64) -> Self {
         Self { rank: Reverse(rank), stands_alone: !stands_for_others, seq }
+    }
+
+    /// Whether others wait for what it says of them.
+    pub(in crate::queue) fn stands_for_others(&self) -> bool {
+        !self.stands_alone
     }
 
     /// Of one that stands for itself alone.

@@ -28,7 +28,6 @@ use super::{Limits, QueueError, Side, State};
 pub(super) use queue::{Due, EXPIRED, Head, Item, Lane, Room, Stored, URGENT};
 #[cfg(test)]
 pub(super) const FIRST_SCHEMA: &str = schema::STEPS[0];
-#[cfg(test)]
 pub(super) use siblings::LOOKED_AT;
 pub(super) use space::LEAST_BYTES;
 pub(super) use unite::{MOST_BYTES, MOST_LANES, MOST_READ, MOST_UNITED};
