@@ -282,6 +282,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nobody_waits_for_what_is_held_for_its_own_sake_until_that_is_over() {
+        let holds = Holds::default();
+        holds.hold("robot", 1_000, 1_000, 500, false);
+        holds.hold_apart("own", 1_000, 1_000, 500);
+        holds.hold_usual("usual", 1_000, 500);
+        assert_eq!(holds.at(1_000).len(), 3);
+        let apart = |now| {
+            let mut apart = Vec::from_iter(holds.apart(now));
+            apart.sort();
+            apart
+        };
+        assert_eq!(apart(1_499), ["own", "usual"]);
+        // It is held for another reason by now, and for longer.
+        holds.hold("own", 1_499, 1_499, 500, false);
+        assert_eq!((apart(1_500).len(), holds.at(1_500).len()), (0, 1));
+        holds.hold_apart("own", 1_500, 1_500, 500);
+        holds.posted("own", 1_501);
+        assert!(apart(1_501).is_empty());
+        holds.hold_apart("own", 1_502, 1_502, 500);
+        holds.release("own");
+        assert!(apart(1_503).is_empty());
+    }
+
+    #[test]
     fn a_clock_that_was_set_back_holds_nothing_for_longer_than_was_meant() {
         let holds = Holds::default();
         holds.hold("team", 1_000_000, 1_000_000, 500, true);

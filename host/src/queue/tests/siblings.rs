@@ -271,7 +271,7 @@ struct Letter {
 
 async fn whatever_happens_the_order_is_kept_and_nothing_waits_for_ever(bench: Bench) {
     const CONVERSATIONS: [&str; 4] = ["a", "b", "c", "d"];
-    let steps = if bench.address().is_some() { 300 } else { 3_000 };
+    let steps = if bench.address().is_some() { 400 } else { 4_000 };
     let storage = bench.open(Side::Outbox).await;
     let mut random = fastrand::Rng::with_seed(17);
     let mut letters: Vec<Letter> = Vec::new();
@@ -285,15 +285,15 @@ async fn whatever_happens_the_order_is_kept_and_nothing_waits_for_ever(bench: Be
         }
         let lanes: Vec<Lane> =
             running.iter().map(|number| lane(letters[*number].binding, letters[*number].conversation)).collect();
-        match random.u32(..8) {
-            0..3 if !is_end => {
+        match random.u32(..10) {
+            0..4 if !is_end => {
                 let (binding, conversation) = (BINDINGS[random.usize(..3)], CONVERSATIONS[random.usize(..4)]);
                 let (number, rank) = (letters.len(), [-1, 0, 0, 0, 1][random.usize(..5)]);
                 let seq = queue(&bench, &*storage, binding, &format!("{conversation}{number}"), rank).await;
                 letters.push(Letter { seq, binding, conversation, rank, stands_for: vec![number], is_over: false });
             }
-            0..6 => {
-                let room = Room { in_all: random.usize(1..4), turn: step, ..shared(&lanes) };
+            0..7 => {
+                let room = Room { in_all: random.usize(1..3), turn: step, ..shared(&lanes) };
                 for head in due(&bench, &*storage, room).await.heads {
                     let number = letters.iter().position(|letter| letter.seq == head.seq).unwrap();
                     let stands_for = letters[number].stands_for.clone();
@@ -315,11 +315,11 @@ async fn whatever_happens_the_order_is_kept_and_nothing_waits_for_ever(bench: Be
                     );
                     running.insert(number);
                     begun += 1;
-                    // As often as not, it becomes one with others.
-                    if random.bool() && head.attempts == 0 {
+                    // Mostly, it becomes one with others.
+                    if random.u32(..4) > 0 && head.attempts == 0 {
                         let front = storage.front(head.seq, 1, bench.now()).await.unwrap();
                         let seqs: Vec<i64> = front.into_iter().map(|(seq, _)| seq).collect();
-                        let count = random.usize(..=seqs.len());
+                        let count = if seqs.len() < 2 { 0 } else { random.usize(2..=seqs.len()) };
                         if count > 1 && unite(&bench, &*storage, &seqs[..count], "all").await {
                             united += 1;
                             for seq in &seqs[1..count] {
@@ -348,5 +348,5 @@ async fn whatever_happens_the_order_is_kept_and_nothing_waits_for_ever(bench: Be
         }
     }
     assert_eq!(storage.counts().await.unwrap().pending, 0);
-    assert!(united > steps / 100 && begun > steps / 10, "{united} of {begun}");
+    assert!(united > steps / 80 && begun > steps / 10, "{united} of {begun}");
 }
