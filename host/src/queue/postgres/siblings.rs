@@ -101,6 +101,7 @@ impl Events {
         if room.siblings.is_empty() {
             return Ok(candidates);
         }
+        let number = candidates.len();
         let mut counts: HashMap<String, usize> = HashMap::new();
         for (_, lane) in &candidates {
             *counts.entry(lane.binding.clone()).or_default() += 1;
@@ -108,8 +109,12 @@ impl Events {
         let mut begun = Begun { free: HashMap::new(), lanes: Vec::new(), room };
         let first = self.come_first(session, room, &candidates).await?;
         begun.take(candidates.into_iter().zip(first));
-        let full = counts.into_iter().filter(|(binding, count)| *count >= LOOKED_AT && begun.free(binding) > 0);
-        let full: Vec<String> = full.map(|(binding, _)| binding).collect();
+        let is_cut = |count: usize| count >= LOOKED_AT || number >= room.in_all.max(MOST_LOOKED_AT);
+        counts.retain(|binding, count| {
+            is_cut(*count) && begun.free(binding) > 0 && !room.siblings.of(binding).is_empty()
+        });
+        // In no particular order: each has its turn.
+        let full: Vec<String> = counts.into_keys().collect();
         self.looked_at().retain(|binding, _| full.contains(binding));
         for binding in full.into_iter().take(FURTHER_AT_ONCE) {
             let further = self.further(session, room, &binding).await?;

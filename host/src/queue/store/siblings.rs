@@ -12,7 +12,7 @@ use crate::queue::siblings::Position;
 
 /// Lanes that are looked at, from where one look begins: each of them may wait for a sibling's, and of those there may be as many
 /// as messages.
-pub(in crate::queue) const LOOKED_AT: usize = 256;
+pub(in crate::queue) const LOOKED_AT: usize = 128;
 
 /// Before any lane.
 const BEGINNING: (i64, i64) = (i64::MIN, i64::MIN);
@@ -76,8 +76,8 @@ impl Store {
                         self.settle(binding, conversation, now, false)?;
                         continue;
                     };
-                    let before = self.positions(&names, conversation)?;
-                    if before.iter().all(|before| position < *before) && !self.is_preceded(&names, seq, *rank)? {
+                    let comes_first = self.positions(&names, conversation)?.iter().all(|other| position < *other);
+                    if comes_first && !(position.stands_for_others() && self.is_preceded(&names, seq, *rank)?) {
                         busy.insert(conversation.clone());
                         heads.extend(self.load_or_set_aside(seq, binding, conversation, now)?);
                     }
@@ -103,7 +103,8 @@ impl Store {
     /// Lanes of a binding that could be delivered from now, behind this one, the longest due first.
     fn lined_up(&self, binding: &str, rank: i64, from: (i64, i64), now: u64) -> Result<Vec<Lined>, QueueError> {
         let sql = format!(
-            "SELECT conversation, due, id FROM lanes
+            // By another index, it would read what has another rank, too.
+            "SELECT conversation, due, id FROM lanes INDEXED BY lanes_ranked
                  WHERE binding = ?1 AND rank = ?2 AND due <= ?3 AND (due, id) > (?4, ?5) AND {}
                  ORDER BY due, id LIMIT {LOOKED_AT}",
             self.waits_for_none()
@@ -168,5 +169,107 @@ impl Store {
 
     fn is_preceded(&self, names: &str, seq: i64, rank: i64) -> Result<bool, QueueError> {
         Ok(self.first(IS_PRECEDED, params![names, seq, rank], |row| row.get(0))?.unwrap_or(false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::Event;
+    use crate::queue::siblings::{Siblings, group};
+    use crate::queue::store::Item;
+    use crate::queue::{Limits, Side};
+
+    /// An outbox in which two bindings have a message in each of so many conversations.
+    fn store(conversations: usize) -> (tempfile::TempDir, Store) {
+        let dir = tempfile::TempDir::new().unwrap();
+        let store = Store::create(Side::Outbox, dir.path(), Limits::default()).unwrap();
+        for binding in ["one", "two"] {
+            for number in 0..conversations {
+                let data = Bytes::from(format!("{binding} {number}"));
+                let event = Event { binding: binding.into(), data, metadata: Vec::new(), trace: Vec::new() };
+                let conversation = number.to_string();
+                store.insert(&Item { event, id: None, conversation, rank: 0, expires_at: None }, 1).unwrap();
+            }
+        }
+        (dir, store)
+    }
+
+    fn room(siblings: Siblings) -> Room {
+        Room { in_all: 64, a_binding: 16, siblings, ..Room::default() }
+    }
+
+    /// What may become one with the first message, which alone is under way.
+    fn front(store: &Store, siblings: Siblings) -> usize {
+        let running = vec![("one".to_owned(), "0".to_owned())];
+        store.due(&Room { in_all: 0, running, ..room(siblings) }, 1).unwrap();
+        store.front(1, 1, 1).unwrap().len()
+    }
+
+    fn statements(store: &Store) -> Vec<String> {
+        store.plans().into_iter().map(|(sql, _)| sql).collect()
+    }
+
+    #[test]
+    fn what_has_no_siblings_is_found_as_before_and_of_them_everything_is_found_by_an_index() {
+        let (_dir, store) = store(5);
+        store.due(&room(Siblings::default()), 1).unwrap();
+        assert_eq!(front(&store, Siblings::default()), 5);
+        let before = statements(&store);
+        // Others have some.
+        let others = || Siblings::new(group(&["three", "four"]), HashSet::new());
+        assert_eq!(store.due(&room(others()), 1).unwrap().heads.len(), 10);
+        assert_eq!(front(&store, others()), 5);
+        assert_eq!(statements(&store), before);
+        let siblings = || Siblings::new(group(&["one", "two"]), HashSet::new());
+        let heads = store.due(&room(siblings()), 1).unwrap().heads;
+        assert!(heads.len() == 5 && heads.iter().all(|head| head.lane.0 == "one"));
+        assert_eq!(front(&store, siblings()), 5);
+        assert_eq!(store.unite(&[1, 2], b"both", 1), Ok(true));
+        store.due(&room(siblings()), 1).unwrap();
+        let plans = store.plans();
+        let plan = |sql: &str| plans.iter().find(|(known, _)| known == sql).unwrap().1.join("\n");
+        let positions = plan(POSITIONS);
+        assert!(positions.contains("events_ranked (binding=? AND conversation=?)"), "{positions}");
+        assert!(positions.contains("sqlite_autoindex_lanes_1 (binding=? AND conversation=?)"), "{positions}");
+        assert!(positions.contains("lanes_behind (behind=?)"), "{positions}");
+        let preceded = plan(IS_PRECEDED);
+        assert!(preceded.contains("lanes_behind (behind=?)"), "{preceded}");
+        assert!(preceded.contains("sqlite_autoindex_lanes_1 (binding=? AND conversation=?)"), "{preceded}");
+        let (_, lined) = plans.iter().find(|(sql, _)| sql.contains("(due, id) > (?4, ?5)")).unwrap();
+        assert!(lined.concat().contains("lanes_ranked (binding=? AND rank=? AND due>? AND due<?)"), "{lined:?}");
+        for (sql, plan) in &plans {
+            let is_slow = |step: &String| step.contains("TEMP B-TREE") || step.contains("SCAN events");
+            assert!(!plan.iter().any(is_slow), "{plan:?}: {sql}");
+        }
+    }
+
+    #[test]
+    #[ignore = "prints figures: half a minute"]
+    fn what_it_costs_where_200_000_conversations_wait_for_a_siblings() {
+        let (_dir, store) = store(1);
+        let insert = |binding: &str| {
+            let sql = format!(
+                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)
+                 INSERT INTO events (binding, conversation, accepted_at, state, metadata, trace, data)
+                 SELECT '{binding}', 'c' || i, 1, 'pending', '[]', '[]', randomblob(300) FROM n;
+                 INSERT INTO lanes (binding, conversation, due)
+                 SELECT binding, conversation, 1 FROM events WHERE binding = '{binding}' AND conversation LIKE 'c%'"
+            );
+            store.batch_for_test(&sql).unwrap();
+        };
+        insert("one");
+        insert("two");
+        let siblings = Siblings::new(group(&["one", "two"]), HashSet::new());
+        let by_binding = [("one".to_owned(), 0)].into();
+        let closed = Room { by_binding, ..room(siblings.clone()) };
+        for (what, room) in [("apart", room(Siblings::default())), ("in turn", room(siblings)), ("all wait", closed)] {
+            for _ in 0..3 {
+                let begun = std::time::Instant::now();
+                println!("  {what}: {} in {:?}", store.due(&room, 1).unwrap().heads.len(), begun.elapsed());
+            }
+        }
     }
 }
