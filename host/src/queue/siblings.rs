@@ -53,6 +53,10 @@ impl Position {
         Self { rank: Reverse(rank), stands_alone: !stands_for_others, seq }
     }
 
+    pub(in crate::queue) fn seq(&self) -> i64 {
+        self.seq
+    }
+
     /// Whether others wait for what it says of them.
     pub(in crate::queue) fn stands_for_others(&self) -> bool {
         !self.stands_alone

@@ -83,7 +83,7 @@ impl Choice {
 #[derive(Default)]
 struct Found {
     /// By the conversation's number.
-    own: HashMap<usize, (Position, i64)>,
+    own: HashMap<usize, Position>,
     first: HashMap<usize, Position>,
     busy: HashSet<usize>,
 }
@@ -155,17 +155,17 @@ impl Events {
         let found = self.positions(session, asked, true).await?;
         let mut preceded = HashSet::new();
         for (nth, (_, lane)) in lanes.iter().enumerate() {
-            if let Some((position, seq)) = found.own.get(&nth).filter(|(position, _)| position.stands_for_others()) {
+            if let Some(position) = found.own.get(&nth).filter(|position| position.stands_for_others()) {
                 let is_free = !found.busy.contains(&nth) && found.first.get(&nth).is_none_or(|first| position < first);
                 if is_free {
-                    preceded.extend(self.preceded(session, &[*seq], &room.siblings.of(&lane.binding)).await?);
+                    preceded.extend(self.preceded(session, &[position.seq()], &room.siblings.of(&lane.binding)).await?);
                 }
             }
         }
         let comes_first = |(nth, siblings): (usize, &Vec<&str>)| {
-            let Some((position, seq)) = found.own.get(&nth) else { return true };
+            let Some(position) = found.own.get(&nth) else { return true };
             let is_first = found.first.get(&nth).is_none_or(|first| position < first);
-            siblings.is_empty() || is_first && !found.busy.contains(&nth) && !preceded.contains(seq)
+            siblings.is_empty() || is_first && !found.busy.contains(&nth) && !preceded.contains(&position.seq())
         };
         Ok(siblings.iter().enumerate().map(comes_first).collect())
     }
@@ -201,12 +201,11 @@ impl Events {
         let rows = session.query(&positions, &[&number, &host, &nths, &own, &bindings, &keys, &NEAR_MS]).await?;
         for row in rows {
             let nth = usize::try_from(row.try_get::<_, i64>(0)?).unwrap_or(usize::MAX);
-            let seq = row.try_get(5)?;
-            let position = Position::new(row.try_get(3)?, row.try_get(4)?, seq);
+            let position = Position::new(row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
             if row.try_get(2)? {
                 found.busy.insert(nth);
             } else if row.try_get(1)? {
-                found.own.insert(nth, (position, seq));
+                found.own.insert(nth, position);
             } else {
                 let first = found.first.entry(nth).or_insert(position);
                 *first = position.min(*first);

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rusqlite::params;
+use rusqlite::{Row, params};
 
 use super::queue::{Head, Lane, Room, URGENT, text};
 use super::unite::Waiting;
@@ -17,22 +17,14 @@ pub(in crate::queue) const LOOKED_AT: usize = 128;
 /// Before any lane.
 const BEGINNING: (i64, i64) = (i64::MIN, i64::MIN);
 
-/// What is first in the conversation ?2 of each of the bindings ?1, and what says what came before it there.
-const POSITIONS: &str = "SELECT first.rank, EXISTS (SELECT 1 FROM lanes WHERE lanes.behind = first.seq), first.seq
-         FROM json_each(?1) AS sibling CROSS JOIN events AS first ON first.seq = (
-             SELECT events.seq FROM events
-             WHERE events.binding = sibling.value AND events.conversation = ?2 AND events.state = 'pending'
-             ORDER BY events.rank DESC, events.seq LIMIT 1
-         )
-     UNION ALL
-     SELECT before.rank, 1, before.seq FROM json_each(?1) AS sibling
-         CROSS JOIN lanes ON lanes.binding = sibling.value AND lanes.conversation = ?2
-         CROSS JOIN events AS before ON before.seq = lanes.behind
-         WHERE before.state = 'pending'";
-
-/// What is first in a conversation of a binding.
+/// What is first in a conversation of a binding: from the index alone, whatever else is in the message.
 const FIRST: &str = "SELECT rank, EXISTS (SELECT 1 FROM lanes WHERE lanes.behind = events.seq), seq FROM events
      WHERE binding = ?1 AND conversation = ?2 AND state = 'pending' ORDER BY rank DESC, seq LIMIT 1";
+
+/// What says what came before it.
+const BEFORE: &str =
+    "SELECT before.rank, 1, before.seq FROM lanes CROSS JOIN events AS before ON before.seq = lanes.behind
+     WHERE lanes.binding = ?1 AND lanes.conversation = ?2 AND before.state = 'pending'";
 
 /// Whether one of the bindings ?1 has something that is more urgent than ?3 in a conversation that waits for the message ?2.
 const IS_PRECEDED: &str = "SELECT EXISTS (
@@ -40,6 +32,10 @@ const IS_PRECEDED: &str = "SELECT EXISTS (
              CROSS JOIN lanes AS more ON more.binding = sibling.value AND more.conversation = others.conversation
          WHERE others.behind = ?2 AND more.rank > ?3
      )";
+
+fn position(row: &Row<'_>) -> rusqlite::Result<Position> {
+    Ok(Position::new(row.get(0)?, row.get(1)?, row.get(2)?))
+}
 
 /// A lane that waits, with its place among them.
 type Lined = (Option<String>, (i64, i64));
@@ -72,12 +68,14 @@ impl Store {
                     if busy.contains(conversation) {
                         continue;
                     }
-                    let Some((position, seq)) = self.first_position(binding, conversation)? else {
+                    let Some(position) = self.first_position(binding, conversation)? else {
                         self.settle(binding, conversation, now, false)?;
                         continue;
                     };
-                    let comes_first = self.positions(&names, conversation)?.iter().all(|other| position < *other);
-                    if comes_first && !(position.stands_for_others() && self.is_preceded(&names, seq, *rank)?) {
+                    let first = self.first_of_siblings(siblings, conversation)?;
+                    let is_first = first.is_none_or(|first| position < first);
+                    let seq = position.seq();
+                    if is_first && !(position.stands_for_others() && self.is_preceded(&names, seq, *rank)?) {
                         busy.insert(conversation.clone());
                         heads.extend(self.load_or_set_aside(seq, binding, conversation, now)?);
                     }
@@ -136,7 +134,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let names = self.names(&siblings)?;
-        let first = self.positions(&names, conversation)?.into_iter().min();
+        let first = self.first_of_siblings(&siblings, conversation)?;
         let mut before = Vec::with_capacity(waiting.len());
         for one in waiting {
             let is_late = first.is_some_and(|first| first < Position::alone(rank, one.seq));
@@ -154,17 +152,19 @@ impl Store {
             .map_err(|error| QueueError::Io { place: self.place(), reason: format!("cannot be asked: {error}") })
     }
 
-    fn first_position(&self, binding: &str, conversation: &str) -> Result<Option<(Position, i64)>, QueueError> {
-        self.first(FIRST, params![binding, conversation], |row| {
-            let seq = row.get(2)?;
-            Ok((Position::new(row.get(0)?, row.get(1)?, seq), seq))
-        })
+    fn first_position(&self, binding: &str, conversation: &str) -> Result<Option<Position>, QueueError> {
+        self.first(FIRST, params![binding, conversation], position)
     }
 
-    fn positions(&self, names: &str, conversation: &str) -> Result<Vec<Position>, QueueError> {
-        self.all(POSITIONS, params![names, conversation], |row| {
-            Ok(Position::new(row.get(0)?, row.get(1)?, row.get(2)?))
-        })
+    /// The first of what these bindings have in a conversation, or have made part of a message that has not gone out.
+    fn first_of_siblings(&self, siblings: &[&str], conversation: &str) -> Result<Option<Position>, QueueError> {
+        let mut first = None;
+        for binding in siblings {
+            let before = self.first(BEFORE, params![binding, conversation], position)?;
+            let positions = [first, self.first_position(binding, conversation)?, before];
+            first = positions.into_iter().flatten().min();
+        }
+        Ok(first)
     }
 
     fn is_preceded(&self, names: &str, seq: i64, rank: i64) -> Result<bool, QueueError> {
@@ -231,10 +231,15 @@ mod tests {
         store.due(&room(siblings()), 1).unwrap();
         let plans = store.plans();
         let plan = |sql: &str| plans.iter().find(|(known, _)| known == sql).unwrap().1.join("\n");
-        let positions = plan(POSITIONS);
-        assert!(positions.contains("events_ranked (binding=? AND conversation=?)"), "{positions}");
-        assert!(positions.contains("sqlite_autoindex_lanes_1 (binding=? AND conversation=?)"), "{positions}");
-        assert!(positions.contains("lanes_behind (behind=?)"), "{positions}");
+        let first = plan(FIRST);
+        assert!(first.contains("COVERING INDEX events_ranked (binding=? AND conversation=?)"), "{first}");
+        assert!(first.contains("lanes_behind (behind=?)"), "{first}");
+        let before = plan(BEFORE);
+        assert!(before.contains("sqlite_autoindex_lanes_1 (binding=? AND conversation=?)"), "{before}");
+        assert!(
+            before.contains("events USING INTEGER PRIMARY KEY") || before.contains("before USING INTEGER"),
+            "{before}"
+        );
         let preceded = plan(IS_PRECEDED);
         assert!(preceded.contains("lanes_behind (behind=?)"), "{preceded}");
         assert!(preceded.contains("sqlite_autoindex_lanes_1 (binding=? AND conversation=?)"), "{preceded}");
