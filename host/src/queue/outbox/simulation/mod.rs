@@ -100,7 +100,7 @@ const ENOUGH: [(&str, u64); 17] = [
     ("posts", 10_000),
     ("shown", 10_000),
     ("posts of several", 100),
-    ("posts of several conversations", 50),
+    ("posts of several conversations", 25),
     ("content", 50),
     ("busy", 20),
     ("unknown", 200),
