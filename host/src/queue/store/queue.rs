@@ -226,7 +226,7 @@ impl Store {
         Ok(self.head_and_rank(binding, conversation)?.map(|(seq, _)| seq))
     }
 
-    pub(super) fn head_and_rank(&self, binding: &str, conversation: &str) -> Result<Option<(i64, i64)>, QueueError> {
+    fn head_and_rank(&self, binding: &str, conversation: &str) -> Result<Option<(i64, i64)>, QueueError> {
         let sql = format!(
             "SELECT seq, rank FROM events WHERE binding = ?1 AND conversation = ?2 AND state = 'pending'
              ORDER BY {} LIMIT 1",
@@ -317,9 +317,7 @@ impl Store {
         }
         let begun = due.heads.iter().map(|head| &head.lane);
         self.under_way.replace(room.running.iter().chain(begun).cloned().collect());
-        if *self.siblings.borrow() != room.siblings {
-            self.siblings.replace(room.siblings.clone());
-        }
+        self.remember_siblings(&room.siblings);
         Ok(due)
     }
 

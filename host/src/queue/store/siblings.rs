@@ -8,7 +8,7 @@ use super::queue::{Head, Lane, Room, URGENT, text};
 use super::unite::Waiting;
 use super::{Store, stored};
 use crate::queue::QueueError;
-use crate::queue::siblings::Position;
+use crate::queue::siblings::{Position, Siblings};
 
 /// Lanes that are looked at, from where one look begins: each of them may wait for a sibling's, and of those there may be as many
 /// as messages.
@@ -98,6 +98,15 @@ impl Store {
         Ok(())
     }
 
+    /// Until somebody asks again what is due.
+    pub(super) fn remember_siblings(&self, siblings: &Siblings) {
+        if *self.siblings.borrow() != *siblings {
+            // Names come and go with component files.
+            self.looked_at.borrow_mut().retain(|(name, _), _| !siblings.of(name).is_empty());
+            self.siblings.replace(siblings.clone());
+        }
+    }
+
     /// Lanes of a binding that could be delivered from now, behind this one, the longest due first.
     fn lined_up(&self, binding: &str, rank: i64, from: (i64, i64), now: u64) -> Result<Vec<Lined>, QueueError> {
         let sql = format!(
@@ -178,7 +187,7 @@ mod tests {
 
     use super::*;
     use crate::event::Event;
-    use crate::queue::siblings::{Siblings, group};
+    use crate::queue::siblings::group;
     use crate::queue::store::Item;
     use crate::queue::{Limits, Side};
 
