@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use dingtalk_host::simulator::fault::{Fault, Times};
 use serde_json::{Value, json};
 
-use super::{Bench, kill, queued, texts, until, until_counts};
-use crate::support::Robot;
+use super::{Bench, create, kill, queued, texts, until, until_counts};
+use crate::support::{Robot, SECRET, component};
 
 /// DingTalk has not taken the message, and may in a moment.
 fn busy() -> Fault {
@@ -25,6 +25,33 @@ fn a_message_that_waits_is_not_overtaken_by_those_behind_it() {
     until_counts(&host, 0, 0);
     assert_eq!(texts(&robot), ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
     assert_eq!(robot.stats().faults, 2);
+}
+
+#[test]
+fn two_files_of_one_robot_and_one_secret_are_one_queue_and_one_with_another_secret_is_not() {
+    let robot = Robot::start();
+    let bench = Bench::new(&robot, &[]);
+    let url = robot.url();
+    let write = |name: &str, secret: &str| {
+        let file = component(name, &[("id", name), ("url", &url), ("secret", secret), ("overflow", "queue")]);
+        bench.resources.write(&format!("{name}.yaml"), &file);
+    };
+    write("alerts", SECRET);
+    write("wrong", "SECwrong");
+    let host = bench.serve(&[]);
+    let queue = |name: &str, text: &str| {
+        let reply = host.post(name, &create(text, &[]));
+        assert_eq!((reply.status, reply.metadata("delivery")), (200, Some("queued")), "{reply:?}");
+    };
+    queue("wrong", "never");
+    until(&host, "the wrong secret is refused", || !robot.stats().rejected.is_empty());
+    robot.fail(busy(), Times::Next(3.try_into().unwrap()));
+    for number in 0..12 {
+        queue(["team", "alerts", "alerts", "team"][number % 4], &number.to_string());
+    }
+    until_counts(&host, 1, 0);
+    assert_eq!(texts(&robot), (0..12).map(|number| number.to_string()).collect::<Vec<_>>());
+    assert_eq!(robot.stats().faults, 3);
 }
 
 #[test]

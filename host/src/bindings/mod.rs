@@ -6,6 +6,7 @@ mod prepared;
 mod queued;
 pub(crate) mod retries;
 mod sending;
+mod siblings;
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -53,6 +54,8 @@ pub struct Bindings {
     is_direct: bool,
     /// How often a message is tried again where a file does not say.
     retries: u32,
+    /// Those that keep one order, where they can have anything to order.
+    siblings: siblings::Siblings,
 }
 
 /// What bindings have in common.
@@ -73,8 +76,7 @@ pub struct Binding {
     /// In milliseconds.
     max_skew: u64,
     tenant: Tenant,
-    /// Of what it was made of.
-    digest: Digest,
+    made_of: Box<MadeOf>,
     fit: fit::Policy,
     gate: Gate,
     /// Whether its messages go through the outbox unless a call says otherwise.
@@ -84,6 +86,14 @@ pub struct Binding {
     /// How often a message that was not taken is tried again in its call.
     retries: u32,
     error_status: Option<ErrorStatus>,
+}
+
+/// What tells one binding from another, and what two may have in common.
+struct MadeOf {
+    /// [`BindingResource::digest`].
+    digest: Digest,
+    /// What siblings have in common, of one that can queue anything.
+    siblings_by: Option<siblings::Key>,
 }
 
 /// A binding that is found by its name, which it has itself: there may be ten thousand.
@@ -175,7 +185,7 @@ impl Binding {
 
     /// [`BindingResource::digest`] of what it was made of.
     pub(crate) fn digest(&self) -> Digest {
-        self.digest
+        self.made_of.digest
     }
 
     /// The form of a failed operation's status, if its file chooses one.
@@ -276,6 +286,7 @@ impl Bindings {
             outbox: OnceLock::new(),
             is_direct: false,
             retries: retries::MOST,
+            siblings: siblings::Siblings::default(),
         }
     }
 
@@ -328,13 +339,26 @@ impl Bindings {
     /// Adds `binding`; the one of the same name that was there.
     pub(crate) fn insert(&self, binding: Arc<Binding>) -> Option<Arc<Binding>> {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        by_name.replace(ByName(binding)).map(|ByName(replaced)| replaced)
+        let (key, name) = (binding.made_of.siblings_by, Arc::clone(&binding.name));
+        let replaced = by_name.replace(ByName(binding)).map(|ByName(replaced)| replaced);
+        let before = replaced.as_ref().and_then(|replaced| replaced.made_of.siblings_by);
+        if let Some(before) = before.filter(|_| before != key) {
+            self.siblings.remove(&before, &name);
+        }
+        if let Some(key) = key {
+            self.siblings.add(key, &name);
+        }
+        replaced
     }
 
     /// Takes the binding called `name` away; whoever is using it goes on.
     pub fn remove(&self, name: &str) -> Option<Arc<Binding>> {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        by_name.take(name).map(|ByName(removed)| removed)
+        let removed = by_name.take(name).map(|ByName(removed)| removed)?;
+        if let Some(key) = &removed.made_of.siblings_by {
+            self.siblings.remove(key, name);
+        }
+        Some(removed)
     }
 
     fn by_name(&self) -> RwLockReadGuard<'_, BTreeSet<ByName>> {
@@ -410,6 +434,8 @@ impl Bindings {
         let retries = retries::parse(property("retries")).map_err(|reason| format!("property \"retries\" {reason}"))?;
         let retries = retries.unwrap_or(self.retries);
         let gate = self.robots.gate(&settings.endpoint, gate);
+        let can_queue = direction.writes() && self.outbox.get().is_some();
+        let siblings_by = can_queue.then(|| siblings::key(&settings));
         let egress = Egress::within(Arc::clone(&name), &settings, proxies, policy)?;
         let tenant = self.sandbox.tenant_of(&properties, egress, settings.timeout);
         let operations = self.initialise(&tenant, init_timeout).await?;
@@ -421,7 +447,7 @@ impl Bindings {
             keys,
             max_skew: settings.callbacks.max_skew,
             tenant,
-            digest,
+            made_of: Box::new(MadeOf { digest, siblings_by }),
             fit,
             gate,
             is_queued,

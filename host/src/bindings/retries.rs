@@ -55,7 +55,11 @@ pub(crate) fn pause(
 ) -> Option<Duration> {
     let passes = match kind {
         Kind::Busy | Kind::Unsent | Kind::Unknown { is_repeatable: true } => true,
-        Kind::Held(_) | Kind::Reserved(_) | Kind::Unknown { is_repeatable: false } | Kind::Refused => false,
+        Kind::Held(_)
+        | Kind::Barred(_)
+        | Kind::Reserved(_)
+        | Kind::Unknown { is_repeatable: false }
+        | Kind::Refused => false,
     };
     if !passes || attempts > retries.min(MOST) {
         return None;

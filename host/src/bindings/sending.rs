@@ -19,6 +19,7 @@ use crate::gate::Pass;
 use crate::gate::lesson::{self, Lesson};
 use crate::queue::Outbox;
 use crate::queue::outbox::{Queued, is_urgent};
+use crate::queue::siblings::Groups;
 use crate::sandbox::{CallError, Request, Response};
 
 /// Bytes of a message that is made into what is stored where its call runs: 50 µs. Longer ones have a thread.
@@ -162,6 +163,11 @@ impl Bindings {
             self.post_within(&mut pass, &binding, request, None).await
         };
         posted.await.map_err(|error| Failed::new(error, true).into())
+    }
+
+    /// Which bindings keep one order, if any do.
+    pub(crate) fn siblings(&self) -> Option<Arc<Groups>> {
+        self.siblings.groups()
     }
 
     /// Above how many messages that wait for this binding they become one, if they do: more than go out in a minute.

@@ -312,7 +312,10 @@ impl Gate {
         loop {
             let pass = self.enter_here(messages, limit.saturating_sub(begun.elapsed()), waits).await?;
             match self.note(ledger, pass, is_urgent, queued).await {
-                Ok(pass) => return Ok(pass),
+                Ok(pass) => match self.shut_meanwhile() {
+                    None => return Ok(pass),
+                    Some(withheld) => return Err(withheld),
+                },
                 Err(withheld) => {
                     let rest = limit.saturating_sub(begun.elapsed());
                     let is_over_soon = matches!(withheld.why, Why::Rate(_)) && withheld.wait <= rest;
@@ -322,6 +325,15 @@ impl Gate {
                 }
             }
         }
+    }
+
+    /// While something was noted, DingTalk may have said that it takes nothing: the ledger knows that of the robot alone, and later.
+    fn shut_meanwhile(&self) -> Option<Withheld> {
+        let (rate, now) = (self.policy.rate?, self.robots.now());
+        let own = lock(&self.door).look(now);
+        let Barred { closing, until } = own.and_then(|()| lock(&self.robot.state).door.look(now)).err()?;
+        // Without a time, this one is to find out.
+        until.map(|_| self.withheld(Stopped { why: Why::Shut(closing), until }, rate, now, 0))
     }
 
     /// Notes what is about to be posted.

@@ -55,6 +55,58 @@ async fn a_message_too_many_waits_for_its_turn_or_is_refused_with_its_time() {
     }
 }
 
+/// Notes what is to be posted when it is told to.
+#[derive(Default)]
+struct Slow {
+    asked: Notify,
+    noted: Notify,
+    given_back: AtomicUsize,
+}
+
+impl Ledger for Slow {
+    fn claim(&self, intent: Intent) -> crate::event::BoxFuture<'_, Result<Claimed, Unclaimed>> {
+        Box::pin(async move {
+            self.asked.notify_one();
+            self.noted.notified().await;
+            let claim = ledger::Claim { id: 1, robot: intent.robot, counted: None };
+            Ok(Claimed { posts: vec![claim], used: None })
+        })
+    }
+
+    fn end(&self, _: ledger::Claim, lesson: &Lesson) {
+        self.given_back.fetch_add(usize::from(*lesson == Lesson::Unsent), Ordering::SeqCst);
+    }
+
+    fn known(&self) -> crate::event::BoxFuture<'_, Result<Vec<ledger::Known>, String>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_posted_for_which_the_robot_was_shut_while_it_was_noted() {
+    for (errcode, kind) in [(310_000, Kind::Configuration), (130_101, Kind::Rate)] {
+        let (robots, ledger) = (Robots::new(), Arc::new(Slow::default()));
+        robots.remember(Arc::clone(&ledger) as Arc<dyn Ledger>).await.unwrap();
+        let gate = gate(&robots, URL, "20/1m", Overflow::Refuse);
+        let first = async {
+            let mut pass = gate.enter(1, LIMIT, false).await.unwrap();
+            pass.begin();
+            pass
+        };
+        let (mut first, ()) = tokio::join!(first, async {
+            ledger.asked.notified().await;
+            ledger.noted.notify_one();
+        });
+        let second = posting(&gate);
+        ledger.asked.notified().await;
+        first.end(&shut(errcode, 600, kind));
+        ledger.noted.notify_one();
+        let withheld = second.await.unwrap().unwrap_err();
+        assert_eq!(withheld.wait, Duration::from_secs(600), "{withheld}");
+        assert_eq!(ledger.given_back.load(Ordering::SeqCst), 1);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn several_messages_have_their_turns_together_or_not_at_all() {
     let robots = Robots::new();

@@ -1,6 +1,6 @@
 //! What waits in the outbox on its way to DingTalk: one attempt each, and what its failure means.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use crate::bindings::{CREATE, InvokeError};
 use crate::event::{BoxFuture, Event};
 use crate::queue::outbox::retry::{Kind, Setback};
 use crate::queue::outbox::{Consumer, DeadLetter, Told, is_urgent};
+use crate::queue::siblings::Groups;
 use crate::spans::said;
 
 /// How long a binding is left alone that is not there: it comes back with its component file, which is noticed.
@@ -32,6 +33,10 @@ impl Consumer for Posts {
                 None => Err(Setback { kind: Kind::Unsent, reason: "the host is stopping".into() }),
             }
         })
+    }
+
+    fn siblings(&self) -> Option<Arc<Groups>> {
+        self.0.upgrade()?.bindings.siblings()
     }
 
     fn unites_above(&self, binding: &str) -> Option<usize> {
@@ -87,10 +92,12 @@ pub(crate) fn setback(error: &InvokeError, is_urgent: bool) -> Setback {
         ("withheld", "quota") if named(&metadata, "errcode").is_empty() && !is_urgent => {
             Kind::Reserved(wait.unwrap_or(ASK_THE_GATE))
         }
-        ("withheld" | "unexpected-answer.throttled", _) | ("rejected", "rate-limited" | "quota" | "configuration") => {
+        ("withheld", "quota") if named(&metadata, "errcode").is_empty() => Kind::Barred(wait.unwrap_or(ASK_THE_GATE)),
+        ("withheld" | "rejected", "configuration") => Kind::Barred(wait.unwrap_or(ASK_THE_GATE)),
+        ("withheld" | "unexpected-answer.throttled", _) | ("rejected", "rate-limited" | "quota") => {
             Kind::Held(wait.unwrap_or(ASK_THE_GATE))
         }
-        ("not-found" | "unsupported-operation" | "configuration", _) => Kind::Held(MISSING),
+        ("not-found" | "unsupported-operation" | "configuration", _) => Kind::Barred(MISSING),
         ("rejected", "content") | ("invalid-message", _) => Kind::Refused,
         // Where a limit of the sandbox has stopped it before it was posted, it would do so again for ever.
         ("rejected", _) => Kind::Busy,
@@ -124,9 +131,8 @@ mod tests {
     fn a_failure_means_what_it_says_of_the_message_or_the_robot() {
         let unknown = Kind::Unknown { is_repeatable: true };
         assert_eq!(rejected(RejectionClass::RateLimited, Some(600_000)), Kind::Held(Duration::from_secs(600)));
-        for class in [RejectionClass::Quota, RejectionClass::Configuration] {
-            assert_eq!(rejected(class, None), Kind::Held(ASK_THE_GATE));
-        }
+        assert_eq!(rejected(RejectionClass::Quota, None), Kind::Held(ASK_THE_GATE));
+        assert_eq!(rejected(RejectionClass::Configuration, None), Kind::Barred(ASK_THE_GATE));
         assert_eq!(rejected(RejectionClass::Content, None), Kind::Refused);
         for class in [RejectionClass::Busy, RejectionClass::Unknown] {
             assert_eq!(rejected(class, None), Kind::Busy);
@@ -143,6 +149,6 @@ mod tests {
         assert_eq!(failed(throttled, Outcome::NotSent), Kind::Held(Duration::from_secs(300)));
         let overload = CallError::Overloaded(Overload::Host { running: 1, waiting: None });
         assert_eq!(setback(&Failed::new(overload.into(), true).into(), false).kind, Kind::Unsent);
-        assert_eq!(setback(&InvokeError::NotFound("x".into()), false).kind, Kind::Held(MISSING));
+        assert_eq!(setback(&InvokeError::NotFound("x".into()), false).kind, Kind::Barred(MISSING));
     }
 }

@@ -10,6 +10,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::backoff::{self, Leave};
+use super::siblings::Siblings;
 use super::storage::{End, Storage, Tidied, Wake};
 use super::store::{Due, Head, Lane, Room};
 use super::{QueueError, Side};
@@ -54,6 +55,12 @@ pub(super) trait Line: Send + Sync + Sized + 'static {
 
     /// How many deliveries of a binding may begin at `now`, for those of which something is known, and for those in `busy`.
     fn leave(&self, busy: &[&str], now: u64) -> HashMap<String, Leave>;
+
+    /// Which bindings keep one order with others at `now`.
+    fn siblings(&self, now: u64) -> Siblings {
+        let _ = now;
+        Siblings::default()
+    }
 
     /// A delivery begins. It ends with [`Line::ended`].
     fn begin(&self, seq: i64);
@@ -200,6 +207,7 @@ async fn begin<L: Line>(
         urgent,
         running: running.values().map(|running| running.lane.clone()).collect(),
         turn,
+        siblings: shared.line.siblings(now),
     };
     if room.in_all == 0 {
         return wait;

@@ -1,6 +1,6 @@
 //! From the outbox to the robots: which bindings are held, and what becomes of a message.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -10,6 +10,7 @@ use super::{Consumer, letters};
 use crate::event::Event;
 use crate::queue::backoff::Leave;
 use crate::queue::dispatcher::{Line, Shared};
+use crate::queue::siblings::Siblings;
 use crate::queue::storage::End;
 use crate::queue::store::{EXPIRED, Head};
 
@@ -25,6 +26,8 @@ struct Hold {
     all: Pause,
     /// Of what is not urgent.
     usual: Pause,
+    /// In which nobody waits for it: what is the matter is its own.
+    apart: Pause,
     /// How often in a row nothing could be posted.
     unsent: u32,
 }
@@ -74,16 +77,28 @@ impl Holds {
         hold.unsent = if is_unsent { hold.unsent.saturating_add(u32::from(is_another)) } else { 0 };
     }
 
-    /// Holds what is not urgent.
+    /// As [`Self::hold`], and nobody waits for it meanwhile.
+    fn hold_apart(&self, binding: &str, begun: u64, now: u64, pause: u64) {
+        self.hold(binding, begun, now, pause, false);
+        self.lock().entry(binding.to_owned()).or_default().apart.begin(now, pause);
+    }
+
+    /// Holds what is not urgent. Nobody waits for it.
     fn hold_usual(&self, binding: &str, now: u64, pause: u64) {
         self.lock().entry(binding.to_owned()).or_default().usual.begin(now, pause);
+    }
+
+    /// Those for which nobody waits at `now`.
+    fn apart(&self, now: u64) -> HashSet<String> {
+        let is_apart = |hold: &Hold| hold.apart.is_on(now) || hold.usual.is_on(now);
+        self.lock().iter().filter(|(_, hold)| is_apart(hold)).map(|(name, _)| name.clone()).collect()
     }
 
     /// Something of it was posted.
     fn posted(&self, binding: &str, now: u64) {
         let mut holds = self.lock();
         if let Some(hold) = holds.get_mut(binding) {
-            (hold.all, hold.unsent) = (Pause::default(), 0);
+            (hold.all, hold.apart, hold.unsent) = (Pause::default(), Pause::default(), 0);
             if !hold.usual.is_on(now) {
                 holds.remove(binding);
             }
@@ -194,6 +209,10 @@ impl Line for ToRobots {
         leave
     }
 
+    fn siblings(&self, now: u64) -> Siblings {
+        self.consumer.siblings().map(|groups| Siblings::new(groups, self.holds.apart(now))).unwrap_or_default()
+    }
+
     fn begin(&self, _: i64) {}
 
     async fn deliver(shared: Arc<Shared<Self>>, head: Head) {
@@ -216,8 +235,12 @@ impl Line for ToRobots {
         let Setback { kind, reason } = setback;
         let busy = if kind == retry::Kind::Busy { shared.line.busy(seq) } else { 0 };
         match retry::next(kind, attempts, busy, holds.unsent(&binding), fastrand::f64()) {
-            Next::Hold(pause) => {
-                holds.hold(&binding, begun, (shared.clock)(), pause, kind == retry::Kind::Unsent);
+            next @ (Next::Hold(pause) | Next::HoldApart(pause)) => {
+                let now = (shared.clock)();
+                match next {
+                    Next::HoldApart(_) => holds.hold_apart(&binding, begun, now, pause),
+                    _ => holds.hold(&binding, begun, now, pause, kind == retry::Kind::Unsent),
+                }
                 if let Some(more) = shared.quiet.count(&format!("held {binding}")) {
                     tracing::info!(binding, seq, pause, reason, more, "messages wait in the outbox");
                 }
@@ -257,6 +280,30 @@ impl Line for ToRobots {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_waits_for_what_is_held_for_its_own_sake_until_that_is_over() {
+        let holds = Holds::default();
+        holds.hold("robot", 1_000, 1_000, 500, false);
+        holds.hold_apart("own", 1_000, 1_000, 500);
+        holds.hold_usual("usual", 1_000, 500);
+        assert_eq!(holds.at(1_000).len(), 3);
+        let apart = |now| {
+            let mut apart = Vec::from_iter(holds.apart(now));
+            apart.sort();
+            apart
+        };
+        assert_eq!(apart(1_499), ["own", "usual"]);
+        // It is held for another reason by now, and for longer.
+        holds.hold("own", 1_499, 1_499, 500, false);
+        assert_eq!((apart(1_500).len(), holds.at(1_500).len()), (0, 1));
+        holds.hold_apart("own", 1_500, 1_500, 500);
+        holds.posted("own", 1_501);
+        assert!(apart(1_501).is_empty());
+        holds.hold_apart("own", 1_502, 1_502, 500);
+        holds.release("own");
+        assert!(apart(1_503).is_empty());
+    }
 
     #[test]
     fn a_clock_that_was_set_back_holds_nothing_for_longer_than_was_meant() {

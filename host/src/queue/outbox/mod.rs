@@ -1,8 +1,9 @@
 //! What `--outbox DIR` means: a message is on disk before its caller is told that it is queued, and is posted from there,
 //! within its robot's limits, until DingTalk has taken it, also after `kill -9`.
 //!
-//! A conversation is what the caller names (metadata `conversation`); messages without one are in one of their binding. What
-//! has the priority `high` comes before what has none, and `low` after it.
+//! A conversation is what the caller names (metadata `conversation`); messages without one are in one. What has the priority
+//! `high` comes before what has none, and `low` after it. Bindings of one robot and one secret have their conversations in common:
+//! their order is one.
 //!
 //! **Once.** Each message has a `msgUuid`, its caller's or one that is made here, which goes with every attempt: of two posts
 //! with the same one DingTalk shows one. So a message whose post has an unknown outcome is posted again.
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::postgres::{self, Database, Events};
+use super::siblings::Groups;
 use super::storage::Storage;
 use super::store::{Item, Stored};
 use super::writer::Posts;
@@ -175,6 +177,11 @@ pub enum Told {
 pub trait Consumer: Send + Sync + 'static {
     /// Posts a message once, if its robot takes it now.
     fn post<'a>(&'a self, seq: i64, message: &'a Event) -> BoxFuture<'a, Result<(), Setback>>;
+
+    /// Which bindings keep one order, if any do.
+    fn siblings(&self) -> Option<Arc<Groups>> {
+        None
+    }
 
     /// Above how many messages that wait for a binding they become one, if they do.
     fn unites_above(&self, binding: &str) -> Option<usize> {

@@ -18,7 +18,9 @@ pub struct Setback {
 pub enum Kind {
     /// Its robot takes nothing for so long. It was not posted.
     Held(Duration),
-    /// Its robot takes only what is urgent for so long. It was not posted.
+    /// Nothing of its binding gets through for so long, for what is the matter with that binding alone. It was not posted.
+    Barred(Duration),
+    /// As [`Kind::Barred`], but for what is urgent.
     Reserved(Duration),
     /// It was not posted: no connection came about, or nothing could run.
     Unsent,
@@ -38,7 +40,9 @@ pub enum Kind {
 pub(super) enum Next {
     /// Nothing of its binding is posted for so many milliseconds, and then this one. That is no attempt.
     Hold(u64),
-    /// As [`Next::Hold`], but for what is urgent.
+    /// As [`Next::Hold`], and no other binding waits for it meanwhile.
+    HoldApart(u64),
+    /// As [`Next::HoldApart`], but for what is urgent.
     HoldUsual(u64),
     /// It is posted again after so many milliseconds.
     Again(u64),
@@ -57,6 +61,7 @@ const LONGEST_HOLD_MS: u64 = 600_000;
 pub(super) fn next(kind: Kind, attempts: u32, busy: u32, unsent: u32, random: f64) -> Next {
     match kind {
         Kind::Held(wait) => Next::Hold(held(wait)),
+        Kind::Barred(wait) => Next::HoldApart(held(wait)),
         Kind::Reserved(wait) => Next::HoldUsual(held(wait)),
         Kind::Unsent => Next::Hold(backoff::pause(unsent.saturating_add(1), random)),
         Kind::Busy if busy >= MOST => Next::GiveUp,
@@ -78,6 +83,7 @@ mod tests {
     fn kind() -> impl Strategy<Value = Kind> {
         prop_oneof![
             any::<u64>().prop_map(|ms| Kind::Held(Duration::from_millis(ms))),
+            any::<u64>().prop_map(|ms| Kind::Barred(Duration::from_millis(ms))),
             any::<u64>().prop_map(|ms| Kind::Reserved(Duration::from_millis(ms))),
             Just(Kind::Unsent),
             Just(Kind::Busy),
@@ -96,6 +102,7 @@ mod tests {
                 Kind::Unknown { is_repeatable: false } | Kind::Refused => prop_assert_eq!(next, Next::GiveUp),
                 Kind::Unknown { .. } => prop_assert!(matches!(next, Next::Again(1..=36_000))),
                 Kind::Busy => prop_assert_eq!(matches!(next, Next::Again(1..=36_000)), busy < 3),
+                Kind::Barred(_) => prop_assert!(matches!(next, Next::HoldApart(1..=600_000))),
                 Kind::Reserved(_) => prop_assert!(matches!(next, Next::HoldUsual(1..=600_000))),
                 Kind::Held(_) => prop_assert!(matches!(next, Next::Hold(1..=600_000))),
                 Kind::Unsent => prop_assert!(matches!(next, Next::Hold(1..=36_000))),

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::retry::Kind;
 use super::*;
 use crate::clock;
+use crate::queue::siblings::group;
 
 type Rule = Box<dyn Fn(&str, usize) -> Result<(), Kind> + Send + Sync>;
 
@@ -17,6 +18,7 @@ type Rule = Box<dyn Fn(&str, usize) -> Result<(), Kind> + Send + Sync>;
 struct Robot {
     rule: Rule,
     unites_above: Option<usize>,
+    groups: Option<Arc<Groups>>,
     seen: Mutex<Vec<String>>,
     taken: Mutex<Vec<String>>,
     given_up: Mutex<Vec<(i64, String)>>,
@@ -28,6 +30,7 @@ impl Robot {
         Self {
             rule: Box::new(rule),
             unites_above: None,
+            groups: None,
             seen: Mutex::default(),
             taken: Mutex::default(),
             given_up: Mutex::default(),
@@ -53,6 +56,10 @@ impl Consumer for Robot {
             self.taken.lock().unwrap().push(text);
             Ok(())
         })
+    }
+
+    fn siblings(&self) -> Option<Arc<Groups>> {
+        self.groups.clone()
     }
 
     fn unites_above(&self, _: &str) -> Option<usize> {
@@ -103,6 +110,28 @@ async fn until_empty(outbox: &Outbox) {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), empty).await.expect("everything is posted or given up");
+}
+
+#[tokio::test]
+async fn siblings_wait_for_each_other_but_not_for_what_is_ones_own_matter() {
+    for (kind, wanted) in [
+        (Kind::Held(Duration::from_millis(300)), ["first", "second"]),
+        (Kind::Unsent, ["first", "second"]),
+        (Kind::Barred(Duration::from_millis(300)), ["second", "first"]),
+        (Kind::Reserved(Duration::from_millis(300)), ["second", "first"]),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let outbox = open(&dir);
+        let rule = move |text: &str, times| if (text, times) == ("first", 1) { Err(kind) } else { Ok(()) };
+        let robot = Arc::new(Robot { groups: Some(group(&["team", "other"])), ..Robot::new(rule) });
+        outbox.start(Arc::clone(&robot) as Arc<dyn Consumer>);
+        outbox.accept(vec![message("first")]).await.unwrap();
+        until(|| !robot.seen.lock().unwrap().is_empty()).await;
+        outbox.accept(vec![Message { binding: "other".into(), ..message("second") }]).await.unwrap();
+        until_empty(&outbox).await;
+        assert_eq!(robot.taken(), wanted, "{kind:?}");
+        outbox.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Events of one direction: stored, delivered, failed, refused, too old.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -13,10 +13,12 @@ use super::insert::Usage;
 use super::lease::LaneKey;
 use super::pool::{Fault, Session};
 use super::settle::{Settle, lock_all, settle_all};
+use super::siblings::LookedAt;
 use super::{Database, moved, read, stored};
 use crate::event::{BoxFuture, digest};
 use crate::queue::error::Place;
 use crate::queue::outbox::DeadLetter;
+use crate::queue::siblings::Siblings;
 use crate::queue::storage::{End, Storage, Then, Tidied, Wake};
 use crate::queue::store::{Due, EXPIRED, Item, KEPT_MS, Room};
 use crate::queue::{Counts, Limits, QueueError, Side};
@@ -42,6 +44,10 @@ pub(super) struct Inner {
     /// Conversations from which something was delivered when somebody last asked what is due, and those that are about to be
     /// taken on lease, until those of them that were are held.
     pub(super) busy: Mutex<Vec<LaneKey>>,
+    /// Whose messages could come before those of another binding then.
+    siblings: Mutex<Siblings>,
+    /// Where the last look ended, of bindings of which more lanes wait than are looked at at once.
+    looked_at: Mutex<HashMap<String, LookedAt>>,
     /// Insertions under way, which end by themselves.
     pub(super) tasks: TaskTracker,
 }
@@ -80,6 +86,8 @@ impl Events {
             usage: Mutex::default(),
             groups: Mutex::default(),
             busy: Mutex::default(),
+            siblings: Mutex::default(),
+            looked_at: Mutex::default(),
             tasks: TaskTracker::new(),
         }))
     }
@@ -103,6 +111,14 @@ impl Events {
 
     pub(super) fn lane(&self, binding: &str, conversation: &str) -> LaneKey {
         LaneKey { side: self.number(), binding: binding.to_owned(), lane: digest(conversation.as_bytes()) }
+    }
+
+    pub(super) fn siblings(&self) -> MutexGuard<'_, Siblings> {
+        self.0.siblings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn looked_at(&self) -> MutexGuard<'_, HashMap<String, LookedAt>> {
+        self.0.looked_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn inserting(&self) -> MutexGuard<'_, HashSet<i64>> {

@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 use super::events::{Events, parsed};
 use super::lease::LaneKey;
 use super::pool::{Fault, Session};
+use super::siblings::Choice;
 use super::{LEASE_MS, moved, read, stored};
 use crate::event::{Event, digest};
 use crate::queue::Side;
@@ -35,7 +36,7 @@ pub(super) const FREE: &str =
     "(owner IS NULL OR owner = $2 OR leased_until <= clock.now OR leased_until > clock.now + 60000)";
 
 /// Whether a lane need not wait for an event of another one that says what came before its own; what is more urgent need not.
-const WAITS_FOR_NONE: &str = "(lanes.behind IS NULL OR NOT EXISTS (
+pub(super) const WAITS_FOR_NONE: &str = "(lanes.behind IS NULL OR NOT EXISTS (
          SELECT FROM events AS before WHERE before.seq = lanes.behind AND before.state = 'pending' AND before.rank >= coalesce((
              SELECT rank FROM events WHERE events.side = lanes.side AND events.binding = lanes.binding
                  AND events.lane = lanes.lane AND state = 'pending' ORDER BY rank DESC, seq LIMIT 1
@@ -43,7 +44,7 @@ const WAITS_FOR_NONE: &str = "(lanes.behind IS NULL OR NOT EXISTS (
      ))";
 
 /// Whether a lane's first event, if it says what others do, need not wait for what is more urgent in one of their lanes.
-const COMES_FIRST: &str =
+pub(super) const COMES_FIRST: &str =
     "(NOT EXISTS (SELECT FROM lanes AS any_lane WHERE any_lane.behind IS NOT NULL) OR NOT EXISTS (
          SELECT FROM lanes AS others WHERE others.behind = (
              SELECT seq FROM events WHERE events.side = lanes.side AND events.binding = lanes.binding
@@ -57,7 +58,7 @@ const COMES_FIRST: &str =
 
 impl Events {
     /// Ranks of lanes.
-    fn ranks(&self) -> &'static [i64] {
+    pub(super) fn ranks(&self) -> &'static [i64] {
         match self.side() {
             Side::Inbox => &[0],
             Side::Outbox => &[1, 0, -1],
@@ -100,8 +101,9 @@ impl Events {
              WHERE name <> ALL ($3::text[])"
         );
         let (lanes, next) = tokio::try_join!(session.prepare_cached(&lanes), session.prepare_cached(&next))?;
+        let choice = Choice::of(room);
         let (bindings, free): (Vec<&str>, Vec<i64>) =
-            room.by_binding.iter().map(|(binding, free)| (binding.as_str(), size(*free))).unzip();
+            room.by_binding.iter().map(|(binding, free)| (binding.as_str(), choice.free(*free))).unzip();
         let least = |binding: &&str| if room.urgent.contains(*binding) { URGENT } else { i64::MIN };
         let least: Vec<i64> = bindings.iter().map(least).collect();
         let (running, keys): (Vec<&str>, Vec<Vec<u8>>) = room
@@ -113,7 +115,7 @@ impl Events {
         let closed: Vec<&str> =
             bindings.iter().zip(&free).filter(|(_, free)| **free == 0).map(|(name, _)| *name).collect();
         let (number, ranks) = (self.number(), self.ranks());
-        let (a_binding, in_all, turn) = (size(room.a_binding), size(room.in_all), size(room.turn));
+        let (Choice { a_binding, in_all, .. }, turn) = (choice, size(room.turn));
         let (lanes, next) = tokio::try_join!(
             async {
                 session
@@ -188,10 +190,12 @@ impl Events {
         // What is not under way any more need not be kept from others.
         self.database().held().retain(|_, lane| lane.side != self.number() || running.contains(lane));
         self.busy().clone_from(&running);
+        self.siblings().clone_from(&room.siblings);
         let (rows, next) = self
             .database()
             .run(async |session| {
                 let (candidates, mut next) = self.candidates(&session, room).await?;
+                let candidates = self.in_turn(&session, room, candidates).await?;
                 let longest = stored(LONGEST_MS);
                 if next.latest.is_some_and(|latest| latest > next.now.saturating_add(longest)) {
                     // It waits for longer than any pause: the clock was set back since.
@@ -343,6 +347,6 @@ fn local(time: i64, there: i64, here: u64) -> u64 {
     read(moved(read(time), read(there), stored(here)))
 }
 
-fn size(number: usize) -> i64 {
+pub(super) fn size(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

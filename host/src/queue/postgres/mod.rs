@@ -26,6 +26,7 @@ mod operate;
 mod pool;
 mod schema;
 mod settle;
+mod siblings;
 mod unite;
 
 use std::fmt;

@@ -144,7 +144,10 @@ impl Events {
         let each = i64::try_from(each).unwrap_or(i64::MAX);
         let front = session.prepare_cached(&FRONT.replace("{LEADS}", LEADS)).await?;
         let rows = session.query(&front, &[&seq, &others, &each]).await?;
-        let waiting = rows.iter().map(Waiting::of).collect::<Result<_, _>>()?;
+        let mut waiting: Vec<Waiting> = rows.iter().map(Waiting::of).collect::<Result<_, _>>()?;
+        let fit: Vec<i64> = waiting.iter().filter(|waiting| waiting.is_fit).map(|waiting| waiting.seq).collect();
+        let behind = self.behind_siblings(session, &own, &fit).await?;
+        waiting.iter_mut().for_each(|waiting| waiting.is_fit &= !behind.contains(&waiting.seq));
         let seqs = fitting(waiting, seq);
         let read = session.prepare_cached(READ).await?;
         let rows = session.query(&read, &[&seqs]).await?;
@@ -228,6 +231,7 @@ impl Events {
                 && lane.binding == own.binding
                 && beside.iter().any(|key| key.as_slice() == lane.lane.as_slice())
         };
-        Ok(free && usize::try_from(count) == Ok(seqs.len()) && !self.under_way().iter().any(is_busy))
+        let is_free = free && usize::try_from(count) == Ok(seqs.len()) && !self.under_way().iter().any(is_busy);
+        Ok(is_free && self.behind_siblings(session, own, seqs).await?.is_empty())
     }
 }

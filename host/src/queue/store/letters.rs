@@ -114,8 +114,7 @@ mod tests {
     }
 
     fn look(store: &Store) {
-        let room =
-            Room { in_all: 9, a_binding: 9, by_binding: [].into(), urgent: [].into(), running: Vec::new(), turn: 0 };
+        let room = Room { in_all: 9, a_binding: 9, ..Room::default() };
         store.due(&room, NOW).unwrap();
     }
 

@@ -6,11 +6,12 @@ mod operate;
 mod queue;
 mod repair;
 mod schema;
+mod siblings;
 mod space;
 mod unite;
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 #[cfg(test)]
@@ -22,10 +23,12 @@ use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, Row};
 
 use super::error::Place;
+use super::siblings::Siblings;
 use super::{Limits, QueueError, Side, State};
 pub(super) use queue::{Due, EXPIRED, Head, Item, Lane, Room, Stored, URGENT};
 #[cfg(test)]
 pub(super) const FIRST_SCHEMA: &str = schema::STEPS[0];
+pub(super) use siblings::LOOKED_AT;
 pub(super) use space::LEAST_BYTES;
 pub(super) use unite::{MOST_BYTES, MOST_LANES, MOST_READ, MOST_UNITED};
 
@@ -58,6 +61,10 @@ pub(super) struct Store {
     /// The conversations from which something may be delivered at this moment: what was under way when somebody last asked what
     /// is due, and what that was. Nothing else can be, because one dispatcher asks.
     under_way: RefCell<HashSet<Lane>>,
+    /// Whose messages could come before those of another binding then.
+    siblings: RefCell<Siblings>,
+    /// Up to where lanes were found to wait for those of siblings, of bindings of which more wait than are looked at at once.
+    looked_at: RefCell<HashMap<(String, i64), (i64, i64)>>,
     /// Every statement that was used.
     #[cfg(test)]
     statements: RefCell<BTreeSet<String>>,
@@ -179,6 +186,8 @@ impl Store {
             unreadable: RefCell::default(),
             passed_over: RefCell::default(),
             under_way: RefCell::default(),
+            siblings: RefCell::default(),
+            looked_at: RefCell::default(),
             #[cfg(test)]
             statements: RefCell::default(),
             #[cfg(test)]

@@ -14,6 +14,7 @@ use rusqlite::types::ValueRef;
 use super::{Store, read, shown, state, stored};
 use crate::event::{DEAD_LETTER, Event};
 use crate::queue::backoff::LONGEST_MS;
+use crate::queue::siblings::Siblings;
 use crate::queue::{QueueError, Side, State};
 
 /// What is to be stored.
@@ -87,7 +88,7 @@ pub(in crate::queue) struct Due {
 }
 
 /// How many deliveries may begin.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(in crate::queue) struct Room {
     pub(in crate::queue) in_all: usize,
     /// For a binding that is not in `by_binding`.
@@ -99,6 +100,8 @@ pub(in crate::queue) struct Room {
     pub(in crate::queue) running: Vec<Lane>,
     /// At which binding to begin, so that the last ones are not always the ones for which there is no room.
     pub(in crate::queue) turn: usize,
+    /// Whose messages may come before those of another binding.
+    pub(in crate::queue) siblings: Siblings,
 }
 
 /// The rank of what comes first.
@@ -261,7 +264,7 @@ impl Store {
 
     /// Whether a lane's first event need not wait for one of another lane: for one that says what came before it, among others,
     /// unless it is more urgent than that; nor, if it is one that says so, for what is more urgent in one of their lanes.
-    fn waits_for_none(&self) -> &'static str {
+    pub(super) fn waits_for_none(&self) -> &'static str {
         match self.side {
             Side::Inbox => "true",
             Side::Outbox => {
@@ -307,12 +310,16 @@ impl Store {
             due.next = [due.next, next.map(read)].into_iter().flatten().min();
             let free = room.by_binding.get(binding).copied().unwrap_or(room.a_binding);
             let free = free.min(room.in_all.saturating_sub(due.heads.len()));
-            if free > 0 {
+            let siblings = room.siblings.of(binding);
+            if free > 0 && siblings.is_empty() {
                 self.heads(binding, free, room, now, &mut due.heads)?;
+            } else if free > 0 {
+                self.heads_in_turn(binding, &siblings, free, room, now, &mut due.heads)?;
             }
         }
         let begun = due.heads.iter().map(|head| &head.lane);
         self.under_way.replace(room.running.iter().chain(begun).cloned().collect());
+        self.remember_siblings(&room.siblings);
         Ok(due)
     }
 
@@ -369,30 +376,41 @@ impl Store {
             .flatten()
             .filter(|conversation| !room.running.iter().any(|lane| lane.0 == binding && lane.1 == *conversation));
         for conversation in waiting.take(free) {
-            let Some(seq) = self.head(binding, &conversation)? else {
-                self.settle(binding, &conversation, now, false)?;
-                continue;
-            };
-            match self.load(seq, binding, &conversation) {
-                Ok(Some(head)) => heads.push(head),
-                Ok(None) => {
-                    tracing::error!(binding, seq, UNREADABLE);
-                    self.set_aside(seq, UNREADABLE, now)?;
-                }
-                Err(error) => {
-                    if matches!(error, QueueError::Corrupt { .. }) {
-                        self.pass_over(seq, &error);
-                        self.unreadable.replace(Some((binding.to_owned(), conversation)));
-                    }
-                    return Err(error);
-                }
+            match self.head(binding, &conversation)? {
+                Some(seq) => heads.extend(self.load_or_set_aside(seq, binding, &conversation, now)?),
+                None => self.settle(binding, &conversation, now, false)?,
             }
         }
         Ok(())
     }
 
+    /// A pending event that is to be delivered now, unless it makes no sense.
+    pub(super) fn load_or_set_aside(
+        &self,
+        seq: i64,
+        binding: &str,
+        conversation: &str,
+        now: u64,
+    ) -> Result<Option<Head>, QueueError> {
+        match self.load(seq, binding, conversation) {
+            Ok(Some(head)) => Ok(Some(head)),
+            Ok(None) => {
+                tracing::error!(binding, seq, UNREADABLE);
+                self.set_aside(seq, UNREADABLE, now)?;
+                Ok(None)
+            }
+            Err(error) => {
+                if matches!(error, QueueError::Corrupt { .. }) {
+                    self.pass_over(seq, &error);
+                    self.unreadable.replace(Some((binding.to_owned(), conversation.to_owned())));
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// Ranks of lanes, from what comes first.
-    fn ranks(&self) -> &'static [i64] {
+    pub(super) fn ranks(&self) -> &'static [i64] {
         match self.side {
             Side::Inbox => &[0],
             Side::Outbox => &[URGENT, 0, -1],
@@ -428,7 +446,7 @@ impl Store {
     }
 
     /// Lanes whose names make no sense, and their events: nobody could be asked to take them.
-    fn set_unreadable_lanes_aside(&self, now: u64) -> Result<(), QueueError> {
+    pub(super) fn set_unreadable_lanes_aside(&self, now: u64) -> Result<(), QueueError> {
         let mut unreadable = Vec::new();
         self.all("SELECT id, binding, conversation FROM lanes", [], |row| {
             if text(row.get_ref(1)?).is_none() || text(row.get_ref(2)?).is_none() {

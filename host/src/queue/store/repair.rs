@@ -53,6 +53,7 @@ impl Store {
         rebuilt?;
         let mut store = Self::connect(self.side, self.file.clone(), self.limits)?.make_ready()?;
         store.under_way.clone_from(&self.under_way);
+        store.siblings.clone_from(&self.siblings);
         #[cfg(test)]
         store.commits.clone_from(&self.commits);
         tracing::error!(

@@ -20,8 +20,8 @@ pub(in crate::queue) const MOST_LANES: usize = 200;
 pub(in crate::queue) const MOST_READ: usize = 1_000;
 
 /// A message that waits, where it may become one with others.
-struct Waiting {
-    seq: i64,
+pub(super) struct Waiting {
+    pub(super) seq: i64,
     rank: i64,
     /// Nobody has seen it, and it may take as long as it likes.
     is_fit: bool,
@@ -44,16 +44,12 @@ impl Store {
         let others = self.lanes_beside(&own, seq, rank, now)?;
         // Of one conversation as many as become one; of many, some of each.
         let each = (MOST_READ / (others.len() + 1)).clamp(1, MOST_UNITED);
-        let fitting = |lane: &Lane| -> Result<Vec<Waiting>, QueueError> {
-            let first = self.first_of(lane, each)?;
-            Ok(first.into_iter().take_while(|waiting| waiting.is_fit && waiting.rank == rank).collect())
-        };
-        let mut front = fitting(&own)?;
+        let mut front = self.fitting(&own, rank, each)?;
         if front.first().is_none_or(|first| first.seq != seq) {
             return Ok(Vec::new());
         }
         for lane in &others {
-            front.extend(fitting(lane)?);
+            front.extend(self.fitting(lane, rank, each)?);
         }
         front.sort_by_key(|waiting| (waiting.seq != seq, waiting.seq));
         let mut bytes = 0_usize;
@@ -88,6 +84,13 @@ impl Store {
         let lanes = names.into_iter().flatten().map(|conversation| (own.0.clone(), conversation));
         let free = lanes.filter(|lane| lane != own && lane.1 != DEAD_LETTER && !under_way.contains(lane));
         Ok(free.take(MOST_LANES).collect())
+    }
+
+    /// Of the first so many that are pending in a conversation, those that may become part of a message of this rank.
+    fn fitting(&self, lane: &Lane, rank: i64, count: usize) -> Result<Vec<Waiting>, QueueError> {
+        let first = self.first_of(lane, count)?;
+        let fit = first.into_iter().take_while(|waiting| waiting.is_fit && waiting.rank == rank).collect();
+        self.before_siblings(lane, rank, fit)
     }
 
     /// What is pending in a conversation, in its order: the first so many.
@@ -126,9 +129,8 @@ impl Store {
                 || lane.0 == own.0
                     && !self.under_way.borrow().contains(lane)
                     && !self.waits_for_another(lane, *first)?;
-            let come_first = self.first_of(lane, seqs.len())?;
-            let are_first = come_first.iter().map(|waiting| waiting.seq).eq(seqs.iter().copied());
-            if !is_free || !are_first || come_first.iter().any(|waiting| !waiting.is_fit || waiting.rank != rank) {
+            let come_first = self.fitting(lane, rank, seqs.len())?;
+            if !is_free || !come_first.iter().map(|waiting| waiting.seq).eq(seqs.iter().copied()) {
                 return Ok(false);
             }
         }
@@ -178,7 +180,7 @@ mod tests {
     }
 
     fn begin(store: &Store, running: Vec<Lane>, in_all: usize) -> Vec<i64> {
-        let room = Room { in_all, a_binding: 16, by_binding: [].into(), urgent: [].into(), running, turn: 0 };
+        let room = Room { in_all, a_binding: 16, running, ..Room::default() };
         store.due(&room, 1).unwrap().heads.into_iter().map(|head| head.seq).collect()
     }
 

@@ -6,6 +6,7 @@ mod merging;
 mod order;
 mod promises;
 pub(crate) mod server;
+mod siblings;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -200,7 +201,7 @@ pub(super) fn item(data: &str, conversation: &str) -> Item {
 }
 
 pub(super) fn room() -> Room {
-    Room { in_all: 64, a_binding: 16, by_binding: [].into(), urgent: [].into(), running: Vec::new(), turn: 0 }
+    Room { in_all: 64, a_binding: 16, ..Room::default() }
 }
 
 /// Stores these; what became of them.

@@ -473,14 +473,7 @@ async fn what_only_waited_for_the_application_is_due_when_that_is_back_and_nothi
         store.failed(waits, "nobody listens", now + 30_000, true, now)?;
         store.failed(own, "status 500", now + 30_000, false, now)?;
         store.wake(now)?;
-        let room = crate::queue::store::Room {
-            in_all: 10,
-            a_binding: 10,
-            by_binding: std::collections::HashMap::new(),
-            running: Vec::new(),
-            urgent: [].into(),
-            turn: 0,
-        };
+        let room = crate::queue::store::Room { in_all: 10, a_binding: 10, ..Default::default() };
         store.due(&room, now)
     };
     let due = inbox.writer().unwrap().run(work).await.unwrap();

@@ -31,7 +31,7 @@ fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
 
 fn room() -> crate::queue::store::Room {
     let running = (0..32).map(|number| ("team".to_owned(), format!("conversation{number}"))).collect();
-    crate::queue::store::Room { in_all: 64, a_binding: 16, by_binding: [].into(), urgent: [].into(), running, turn: 0 }
+    crate::queue::store::Room { in_all: 64, a_binding: 16, running, ..Default::default() }
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn waiting(due: u64) -> String {
 }
 
 fn room() -> Room {
-    Room { in_all: 10, a_binding: 10, by_binding: [].into(), urgent: [].into(), running: Vec::new(), turn: 0 }
+    Room { in_all: 10, a_binding: 10, ..Room::default() }
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn all() -> Vec<Self> {
-        let conversations = [["", "sales", "plant"], ["", "night", "shift"], ["", "orders", "claims"]];
+        // The first two are of one robot, and have two in common.
+        let conversations = [["", "sales", "plant"], ["", "sales", "shift"], ["", "orders", "claims"]];
         let of = |(binding, names): (usize, [&str; 3])| {
             names.map(|name| Self { binding, conversation: name.to_owned(), unsettled: None, last: None })
         };

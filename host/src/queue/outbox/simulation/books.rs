@@ -50,11 +50,18 @@ pub(super) struct Letter {
     pub(super) is_settled: bool,
     pub(super) refused: bool,
     pub(super) given_up: Option<String>,
+    /// It was posted while nobody had to wait for another binding of its robot.
+    pub(super) is_unbound: bool,
 }
 
 impl Letter {
     fn lane(&self) -> (usize, String) {
         (self.binding, self.conversation.clone())
+    }
+
+    /// Where it stands among those of its conversation, whichever binding has them; unknown until the application was told.
+    fn place(&self) -> Option<(i64, u64)> {
+        Some((-self.rank, self.id.as_ref()?.parse().ok()?))
     }
 
     /// Whether it may be too late for it, if the host's clock has shown `wall`.
@@ -114,6 +121,29 @@ pub(super) struct Departure {
     at: u64,
 }
 
+/// Why nobody has to wait for a binding.
+#[derive(Debug, Clone, Copy, Default)]
+struct Apart {
+    is_refused: bool,
+    is_away: bool,
+    /// The last time that one of these was so.
+    until: Option<u64>,
+}
+
+impl Apart {
+    /// Whether a message may be posted now that was begun while it was so.
+    fn was_lately(&self, now: u64) -> bool {
+        self.is_refused || self.is_away || self.until.is_some_and(|until| now < until + ON_ITS_WAY_MS)
+    }
+
+    /// It is no more.
+    fn end(&mut self, now: u64) {
+        if self.is_refused || self.is_away {
+            *self = Self { until: Some(now), ..Self::default() };
+        }
+    }
+}
+
 /// DingTalk has said that a robot takes nothing.
 #[derive(Debug)]
 struct Shut {
@@ -144,6 +174,10 @@ pub(super) struct Books {
     last: u64,
     /// The last one shown of each conversation and rank.
     shown: BTreeMap<(usize, String, i64), usize>,
+    /// And the highest number in the outbox of those of them that had to wait for other bindings.
+    bound: BTreeMap<(usize, String, i64), u64>,
+    /// For these, no other binding of their robot has to wait: DingTalk refuses all that they send, or their files are away.
+    apart: [Apart; BINDINGS.len()],
     shuts: Vec<Shut>,
     generations: [u32; BINDINGS.len()],
     lately: VecDeque<(u64, Lately)>,
@@ -302,7 +336,54 @@ impl Books {
             let is_first = letter.is_queued && (-before.rank, other) < (-letter.rank, number);
             require(!is_waiting || !is_first, || format!("letter {number} is posted before letter {other}"))?;
         }
+        self.comes_first(number, now, latest)
+    }
+
+    /// Whether no other binding of its robot has something that comes before it in its conversation.
+    fn comes_first(&mut self, number: usize, now: u64, latest: u64) -> Result<(), String> {
+        let letter = &self.letters[number];
+        let Some(own) = letter.place().filter(|_| letter.is_queued) else { return Ok(()) };
+        let (binding, conversation) = letter.lane();
+        let is_unbound = letter.is_unbound || self.is_unbound(binding, now);
+        let (mut behind, mut beside) = (0, 0);
+        for sibling in (0..BINDINGS.len()).filter(|other| *other != binding && ROBOT_OF[*other] == ROBOT_OF[binding]) {
+            for &(_, other) in self.waiting.get(&(sibling, conversation.clone())).into_iter().flatten() {
+                let before = &self.letters[other];
+                let Some(place) = before.place() else { continue };
+                let is_waiting =
+                    before.accepted.is_some_and(|time| time + ON_ITS_WAY_MS <= now) && !before.is_expired(latest);
+                behind += u64::from(place > own);
+                let is_first = is_waiting && place < own;
+                beside += u64::from(is_first);
+                require(!is_first || is_unbound, || {
+                    format!("letter {number} is posted before letter {other} of {}", BINDINGS[sibling])
+                })?;
+            }
+        }
+        if behind > 0 {
+            self.count("before another binding's");
+        }
+        if beside > 0 {
+            self.count("past another binding's that is held");
+        }
+        self.letters[number].is_unbound |= is_unbound;
         Ok(())
+    }
+
+    /// Whether what is begun by a binding now need not wait for another one of its robot.
+    fn is_unbound(&self, binding: usize, now: u64) -> bool {
+        let is_sibling = |other: &usize| *other != binding && ROBOT_OF[*other] == ROBOT_OF[binding];
+        (0..BINDINGS.len()).filter(is_sibling).any(|sibling| self.apart[sibling].was_lately(now))
+    }
+
+    /// These are one message from now on, which keeps its place.
+    pub(super) fn united(&mut self, numbers: &[usize], now: u64) {
+        if numbers
+            .iter()
+            .any(|number| self.letters[*number].is_unbound || self.is_unbound(self.letters[*number].binding, now))
+        {
+            numbers.iter().for_each(|number| self.letters[*number].is_unbound = true);
+        }
     }
 
     /// Whether nothing that DingTalk has said stands against a post.
@@ -343,6 +424,9 @@ impl Books {
             letter.under_way -= 1;
             match told {
                 Told::Accepted => {
+                    if letter.is_queued && self.apart[binding].is_refused {
+                        self.apart[binding].end(now);
+                    }
                     require(letter.is_shown, || format!("letter {number} is said to be shown, and is not"))?;
                     self.settle(number, now);
                 }
@@ -362,6 +446,7 @@ impl Books {
                 at < shut.until || !(is_own || shut.binding.is_none() && shut.robot == robot)
             }),
             Told::Shut(kind, pause) => {
+                self.apart[binding].is_refused |= *kind == Kind::Configuration;
                 let binding = (*kind == Kind::Configuration).then_some((binding, generation));
                 let until = now + u64::try_from(pause.as_millis()).unwrap();
                 self.shuts.push(Shut { kind: *kind, robot, binding, at: now, until, is_noted: true });
@@ -384,8 +469,22 @@ impl Books {
         // What was given up while it was under way may arrive at any time.
         if letter.is_queued && letter.given_up.is_none() {
             let place = (letter.binding, letter.conversation.clone(), letter.rank);
-            let last = self.shown.insert(place, number).filter(|last| *last > number);
+            let (is_unbound, own, binding) = (letter.is_unbound, letter.place(), letter.binding);
+            let last = self.shown.insert(place.clone(), number).filter(|last| *last > number);
             require(last.is_none(), || format!("letter {number} is shown after letter {last:?} of its conversation"))?;
+            let Some((_, id)) = own else { return Ok(()) };
+            for sibling in
+                (0..BINDINGS.len()).filter(|other| *other != binding && ROBOT_OF[*other] == ROBOT_OF[binding])
+            {
+                let last = self.bound.get(&(sibling, place.1.clone(), place.2)).copied().unwrap_or(0);
+                require(last < id, || {
+                    format!("letter {number} is {id} in the outbox, and shown after {last} of {}", BINDINGS[sibling])
+                })?;
+            }
+            if !is_unbound {
+                let last = self.bound.entry(place).or_default();
+                *last = id.max(*last);
+            }
         }
         Ok(())
     }
@@ -425,8 +524,14 @@ impl Books {
     }
 
     /// A binding was loaded again: it knows nothing of what was wrong with the one before.
-    pub(super) fn loaded(&mut self, binding: usize) {
+    pub(super) fn loaded(&mut self, binding: usize, now: u64) {
         self.generations[binding] += 1;
+        self.apart[binding].end(now);
+    }
+
+    /// Its file is away.
+    pub(super) fn removed(&mut self, binding: usize) {
+        self.apart[binding].is_away = true;
     }
 
     /// The process has ended: what it had no time to note is unknown to the next one.
@@ -451,6 +556,7 @@ impl Books {
             self.letters[*letter].under_way = 0;
         }
         self.under_way.clear();
+        self.apart.iter_mut().for_each(|apart| apart.end(now));
         self.unsure += std::mem::take(&mut self.calls);
         self.asked.iter_mut().for_each(VecDeque::clear);
     }

@@ -24,6 +24,7 @@ use crate::input::setback;
 use crate::queue::lock::Lock;
 use crate::queue::outbox::retry::Setback;
 use crate::queue::outbox::{Consumer, DeadLetter, Outbox, Told, is_urgent};
+use crate::queue::siblings::Groups;
 use crate::queue::store::Store;
 use crate::queue::writer::{Posts, Writer};
 use crate::queue::{Limits, QueueError, Side};
@@ -72,6 +73,10 @@ impl Consumer for Poster {
             self.world.may_end("before the result is noted").await;
             posted.map(drop).map_err(|error| setback(&error, is_urgent(message)))
         })
+    }
+
+    fn siblings(&self) -> Option<Arc<Groups>> {
+        self.bindings.upgrade().unwrap().siblings()
     }
 
     fn unites_above(&self, binding: &str) -> Option<usize> {
@@ -189,7 +194,11 @@ impl Process {
     }
 
     async fn load(&self, index: usize) {
-        self.world.state().books.loaded(index);
+        {
+            let mut state = self.world.state();
+            let now = state.now();
+            state.books.loaded(index, now);
+        }
         self.bindings.add(resource(index), &Proxies::none(), &Policy::default()).await.unwrap();
         note!(self.world.state(), "{} is loaded", BINDINGS[index]);
     }
@@ -201,6 +210,7 @@ impl Process {
     }
 
     pub(super) fn remove(&self, index: usize) {
+        self.world.state().books.removed(index);
         self.bindings.remove(BINDINGS[index]);
     }
 

@@ -23,7 +23,8 @@
 //! - A message is shown once at most. One that was accepted is shown, unless its time was over, DingTalk refuses its content,
 //!   or DingTalk was busy with it four times in one process.
 //! - Of a conversation and rank the messages are posted and shown in the order in which they were accepted, and the higher
-//!   rank first; also where some of them have become one, with each other and with those of other conversations.
+//!   rank first; also where some of them have become one, with each other and with those of other conversations. So are those
+//!   of two bindings of one robot, but for what was held because DingTalk refused whatever its binding sent, or its file was away.
 //! - Nothing is posted while DingTalk takes nothing: a penalty, a throttled address and a used-up allowance for the robot, also
 //!   by the next process; wrong settings for the binding that has them, until it is loaded again or the process ends. After
 //!   that, one message finds out.
@@ -69,6 +70,9 @@
 //! | `retry::next`: every attempt counts as a busy one | given up after three busy answers | 24, 30 h |
 //! | `Store::front`, `Store::unite`: what is under way is not left out | posted while it is under way | 26, 8 h |
 //! | `Store::unite`: nothing waits for the message that says what came before | posted before an earlier one | 26, 4 h |
+//! | `Siblings::of`: nobody has siblings | posted before another binding's | 21, 2 h |
+//! | `Store::before_siblings`: all are before | posted before another binding's | 21, 13 h |
+//! | `Gate::shut_meanwhile`: it was not | posted while the robot is shut | 21, 8 h |
 //! | `Store::end_post`: nothing is given back to the month | one message too many is counted | 21, 2 h |
 
 mod application;
@@ -92,11 +96,11 @@ const SEEDS: [u64; 7] = [21, 22, 23, 24, 25, 26, 27];
 const HOURS: u64 = 36;
 
 /// What happens in them at least.
-const ENOUGH: [(&str, u64); 15] = [
+const ENOUGH: [(&str, u64); 17] = [
     ("posts", 10_000),
     ("shown", 10_000),
     ("posts of several", 100),
-    ("posts of several conversations", 50),
+    ("posts of several conversations", 25),
     ("content", 50),
     ("busy", 20),
     ("unknown", 200),
@@ -108,6 +112,8 @@ const ENOUGH: [(&str, u64); 15] = [
     ("expired", 20),
     ("processes", 100),
     ("unsettled by a kill", 10),
+    ("before another binding's", 500),
+    ("past another binding's that is held", 5),
 ];
 
 /// So many hours of a seed: what happened, line by line, and how often; or what was broken and what came before that.

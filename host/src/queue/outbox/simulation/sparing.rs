@@ -11,6 +11,7 @@ use super::host::numbers_in;
 use super::world::{World, note};
 use crate::event::BoxFuture;
 use crate::queue::outbox::DeadLetter;
+use crate::queue::siblings::Siblings;
 use crate::queue::storage::{End, Storage, Then, Tidied, Wake};
 use crate::queue::store::{Due, Item, Lane, Room};
 use crate::queue::writer::Writer;
@@ -33,15 +34,16 @@ struct Nothing {
     in_all: usize,
     by_binding: HashMap<String, usize>,
     running: Vec<Lane>,
+    siblings: Siblings,
     now: u64,
     next: Option<u64>,
 }
 
 impl Nothing {
     fn of(commits: u64, room: &Room, now: u64) -> Self {
-        let (mut running, next) = (room.running.clone(), None);
+        let (mut running, siblings, next) = (room.running.clone(), room.siblings.clone(), None);
         running.sort();
-        Self { commits, in_all: room.in_all, by_binding: room.by_binding.clone(), running, now, next }
+        Self { commits, in_all: room.in_all, by_binding: room.by_binding.clone(), running, siblings, now, next }
     }
 
     /// Whether it is still so.
@@ -50,7 +52,7 @@ impl Nothing {
             self.commits == asked.commits && self.in_all == asked.in_all && self.by_binding == asked.by_binding;
         // If the clock was set back, what waits for long is due.
         let is_early = self.now <= asked.now && self.next.is_none_or(|next| asked.now < next);
-        is_same && is_early && self.running == asked.running
+        is_same && is_early && self.running == asked.running && self.siblings == asked.siblings
     }
 }
 
@@ -131,6 +133,8 @@ impl Storage for Sparing {
             note!(state, "letters {numbers:?} become one: {united:?}");
             state.books.count(if united == Ok(true) { "become one" } else { "do not become one" });
             if united == Ok(true) {
+                let now = state.now();
+                state.books.united(&numbers, now);
                 self.letters.lock().unwrap().insert(first, numbers);
             }
             united

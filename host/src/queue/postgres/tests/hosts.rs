@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::event::Event;
+use crate::queue::siblings::{Siblings, group};
 use crate::queue::storage::Wake;
+use crate::queue::tests::event;
 
 #[tokio::test]
 async fn a_conversation_is_delivered_by_one_host_at_a_time() {
@@ -328,4 +331,43 @@ async fn a_database_of_an_older_host_gets_what_is_missing_and_keeps_what_it_has(
     assert_eq!(due(&bench, &events, Room { in_all: 1, ..room() }).await.heads[0].seq, seqs[0]);
     assert_eq!(events.unite(seqs.to_vec(), "a1+b2".into(), 0).await, Ok(true));
     assert_eq!(heads(&bench, &events).await, ["a1+b2"]);
+}
+
+#[tokio::test]
+async fn siblings_keep_one_order_over_all_hosts() {
+    let Some(bench) = Bench::database().await else { return };
+    let (one, two) = (bench.events(Side::Outbox).await, bench.events(Side::Outbox).await);
+    let shared = || Room { siblings: Siblings::new(group(&["team", "other"]), [].into()), ..room() };
+    let begin = async |host: &Events| {
+        let heads = due(&bench, host, shared()).await.heads;
+        heads.iter().map(|head| data(&head.event)).collect::<Vec<_>>()
+    };
+    let of_other = |data: &str, rank| {
+        let event = Event { binding: "other".into(), ..event(data, &data[..1]) };
+        Item { rank, ..Item::received(event) }
+    };
+    let first = add(&bench, &one, "a1", "a").await;
+    insert_one(&bench, &two, of_other("a2", 0)).await;
+    assert_eq!((begin(&two).await, begin(&one).await), (vec![], vec!["a1".to_owned()]));
+    insert_one(&bench, &two, of_other("a3 urgent", 1)).await;
+    for _ in 0..3 {
+        assert!(begin(&two).await.is_empty(), "the first is under way elsewhere");
+        bench.pass(7_000);
+        one.database().renew().await.unwrap();
+    }
+    // A message elsewhere that is not under way is in nobody's way, whoever comes first for a while.
+    insert_one(&bench, &two, of_other("b4", 0)).await;
+    add(&bench, &one, "b5", "b").await;
+    assert_eq!(begin(&two).await, ["b4"]);
+    // Whoever had it dies.
+    drop(one);
+    bench.pass(10_001);
+    assert_eq!(begin(&two).await, ["a3 urgent", "b4"]);
+    for head in due(&bench, &two, shared()).await.heads {
+        delivered(&bench, &two, head.seq).await;
+    }
+    bench.pass(u64::try_from(NEAR_MS).unwrap());
+    let heads = due(&bench, &two, shared()).await.heads;
+    assert_eq!(heads.iter().map(|head| data(&head.event)).collect::<Vec<_>>(), ["a1", "b5"]);
+    assert!(heads.iter().any(|head| head.seq == first));
 }

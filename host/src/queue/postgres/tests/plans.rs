@@ -3,7 +3,9 @@
 
 use super::*;
 use crate::queue::Selection;
+use crate::queue::siblings::{Siblings, group};
 use crate::queue::storage::Wake;
+use crate::queue::store::LOOKED_AT;
 
 /// So many that reading all of them would be what costs.
 const EVENTS: u32 = 20_000;
@@ -22,6 +24,23 @@ async fn no_statement_reads_all_events_or_lanes() {
     assert!(front.len() > 50, "{}", front.len());
     let front = front.into_iter().map(|(seq, _)| seq).collect();
     assert_eq!(events.unite(front, "x".into(), 0).await, Ok(true));
+    // Of two siblings, the second waits in more conversations than are looked at at once.
+    let now = bench.now();
+    for (binding, rank) in [("one", 1), ("two", 0)] {
+        bench.sql(&format!(
+            "INSERT INTO events (side, binding, conversation, lane, rank, accepted_at, state, metadata, trace, data, digest, size)
+             SELECT 1, '{binding}', i::text::bytea, sha256(i::text::bytea), {rank}, {now}, 'pending', '[]', '[]', 'x', sha256('x'), 1000
+                 FROM generate_series(1, {LOOKED_AT}) AS i;
+             INSERT INTO lanes (side, binding, lane, conversation, due, rank)
+             SELECT side, binding, lane, conversation, {now}, rank FROM events WHERE binding = '{binding}'"
+        ));
+    }
+    let siblings = Siblings::new(group(&["one", "two", &first.lane.0]), [].into());
+    let by_binding = [("one".to_owned(), 0)].into();
+    let in_turn = due(&bench, &events, Room { siblings, by_binding, in_all: 4_000, ..room() }).await.heads;
+    assert!(in_turn.iter().all(|head| head.lane.0 != "two" && head.lane != first.lane) && in_turn.len() > 8);
+    assert!(events.looked_at().contains_key("two"));
+    assert_eq!(events.front(first.seq, 1, 0).await, Ok(Vec::new()), "it stands for what is more urgent elsewhere");
     failed(&bench, &events, first.seq, 1_000, true).await;
     delivered(&bench, &events, seq).await;
     for which in [Wake::All, Wake::Suffering, Wake::Binding("b1".into())] {
