@@ -19,7 +19,7 @@ pub(super) fn key(settings: &Settings) -> Key {
     // No secret is none, and not an empty one.
     if let Some(secret) = &settings.secret {
         hash.update([1]);
-        hash.update(secret.expose());
+        hash.update(secret.secret().expose());
     }
     hash.finalize().first_chunk().copied().unwrap_or_default()
 }
