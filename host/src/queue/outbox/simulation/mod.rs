@@ -68,8 +68,8 @@
 //! | `Store::order`: `seq` alone | posted before one of a higher rank | 21, 1 h |
 //! | `retry::next`: busy is tried for ever | posted after four busy answers | 21, 12 h |
 //! | `retry::next`: every attempt counts as a busy one | given up after three busy answers | 24, 30 h |
-//! | `Store::front`, `Store::unite`: what is under way is not left out | posted while it is under way | 26, 8 h |
-//! | `Store::unite`: nothing waits for the message that says what came before | posted before an earlier one | 26, 4 h |
+//! | `Store::front`, `Store::unite`: what is under way is not left out | posted while it is under way | 21, 19 h |
+//! | `Store::unite`: nothing waits for the message that says what came before | posted before an earlier one | 21, 26 h |
 //! | `Siblings::of`: nobody has siblings | posted before another binding's | 21, 2 h |
 //! | `Store::before_siblings`: all are before | posted before another binding's | 21, 13 h |
 //! | `Gate::shut_meanwhile`: it was not | posted while the robot is shut | 21, 8 h |
