@@ -18,9 +18,6 @@ use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 use super::super::Instance;
 
-/// What is compared, and copied where it differs: most of a memory is as it was, and reading it costs less than writing it.
-const PIECE: usize = 1 << 10;
-
 /// Addresses reserved for one memory, of which the first are in use.
 struct Mapping {
     base: NonNull<c_void>,
@@ -180,29 +177,12 @@ impl Held {
         self.memory.base.as_ptr().addr()
     }
 
-    /// What is in its memory.
-    #[expect(unsafe_code, reason = "memory that compiled code uses is read")]
-    pub(super) fn image(&mut self) -> Box<[u8]> {
-        // SAFETY: so many bytes are readable. Nothing writes to them meanwhile: compiled code and wasmtime do so only with the
-        // instance's store borrowed mutably, and it is inside of `self`, which is. No reference into the memory outlives
-        // this line, and none of wasmtime's outlives a call.
-        unsafe { std::slice::from_raw_parts(self.memory.base.as_ptr().cast::<u8>(), self.memory.size()) }.into()
-    }
-
-    /// Makes `image` what is in its memory, if it is as large.
-    #[expect(unsafe_code, reason = "memory that compiled code uses is written to")]
-    pub(super) fn rewind(&mut self, image: &[u8]) -> bool {
-        if image.len() != self.memory.size() {
-            return false;
-        }
-        // SAFETY: so many bytes are readable and writable. Nothing else uses them meanwhile, as above, and no reference into
-        // them outlives this function.
-        let memory = unsafe { std::slice::from_raw_parts_mut(self.memory.base.as_ptr().cast::<u8>(), image.len()) };
-        for (now, then) in memory.chunks_mut(PIECE).zip(image.chunks(PIECE)) {
-            if now != then {
-                now.copy_from_slice(then);
-            }
-        }
-        true
+    /// What is in its memory, as long as nothing runs in it.
+    #[expect(unsafe_code, reason = "memory that compiled code uses is read and written")]
+    pub(super) fn memory(&mut self) -> &mut [u8] {
+        // SAFETY: so many bytes are readable and writable. Nothing else uses them while this is borrowed: compiled code and
+        // wasmtime do so only with the instance's store borrowed mutably, and it is inside of `self`, which is. None of
+        // wasmtime's references into the memory outlives a call.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.base.as_ptr().cast::<u8>(), self.memory.size()) }
     }
 }

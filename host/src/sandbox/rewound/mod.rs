@@ -1,7 +1,7 @@
 //! Instances that are used again: after each message the host writes back the memory that the instance had after `init`.
 //!
 //! The next message of the same tenant finds the memory byte for byte as `init` left it, which is what a fresh instance
-//! gives, for a copy of 64 KiB instead of making an instance, initialising it and taking it down. What else an instance
+//! gives, for a comparison of 64 KiB instead of making an instance, initialising it and taking it down. What else an instance
 //! could remember is ruled out when the component is loaded ([`check`]) and after each call ([`Lease::end`]). An instance
 //! that a call did not come back from is dropped: it is put back by the last step of a call that returned, and by nothing
 //! else.
@@ -12,7 +12,7 @@
 //! So instances are put back where everything that a component could leave behind is known, and fresh for all others.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -27,11 +27,13 @@ use super::{Handler, Instance, Limits, Sandbox, Tenant};
 use crate::egress::{Exit, Reach};
 
 mod check;
+mod image;
 mod memory;
 mod stack;
 #[cfg(test)]
 mod tests;
 
+use image::{Base, Image};
 use memory::{Held, Memories};
 
 /// Where a call's instance comes from.
@@ -66,7 +68,7 @@ impl Instances {
 
 /// Instances that exist at once, running or not, and those of one tenant: as many as operations may run, so that instances
 /// are not what messages have too few of. Each takes its memory and what it used of its stack, some 100 KiB, 25 MiB for all;
-/// with them come images, 64 KiB for each tenant that has any. Half of the places are for tenants that have none.
+/// with them come images, some KiB for each tenant that has any. Half of the places are for tenants that have none.
 const PLACES: Rule = Rule { all: 256, each: 64 };
 
 /// How long an instance is kept that nobody uses; and a tenant whose last message is longer ago begins with a fresh one:
@@ -76,6 +78,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Makes instances that can be used again, within [`PLACES`].
 pub(super) struct Rewinder {
     binding: BindingPre,
+    /// What is in a memory before `init`.
+    base: OnceLock<Arc<Base>>,
     places: Mutex<Places>,
 }
 
@@ -100,7 +104,7 @@ impl Rewinder {
             return Ok(None);
         };
         let places = Mutex::new(Places { tally: Tally::new(PLACES), own: HashMap::new() });
-        Ok(Some(Arc::new(Self { binding, places })))
+        Ok(Some(Arc::new(Self { binding, base: OnceLock::new(), places })))
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
@@ -158,7 +162,7 @@ struct Waiting {
     /// By the time since when, the oldest first.
     instances: Vec<(Instant, Kept)>,
     /// What is in memory after `init`, as long as there is an instance.
-    image: Option<Weak<[u8]>>,
+    image: Option<Weak<Image>>,
     last_call: Option<Instant>,
     /// Whether a task waits for the oldest to be too old.
     is_swept: bool,
@@ -167,7 +171,7 @@ struct Waiting {
 /// An instance whose memory is the image.
 struct Kept {
     held: Held,
-    image: Arc<[u8]>,
+    image: Arc<Image>,
     place: Place,
 }
 
@@ -190,17 +194,20 @@ impl Shelf {
     }
 
     /// The tenant's image: the first one that was taken.
-    fn image(&self, held: &mut Held) -> Option<Arc<[u8]>> {
-        let own = held.image();
+    fn image(&self, held: &mut Held) -> Option<Arc<Image>> {
+        let (memory, base) = (held.memory(), self.rewinder.base.get()?);
         let mut waiting = self.waiting();
-        let image = waiting.image.as_ref().and_then(Weak::upgrade).unwrap_or_else(|| {
-            let image = Arc::from(own.as_ref());
-            waiting.image = Some(Arc::downgrade(&image));
-            image
-        });
+        let image = match waiting.image.as_ref().and_then(Weak::upgrade) {
+            Some(image) => image,
+            None => {
+                let image = Arc::new(Image::of(memory, base)?);
+                waiting.image = Some(Arc::downgrade(&image));
+                image
+            }
+        };
         drop(waiting);
         // A component whose `init` does not always do the same is not one to put back.
-        (*image == *own).then_some(image)
+        image.is(memory).then_some(image)
     }
 
     fn put(self: &Arc<Self>, kept: Kept) {
@@ -248,7 +255,7 @@ pub(super) enum Lease {
 pub(super) struct Running {
     held: Held,
     /// None until it is initialised, and where it cannot be put back.
-    image: Option<Arc<[u8]>>,
+    image: Option<Arc<Image>>,
     place: Place,
     shelf: Arc<Shelf>,
 }
@@ -280,7 +287,7 @@ impl Lease {
     /// call. In every other case it is dropped, and with it everything that it had.
     pub(super) fn end(self, sandbox: &Sandbox, tenant: &Tenant) {
         let Self::Rewound(Running { mut held, image: Some(image), place, shelf }) = self else { return };
-        if !is_clean(&mut held) || !held.rewind(&image) {
+        if !is_clean(&mut held) || !image.put_back(held.memory()) {
             return;
         }
         // Nobody is left in it: whom the call handed its message to, how far it reached, what the time was.
@@ -321,7 +328,10 @@ impl Sandbox {
         let place = if is_worth_one { shelf.rewinder.take_place(tenant.id()) } else { None };
         let Some(place) = place else { return Ok(Lease::Fresh(self.instantiate(tenant, exit, reader).await?)) };
         Ok(match Held::make(self.instantiate_of(&shelf.rewinder.binding, tenant, exit, reader)).await? {
-            Ok(held) => Lease::Rewound(Running { held, image: None, place, shelf: Arc::clone(shelf) }),
+            Ok(mut held) => {
+                shelf.rewinder.base.get_or_init(|| Arc::new(Base::of(held.memory())));
+                Lease::Rewound(Running { held, image: None, place, shelf: Arc::clone(shelf) })
+            }
             // Of a module that is there more than once: it serves this call, and is not kept.
             Err(instance) => Lease::Fresh(instance),
         })

@@ -48,6 +48,8 @@ pub(super) struct Letter {
     pub(super) is_shown: bool,
     /// The host knows that it has arrived, or has given it up.
     pub(super) is_settled: bool,
+    /// It knew it, and was killed before that had to be noted: it may know it still.
+    pub(super) is_unsettled: bool,
     pub(super) refused: bool,
     pub(super) given_up: Option<String>,
     /// It was posted while nobody had to wait for another binding of its robot.
@@ -218,7 +220,7 @@ impl Books {
         if letter.accepted.is_none() {
             letter.accepted = Some(now);
             letter.accepted_at = Some(wall);
-            if !letter.is_settled {
+            if !letter.is_settled && !letter.is_unsettled {
                 self.wait(number);
             }
         }
@@ -544,7 +546,7 @@ impl Books {
                 Lately::Settled(number) => {
                     let letter = &mut self.letters[number];
                     // Should it have been given up, that may be noted or not.
-                    letter.is_settled = false;
+                    (letter.is_settled, letter.is_unsettled) = (false, true);
                     self.count("unsettled by a kill");
                 }
             }

@@ -122,7 +122,7 @@ async fn warm(sandbox: &Sandbox, tenant: &Tenant) {
 /// What each of those that wait has in memory.
 fn memories(tenant: &Tenant) -> Vec<Box<[u8]>> {
     let mut waiting = tenant.shelf.as_ref().unwrap().waiting();
-    waiting.instances.iter_mut().map(|(_, kept)| kept.held.image()).collect()
+    waiting.instances.iter_mut().map(|(_, kept)| Box::from(&*kept.held.memory())).collect()
 }
 
 /// An instance of its own for the tenant, initialised.
@@ -205,7 +205,7 @@ proptest! {
         static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| sandbox(Limits::default()));
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             let (sandbox, tenant) = (SANDBOX.clone(), tenant(&SANDBOX, "one", &robot().await, LONG));
-            let expected = initialised(&sandbox, &tenant).await.image();
+            let expected: Box<[u8]> = Box::from(&*initialised(&sandbox, &tenant).await.memory());
             warm(&sandbox, &tenant).await;
             for message in messages {
                 send(&sandbox, &tenant, message).await;
@@ -233,9 +233,9 @@ async fn nothing_of_a_message_is_found_in_memory_by_the_next_one() {
     let mut held = initialised(&sandbox, &tenant).await;
     let request = Request { operation: "create".into(), data: text(CANARY).into(), metadata: Vec::new() };
     held.instance().invoke(request.into()).await.unwrap().unwrap();
-    assert!(finds(&held.image(), CANARY));
+    assert!(finds(held.memory(), CANARY));
     // What `init` left is there, in both.
-    assert!(finds(&memory, SECRET) && finds(&held.image(), SECRET));
+    assert!(finds(&memory, SECRET) && finds(held.memory(), SECRET));
 }
 
 #[tokio::test]
@@ -289,7 +289,8 @@ async fn an_instance_whose_init_did_something_else_than_the_first_is_not_kept() 
     warm(&sandbox, &tenant).await;
     let mut other = memories(&tenant).remove(0);
     other[0] ^= 1;
-    let other = Arc::from(other);
+    let base = sandbox.rewinder.as_ref().unwrap().base.get().unwrap();
+    let other = Arc::new(Image::of(&other, base).unwrap());
     {
         let mut waiting = tenant.shelf.as_ref().unwrap().waiting();
         waiting.instances.clear();
