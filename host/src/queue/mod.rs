@@ -4,7 +4,7 @@
 //!
 //! **Order.** Within a conversation events are delivered one after the other, in the order in which they were accepted. The
 //! first one is tried until it is taken, refused for good (it becomes *dead*), or dropped by the operator.
-//! Conversations do not wait for each other. Bindings that are [siblings](siblings) have their conversations in common.
+//! Conversations do not wait for each other. Bindings that are [siblings] have their conversations in common.
 //!
 //! **At least once.** That an event was delivered is written after the answer. If the host dies in between, or cannot
 //! write, the event is delivered again, with the identifier by which a repetition is recognised.

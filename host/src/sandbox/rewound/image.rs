@@ -1,8 +1,7 @@
 //! What is in a tenant's memory after `init`, as far as it is not in every tenant's: pure, over bytes.
 //!
-//! With a hundred tenants a processor has none of their memories at hand, and reading one costs what the message does. Most of
-//! an image is zeros, or what the component has in its data segments; of those there is one copy for all, which a
-//! processor has.
+//! Most of an image is zeros, or what the component has in its data segments. Of those there is one copy for all, which a
+//! processor has at hand: with a hundred tenants a message takes a tenth less of its time, and each image some KiB instead of 64.
 
 use std::sync::Arc;
 
