@@ -342,12 +342,7 @@ impl Bindings {
         let (key, name) = (binding.made_of.siblings_by, Arc::clone(&binding.name));
         let replaced = by_name.replace(ByName(binding)).map(|ByName(replaced)| replaced);
         let before = replaced.as_ref().and_then(|replaced| replaced.made_of.siblings_by);
-        if let Some(before) = before.filter(|_| before != key) {
-            self.siblings.remove(&before, &name);
-        }
-        if let Some(key) = key {
-            self.siblings.add(key, &name);
-        }
+        self.siblings.change(&name, before, key);
         replaced
     }
 
@@ -355,9 +350,7 @@ impl Bindings {
     pub fn remove(&self, name: &str) -> Option<Arc<Binding>> {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         let removed = by_name.take(name).map(|ByName(removed)| removed)?;
-        if let Some(key) = &removed.made_of.siblings_by {
-            self.siblings.remove(key, name);
-        }
+        self.siblings.change(&removed.name, removed.made_of.siblings_by, None);
         Some(removed)
     }
 

@@ -50,8 +50,17 @@ impl Siblings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A binding is loaded.
-    pub(super) fn add(&self, key: Key, name: &Arc<str>) {
+    /// A binding is loaded, replaced or taken away.
+    pub(super) fn change(&self, name: &Arc<str>, before: Option<Key>, now: Option<Key>) {
+        if let Some(before) = before.filter(|_| before != now) {
+            self.remove(&before, name);
+        }
+        if let Some(now) = now {
+            self.add(now, name);
+        }
+    }
+
+    fn add(&self, key: Key, name: &Arc<str>) {
         let mut known = self.lock();
         let known = &mut *known;
         let names = known.by_key.entry(key).or_insert_with(|| Names::One(Arc::clone(name)));
@@ -70,8 +79,7 @@ impl Siblings {
         }
     }
 
-    /// A binding is taken away.
-    pub(super) fn remove(&self, key: &Key, name: &str) {
+    fn remove(&self, key: &Key, name: &str) {
         let mut known = self.lock();
         let known = &mut *known;
         match known.by_key.get_mut(key) {

@@ -28,6 +28,10 @@ pub(super) const END_LANE: &str = "DELETE FROM lanes WHERE side = $1 AND binding
          SELECT FROM events WHERE events.side = $1 AND events.binding = $2 AND events.lane = $3 AND state = 'pending')
      AND NOT EXISTS (SELECT FROM events WHERE events.seq = lanes.behind AND state = 'pending')";
 
+/// Many lanes, each once.
+const GIVEN: &str =
+    "(SELECT DISTINCT binding, lane FROM unnest($2::text[], $3::bytea[]) AS given (binding, lane)) AS given";
+
 /// Locks many lanes, each in the same order as everybody: none waits for one that waits for it.
 pub(super) async fn lock_all(
     session: &Session,
@@ -35,11 +39,11 @@ pub(super) async fn lock_all(
     bindings: &[String],
     lanes: &[Vec<u8>],
 ) -> Result<(), Fault> {
-    let sql = "SELECT lanes.id FROM lanes
-                 JOIN (SELECT DISTINCT binding, lane FROM unnest($2::text[], $3::bytea[]) AS given (binding, lane)) AS given
-                     ON lanes.binding = given.binding AND lanes.lane = given.lane
-             WHERE lanes.side = $1 ORDER BY lanes.id FOR UPDATE OF lanes";
-    let sql = session.prepare_cached(sql).await?;
+    let sql = format!(
+        "SELECT lanes.id FROM lanes JOIN {GIVEN} ON lanes.binding = given.binding AND lanes.lane = given.lane
+             WHERE lanes.side = $1 ORDER BY lanes.id FOR UPDATE OF lanes"
+    );
+    let sql = session.prepare_cached(&sql).await?;
     session.query(&sql, &[&side, &bindings, &lanes]).await?;
     Ok(())
 }
@@ -51,10 +55,8 @@ pub(super) async fn settle_all(
     bindings: &[String],
     lanes: &[Vec<u8>],
 ) -> Result<(), Fault> {
-    let given =
-        "(SELECT DISTINCT binding, lane FROM unnest($2::text[], $3::bytea[]) AS given (binding, lane)) AS given";
     let settle = format!(
-        "UPDATE lanes SET rank = first.rank, due = now_ms(), suffers = false FROM {given} CROSS JOIN LATERAL (
+        "UPDATE lanes SET rank = first.rank, due = now_ms(), suffers = false FROM {GIVEN} CROSS JOIN LATERAL (
                  SELECT rank FROM events
                  WHERE side = $1 AND events.binding = given.binding AND events.lane = given.lane AND state = 'pending'
                  ORDER BY rank DESC, seq LIMIT 1
@@ -62,7 +64,7 @@ pub(super) async fn settle_all(
              WHERE lanes.side = $1 AND lanes.binding = given.binding AND lanes.lane = given.lane"
     );
     let end = format!(
-        "DELETE FROM lanes USING {given}
+        "DELETE FROM lanes USING {GIVEN}
              WHERE lanes.side = $1 AND lanes.binding = given.binding AND lanes.lane = given.lane AND NOT EXISTS (
                  SELECT FROM events WHERE events.side = $1 AND events.binding = given.binding
                      AND events.lane = given.lane AND state = 'pending')

@@ -1,5 +1,6 @@
 //! A queue on disk. Nothing outside this directory knows SQL, and everything here blocks.
 
+mod hasten;
 mod ledger;
 mod letters;
 mod operate;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use rusqlite::params;
 use rusqlite::types::ValueRef;
 
+use super::hasten::{ANY, HASTENED_AT_ONCE};
 use super::{Store, read, shown, state, stored};
 use crate::event::{DEAD_LETTER, Event};
 use crate::queue::backoff::LONGEST_MS;
@@ -106,12 +107,6 @@ pub(in crate::queue) struct Room {
 
 /// The rank of what comes first.
 pub(in crate::queue) const URGENT: i64 = 1;
-
-/// Lanes that are changed in one transaction: each has a page in the table and two in indexes.
-const HASTENED_AT_ONCE: usize = 200;
-
-/// Whether they suffer or not.
-const ANY: &str = "true";
 
 const BINDINGS: &str = "WITH RECURSIVE names (name) AS (
          SELECT min(binding) FROM lanes
@@ -324,25 +319,8 @@ impl Store {
     }
 
     /// The bindings that have lanes: one index look-up for each, however many lanes there are. `None` is no text.
-    fn bindings(&self) -> Result<Vec<Option<String>>, QueueError> {
+    pub(super) fn bindings(&self) -> Result<Vec<Option<String>>, QueueError> {
         self.all(BINDINGS, [], |row| Ok(text(row.get_ref(0)?)))
-    }
-
-    /// Makes lanes of a binding due at `now` that are due after `later`: some of them. Returns how many.
-    fn hasten(&self, binding: &str, later: u64, now: u64, which: &str) -> Result<usize, QueueError> {
-        let sql = format!(
-            "UPDATE lanes SET due = ?2, suffers = 0 WHERE id IN
-                 (SELECT id FROM lanes WHERE binding = ?1 AND due > ?3 AND {which} LIMIT {HASTENED_AT_ONCE})"
-        );
-        self.execute(&sql, params![binding, stored(now), stored(later)])
-    }
-
-    fn hasten_all(&self, now: u64, which: &str) -> Result<bool, QueueError> {
-        let mut is_more = false;
-        for binding in self.bindings()?.iter().flatten() {
-            is_more |= self.hasten(binding, now, now, which)? == HASTENED_AT_ONCE;
-        }
-        Ok(is_more)
     }
 
     fn heads(
@@ -594,20 +572,5 @@ impl Store {
             self.settle(&binding, &conversation, if is_head { due } else { now }, suffers && is_head)?;
         }
         Ok(())
-    }
-
-    /// The application is back: what only waited for that is due. Returns whether there may be more.
-    pub(in crate::queue) fn wake(&self, now: u64) -> Result<bool, QueueError> {
-        self.hasten_all(now, "suffers = 1")
-    }
-
-    /// This binding is there again: all that it has is due. Returns whether there may be more.
-    pub(in crate::queue) fn wake_binding(&self, binding: &str, now: u64) -> Result<bool, QueueError> {
-        Ok(self.hasten(binding, now, now, ANY)? == HASTENED_AT_ONCE)
-    }
-
-    /// A new process: everything is due. Returns whether there may be more.
-    pub(in crate::queue) fn wake_all(&self, now: u64) -> Result<bool, QueueError> {
-        self.hasten_all(now, ANY)
     }
 }
